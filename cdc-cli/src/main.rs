@@ -1,0 +1,2 @@
+//! cdc-cli
+fn main() {}

@@ -1,0 +1,81 @@
+//! Event ids: the key consumers deduplicate on.
+
+use std::fmt;
+
+use crate::{Lineage, Position};
+
+/// The id of an event: the same on every redelivery, restart, replay, redrive and host.
+///
+/// Text of 42 characters: 16 hexadecimal digits of the source id, 16 of the commit LSN, 8 of the
+/// ordinal, joined by `-`. Ids of one source sort by position. The timeline is left out, so that
+/// a change delivered again after a failover keeps its id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId {
+    source: u64,
+    position: Position,
+}
+
+impl EventId {
+    /// Length of the text form in bytes.
+    pub const LEN: usize = 42;
+
+    /// The id of the event of this lineage at this position.
+    pub fn new(lineage: &Lineage, position: Position) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = lineage.source_id;
+        Self {
+            source: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            position,
+        }
+    }
+
+    /// The text form.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut text = [b'-'; Self::LEN];
+        hex(self.source, &mut text[..16]);
+        hex(self.position.commit.0, &mut text[17..33]);
+        hex(u64::from(self.position.ordinal), &mut text[34..]);
+        text
+    }
+}
+
+fn hex(mut number: u64, into: &mut [u8]) {
+    for digit in into.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:016x}-{:016x}-{:08x}",
+            self.source, self.position.commit.0, self.position.ordinal
+        )
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lsn, SourceKind};
+
+    #[test]
+    fn text_forms_agree_and_ignore_the_timeline() {
+        let mut lineage = Lineage::new(SourceKind::Postgres, [0xab; 16], 1);
+        let id = EventId::new(&lineage, Position::new(Lsn(0x16B_3748), 300));
+        assert_eq!(id.to_string().as_bytes(), id.to_bytes());
+        assert_eq!(id.to_string(), "abababababababab-00000000016b3748-0000012c");
+        lineage.timeline = 9;
+        assert_eq!(
+            EventId::new(&lineage, Position::new(Lsn(0x16B_3748), 300)),
+            id
+        );
+    }
+}

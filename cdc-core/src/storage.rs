@@ -1,0 +1,278 @@
+//! The seam to the disk: everything this project keeps goes through it, so that tests can forget
+//! unsynced writes, tear sectors and fail the n-th call.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Existing, for reading.
+    Read,
+    /// Existing, for reading and writing.
+    ReadWrite,
+    /// New, for reading and writing, mode 0600; an existing one is an error.
+    CreateNew,
+}
+
+/// A directory tree on a disk.
+///
+/// Durability is what the calls say and no more: written bytes survive a crash after
+/// [`StorageFile::sync_data`], created, renamed and removed names after [`Storage::sync_dir`] of
+/// their directory.
+pub trait Storage: Send + Sync + Debug {
+    /// Creates a directory and its parents, mode 0700, if they are not there.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>>;
+
+    /// Replaces `to` by `from`, atomically.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Names of the files in a directory, sorted; subdirectories are left out.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes an exclusive lock by a lock file, which is created if needed; dropping the guard, or
+    /// the process's death, releases it.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another holder has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
+
+    /// True if there is a file or directory of this name.
+    fn exists(&self, path: &Path) -> bool;
+}
+
+/// A held lock.
+pub trait StorageLock: Send + Sync + Debug {}
+
+/// An open file.
+pub trait StorageFile: Send + Sync + Debug {
+    /// Reads at most `buffer.len()` bytes at `offset`; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// From the operating system; interrupted reads are repeated.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all bytes at `offset`, growing the file as needed. After an error an unknown prefix
+    /// is written.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Sets the length, zero-filling.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn len(&self) -> io::Result<u64>;
+
+    /// True if the file has no bytes.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Makes the bytes durable. After an error nothing is known about what is on disk: the handle
+    /// must not be used again.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The file of the operating system behind this, for memory mapping; `None` in simulations.
+    fn as_std(&self) -> Option<&File> {
+        None
+    }
+}
+
+/// Reads exactly `buffer.len()` bytes.
+///
+/// # Errors
+/// `UnexpectedEof` if the file ends before.
+pub fn read_exact_at(
+    file: &dyn StorageFile,
+    mut buffer: &mut [u8],
+    mut offset: u64,
+) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                buffer = &mut buffer[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a small file durably: write beside it, sync, rename, sync the directory.
+///
+/// # Errors
+/// From the storage; the old file is then still whole.
+pub fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let beside = dir.join(name);
+    if storage.exists(&beside) {
+        storage.remove(&beside)?;
+    }
+    let file = storage.open(&beside, OpenMode::CreateNew)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    storage.rename(&beside, path)?;
+    storage.sync_dir(dir)
+}
+
+/// The machine's file system. Files are created with mode 0600, directories with 0700.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StdStorage;
+
+impl StdStorage {
+    /// The file system as a shared seam.
+    pub fn shared() -> Arc<dyn Storage> {
+        Arc::new(Self)
+    }
+}
+
+#[derive(Debug)]
+struct StdFile(File);
+
+#[derive(Debug)]
+struct StdLock {
+    _file: File,
+}
+
+impl StorageLock for StdLock {}
+
+impl Storage for StdStorage {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).mode(0o600);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::ReadWrite => options.write(true),
+            OpenMode::CreateNew => options.write(true).create_new(true),
+        };
+        Ok(Box::new(StdFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(StdLock { _file: file }))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+}
+
+impl StorageFile for StdFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.0.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn as_std(&self) -> Option<&File> {
+        Some(&self.0)
+    }
+}
