@@ -1,0 +1,278 @@
+//! Redrive: dead letters back to their emitter, in order per key.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::deliver::Delivered;
+use super::lane::{LaneError, Running};
+use super::parked::key_hashes;
+use crate::{
+    DeadLetter, Delivery, EmitError, Emitter, EventBatch, EventId, Failure, FailureAction,
+    LetterState, Stage, failure_action,
+};
+
+/// Letters handled between two looks at the queue.
+const PAGE: usize = 256;
+/// Attempts of one letter at a destination that is unwell, before the redrive gives up.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Which letters to send again.
+#[derive(Clone, Debug, Default)]
+pub struct RedriveRequest {
+    /// Only these; all open ones if empty. A letter that waits behind another of its key goes
+    /// only after that one.
+    pub ids: Vec<EventId>,
+    /// Without transforms, as they were captured.
+    pub as_was: bool,
+}
+
+/// What a redrive did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedriveReport {
+    /// Letters delivered and closed.
+    pub delivered: u64,
+    /// Letters that failed again and stay.
+    pub failed: u64,
+    /// Letters left alone: not asked for, or behind one that failed or was not asked for.
+    pub skipped: u64,
+    /// Why the redrive ended early, if it did.
+    pub stopped: Option<String>,
+}
+
+/// An order of an operator to a lane.
+#[derive(Debug)]
+pub enum LaneCommand {
+    /// Send dead letters again; live events wait meanwhile.
+    Redrive {
+        /// Which.
+        request: RedriveRequest,
+        /// Told when done.
+        reply: oneshot::Sender<RedriveReport>,
+    },
+}
+
+/// Gives orders to a running lane. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LaneControl(mpsc::Sender<LaneCommand>);
+
+impl LaneControl {
+    /// A control and what the lane takes orders from.
+    pub fn new() -> (Self, mpsc::Receiver<LaneCommand>) {
+        let (sender, receiver) = mpsc::channel(4);
+        (Self(sender), receiver)
+    }
+
+    /// Sends dead letters again and waits for the outcome; `None` if the lane has ended.
+    pub async fn redrive(&self, request: RedriveRequest) -> Option<RedriveReport> {
+        let (reply, report) = oneshot::channel();
+        self.0
+            .send(LaneCommand::Redrive { request, reply })
+            .await
+            .ok()?;
+        report.await.ok()
+    }
+}
+
+impl Running {
+    /// Carries out an order.
+    pub(super) async fn obey(&mut self, command: LaneCommand) -> Result<Delivered, LaneError> {
+        let LaneCommand::Redrive { request, reply } = command;
+        let mut report = RedriveReport::default();
+        let outcome = self.redrive(&request, &mut report).await?;
+        if outcome == Delivered::Interrupted {
+            report.stopped = Some("shutdown".into());
+        }
+        info!(
+            emitter = %self.config.name,
+            delivered = report.delivered,
+            failed = report.failed,
+            skipped = report.skipped,
+            "redrive ended"
+        );
+        // Whoever asked may be gone; the letters are dealt with all the same.
+        drop(reply.send(report));
+        Ok(outcome)
+    }
+
+    async fn redrive(
+        &mut self,
+        request: &RedriveRequest,
+        report: &mut RedriveReport,
+    ) -> Result<Delivered, LaneError> {
+        match self.settle().await? {
+            Delivered::Done => {}
+            other => return Ok(other),
+        }
+        let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
+        let mut blocked = HashSet::new();
+        let mut after = None;
+        loop {
+            let page = {
+                let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+                dlq.open_letters(&self.config.name, after, PAGE)
+            };
+            let page = page.map_err(|cause| self.dlq_error(cause))?;
+            let Some(last) = page.last() else {
+                return Ok(Delivered::Done);
+            };
+            after = Some(last.event.position);
+            let mut done = Vec::new();
+            for letter in page {
+                let keys = key_hashes(&letter.event).ok().flatten();
+                let behind =
+                    keys.is_some_and(|(a, b)| blocked.contains(&a) || blocked.contains(&b));
+                let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
+                let outcome = if behind || !asked {
+                    report.skipped += 1;
+                    Redriven::Left
+                } else {
+                    self.redrive_one(&letter, request.as_was).await?
+                };
+                match outcome {
+                    Redriven::Taken => {
+                        done.push((letter.event_id(), keys));
+                        continue;
+                    }
+                    Redriven::Interrupted => return Ok(Delivered::Interrupted),
+                    Redriven::Left => {}
+                    Redriven::Failed(failure) => {
+                        report.failed += 1;
+                        self.fail_again(letter, failure)?;
+                    }
+                    Redriven::Unwell(cause) => {
+                        report.stopped = Some(cause.to_string());
+                        return self.close_letters(done, report).await;
+                    }
+                }
+                if let Some((old, new)) = keys {
+                    blocked.extend([old, new]);
+                }
+            }
+            match self.close_letters(done, report).await? {
+                Delivered::Done => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Waits until redriven letters are durable, stores the emitter's state, then closes them: in
+    /// this order, since a crash in between may repeat a letter and must not lose one.
+    async fn close_letters(
+        &mut self,
+        done: Vec<(EventId, Option<(u64, u64)>)>,
+        report: &mut RedriveReport,
+    ) -> Result<Delivered, LaneError> {
+        if done.is_empty() {
+            return Ok(Delivered::Done);
+        }
+        match self.settle().await? {
+            Delivered::Done => {}
+            other => return Ok(other),
+        }
+        self.store_checkpoint()?;
+        for (id, keys) in done {
+            {
+                let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+                dlq.set_state(&self.config.name, id, LetterState::Delivered)
+                    .map_err(|cause| self.dlq_error(cause))?;
+            }
+            if let Some(keys) = keys {
+                self.parked.remove(keys);
+            }
+            report.delivered += 1;
+        }
+        Ok(Delivered::Done)
+    }
+
+    async fn redrive_one(
+        &mut self,
+        letter: &DeadLetter,
+        as_was: bool,
+    ) -> Result<Redriven, LaneError> {
+        let event = if as_was {
+            letter.event.clone()
+        } else {
+            match self.transform(letter.event.clone()) {
+                Ok(Some(event)) => event,
+                // A transform that now drops the event has dealt with it.
+                Ok(None) => return Ok(Redriven::Taken),
+                Err(failure) => return Ok(Redriven::Failed(failure)),
+            }
+        };
+        let position = event.position;
+        let batch = EventBatch::new(letter.source.clone(), vec![event], position);
+        for attempt in 1.. {
+            let answer = tokio::select! {
+                biased;
+                answer = self.emitter.emit(&batch) => answer,
+                () = self.shutdown.asked() => return Ok(Redriven::Interrupted),
+            };
+            let cause = match answer {
+                Ok(receipt) if receipt.rejected.is_empty() => {
+                    debug_assert!(matches!(
+                        receipt.delivery,
+                        Delivery::Accepted | Delivery::Durable
+                    ));
+                    self.well();
+                    return Ok(Redriven::Taken);
+                }
+                Ok(receipt) => {
+                    let rejection = &receipt.rejected[0];
+                    return Ok(Redriven::Failed(Failure {
+                        stage: Stage::Deliver,
+                        class: "event".into(),
+                        message: rejection.message.clone(),
+                        status: rejection.status,
+                        response: None,
+                    }));
+                }
+                Err(cause) => cause,
+            };
+            match failure_action(cause.kind) {
+                FailureAction::Halt => return Err(self.emit_error(cause)),
+                FailureAction::Isolate => {
+                    return Ok(Redriven::Failed(Failure {
+                        stage: Stage::Deliver,
+                        class: cause.kind.name().into(),
+                        message: cause.message().to_owned(),
+                        status: cause.status,
+                        response: cause.response,
+                    }));
+                }
+                FailureAction::Retry { floor } if attempt < ATTEMPTS_MAX => {
+                    let wait = self.backoff.next_wait(floor);
+                    if !self.wait(wait).await {
+                        return Ok(Redriven::Interrupted);
+                    }
+                }
+                FailureAction::Retry { .. } | FailureAction::Probe => {
+                    return Ok(Redriven::Unwell(cause));
+                }
+            }
+        }
+        unreachable!("the loop above only ends by returning")
+    }
+
+    /// Records that a letter failed again.
+    fn fail_again(&mut self, letter: DeadLetter, failure: Failure) -> Result<(), LaneError> {
+        let letter = DeadLetter {
+            failure,
+            attempts: letter.attempts.saturating_add(1),
+            last_failed_micros: self.clock.wall_micros(),
+            state: LetterState::Pending,
+            ..letter
+        };
+        self.store_letters(std::slice::from_ref(&letter))
+    }
+}
+
+enum Redriven {
+    Taken,
+    Left,
+    Failed(Failure),
+    Unwell(EmitError),
+    Interrupted,
+}
