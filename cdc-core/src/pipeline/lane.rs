@@ -359,7 +359,11 @@ impl Running {
                 Err(cause) => return Err(self.source_error(cause)),
             };
             let reaches_stop = self.config.stop_at.is_some_and(|stop| batch.end() >= stop);
-            match self.process(batch).await? {
+            let processed = self.process(batch).await;
+            if !matches!(processed, Ok(Delivered::Done)) {
+                self.metrics.broken_off();
+            }
+            match processed? {
                 Delivered::Done => {}
                 Delivered::Interrupted => return self.finish(tail, LaneEnd::Drained).await,
                 Delivered::Lost => return Ok(SessionEnd::Rewind),

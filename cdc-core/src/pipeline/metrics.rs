@@ -81,7 +81,8 @@ pub struct LaneCounts {
     pub dead_lettered: u64,
     /// Events in the dead letter queue because they wait behind a failed one of their key.
     pub parked: u64,
-    /// Events given to the destination, then taken back to the checkpoint because it lost them.
+    /// Events read whose delivery was broken off: the lane halted, was asked to stop, or went
+    /// back to its checkpoint because the destination lost them. They are read again.
     pub rewound: u64,
     /// Events taken by the emitter and not yet durable.
     pub in_flight: u64,
@@ -132,6 +133,18 @@ impl LaneMetrics {
 
     pub(super) fn landed(&self, count: u64) {
         self.in_flight.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Accounts for the rest of a batch whose handling was broken off.
+    pub(super) fn broken_off(&self) {
+        let counts = self.counts();
+        let handled = counts.filtered
+            + counts.delivered
+            + counts.dead_lettered
+            + counts.parked
+            + counts.rewound
+            + counts.in_flight;
+        self.rewound.fetch_add(counts.read.saturating_sub(handled), Ordering::Relaxed);
     }
 
     pub(super) fn reach(&self, position: Position, commit_micros: Option<i64>) {

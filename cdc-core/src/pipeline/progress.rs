@@ -147,7 +147,7 @@ mod tests {
         fn never_passes_an_event_that_is_not_durable(
             steps in proptest::collection::vec((0u8..3, 1u64..5), 1..200),
         ) {
-            let mut progress = Progress::new(Position::ZERO);
+            let mut progress = Progress::new(at(0));
             let (mut next, mut open, mut durable) = (1u64, VecDeque::new(), 0u64);
             for (step, n) in steps {
                 match step {
