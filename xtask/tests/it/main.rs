@@ -1,1 +1,3 @@
-//! Integration tests of this crate, one binary.
+//! The workspace keeps its own rules. One test a rule, so that a failure names it.
+
+mod rules;

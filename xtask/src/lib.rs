@@ -1,0 +1,93 @@
+//! Automation of this workspace: set-up, tests, benchmarks and house rules, in plain Rust.
+//!
+//! No other crate needs this one, and it needs none of theirs: the integration runs drive the
+//! built `cdc-cli` from outside, as a user would, and judge it by what arrives at the
+//! destination.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
+
+pub mod bench;
+pub mod ci;
+pub mod command;
+pub mod error;
+pub mod guard;
+pub mod json;
+pub mod options;
+pub mod postgres;
+pub mod runs;
+pub mod setup;
+pub mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use error::{Error, Result};
+
+const USAGE: &str = "\
+Automation of this workspace.
+
+Usage: cargo xtask COMMAND
+
+  setup                  install what the tests need: PostgreSQL, sqlite3, cargo-nextest
+  test [FILTER…]         tidy, every test, doctests, integration runs against a private PostgreSQL
+                         (with filters: only the unit and integration tests they match)
+  ci                     formatting, clippy, documentation, then all of `test`
+  tidy                   the house rules: crate edges, lints, dependencies, files, words, links
+  pg [-- CMD…]           run CMD with CDC_TEST_POSTGRES set to a private PostgreSQL, which is
+                         stopped afterwards; without CMD, keep it until ctrl-c or end of input
+  run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
+  bench [NAME] [OPTIONS] measure; counts are checked at the destination
+  help                   this text
+
+Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison
+  --transactions N       how many transactions the writers commit (default 4000; long: 200000)
+  --seed N               seed of everything random (default: from the clock, always printed)
+  --kills N              pg-kill: how often cdc-cli is killed (default 5)
+  --crashes N            pg-crash: how often the database is killed (default 2)
+  --cli PATH             use this cdc-cli instead of building one
+  --release              build cdc-cli with optimisations
+  --keep                 leave the run's directory and say where it is
+
+Benchmarks: postgres, log
+  -o table|json          form of the result (default table)
+  --scale F              fraction of the full size (default 1.0)
+  --rounds N             measured rounds, alternating; the median is reported (default 3)
+  --cli PATH             use this cdc-cli instead of building one
+";
+
+/// Runs one command line (without the program's name).
+///
+/// # Errors
+/// A message for the terminal: what was attempted, on what, and what to do.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", args),
+    };
+    match command {
+        "setup" => setup::run(rest),
+        "test" => ci::test(rest),
+        "ci" => ci::ci(rest),
+        "tidy" => tidy::command(rest),
+        "pg" => postgres::command(rest),
+        "run" => runs::command(rest),
+        "bench" => bench::command(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(Error::new(format!(
+            "unknown command `{other}`; `cargo xtask help` lists them"
+        ))),
+    }
+}
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
