@@ -165,8 +165,14 @@ pub(super) fn words(root: &Path) -> Result<Vec<String>> {
         let rust = file.path.ends_with(".rs");
         let prose = if rust {
             comments_only(&file.text)
-        } else {
+        } else if file.path.ends_with(".md") {
             file.text.clone()
+        } else {
+            let comment = |line: &str| line.split_once('#').map_or("", |(_, text)| text).to_owned();
+            file.text.lines().map(comment).collect::<Vec<_>>().join(
+                "
+",
+            )
         };
         for (number, line) in prose.lines().enumerate() {
             let lower = line.to_lowercase();
