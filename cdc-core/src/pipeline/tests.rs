@@ -21,10 +21,12 @@ struct Rig {
     metrics: Arc<LaneMetrics>,
     on_dead_key: OnDeadKey,
     filter: fn(&ChangeEvent) -> bool,
-    transform: Option<fn(ChangeEvent) -> Result<Option<ChangeEvent>, TransformError>>,
+    transform: Option<Change>,
 }
 
-struct FnTransform(fn(ChangeEvent) -> Result<Option<ChangeEvent>, TransformError>);
+type Change = fn(ChangeEvent) -> Result<Option<ChangeEvent>, TransformError>;
+
+struct FnTransform(Change);
 
 impl Transform for FnTransform {
     fn apply(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>, TransformError> {

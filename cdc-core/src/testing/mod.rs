@@ -1,5 +1,7 @@
 //! Test kit: sample events, fakes, faults. Feature `testing`; not for production builds.
 
+pub mod fakes;
+
 use std::sync::Arc;
 
 use crate::{
