@@ -1,0 +1,123 @@
+//! What can go wrong with a log.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use cdc_core::{SourceError, SourceErrorKind, TokenRefusal};
+
+/// What an error of a log means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogErrorKind {
+    /// Another writer has the directory.
+    InUse,
+    /// The disk failed. The handle is dead if it was a write.
+    Io,
+    /// What was durable is damaged, or the files contradict themselves.
+    Corrupt,
+    /// An earlier write or sync failed; reopen the log.
+    Dead,
+    /// The log is at `retain_bytes_max` and a cursor holds it; nothing was written.
+    Full,
+    /// The directory holds the log of another source.
+    OtherSource,
+    /// A format version or file this build does not know.
+    Unsupported,
+    /// A record, relation or name is over its bound; nothing was written.
+    TooLarge,
+    /// A setting is out of its bounds.
+    Configuration,
+    /// A position cannot be resumed from.
+    Refused(TokenRefusal),
+    /// A cursor was invalidated since it held back more than `retain_bytes_max`.
+    Invalidated,
+    /// What a reader needs next was trimmed away.
+    Trimmed,
+    /// There is no log, cursor or segment of that name.
+    NotFound,
+}
+
+/// An error of a log, its tails or its journal.
+///
+/// `Display` says what was attempted, on what, and what to do; the cause is in `source()`. It
+/// never holds row contents.
+#[derive(Debug)]
+pub struct LogError {
+    /// What it means.
+    pub kind: LogErrorKind,
+    message: String,
+    cause: Option<std::io::Error>,
+}
+
+impl LogError {
+    pub(crate) fn new(kind: LogErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            cause: None,
+        }
+    }
+
+    pub(crate) fn io(
+        what: &str,
+        path: &std::path::Path,
+        cause: std::io::Error,
+    ) -> Self {
+        Self {
+            kind: LogErrorKind::Io,
+            message: format!("{what} {}", path.display()),
+            cause: Some(cause),
+        }
+    }
+
+    pub(crate) fn corrupt(path: &std::path::Path, offset: u64, what: impl fmt::Display) -> Self {
+        Self::new(
+            LogErrorKind::Corrupt,
+            format!(
+                "read the log segment {}: {what} at byte {offset}; the file is damaged, restore it or move the log away",
+                path.display()
+            ),
+        )
+    }
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for LogError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.cause.as_ref().map(|cause| cause as _)
+    }
+}
+
+impl From<TokenRefusal> for LogError {
+    fn from(refusal: TokenRefusal) -> Self {
+        let message = refusal.to_string();
+        Self::new(LogErrorKind::Refused(refusal), message)
+    }
+}
+
+impl From<LogError> for SourceError {
+    fn from(error: LogError) -> Self {
+        let kind = match &error.kind {
+            LogErrorKind::InUse => SourceErrorKind::InUse,
+            LogErrorKind::Corrupt => SourceErrorKind::Corrupt,
+            LogErrorKind::Unsupported | LogErrorKind::TooLarge => SourceErrorKind::Unsupported,
+            LogErrorKind::OtherSource | LogErrorKind::Configuration | LogErrorKind::NotFound => {
+                SourceErrorKind::Configuration
+            }
+            LogErrorKind::Refused(refusal) => SourceErrorKind::Refused(refusal.clone()),
+            LogErrorKind::Invalidated | LogErrorKind::Trimmed => SourceErrorKind::Gap,
+            LogErrorKind::Io | LogErrorKind::Dead | LogErrorKind::Full => SourceErrorKind::Io,
+        };
+        let LogError { message, cause, .. } = error;
+        let source = Self::new(kind, message);
+        match cause {
+            Some(cause) => source.with_cause(cause),
+            None => source,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Change records.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cdc_core::{Cause, Image, Meta, Op, RowImage, Value, row::RowWriter};
+
+use super::{FormatError, META_PAIRS_MAX};
+
+/// Fixed part of a record.
+pub const CHANGE_HEADER: usize = 8;
+const META: u8 = 1;
+const ORDINAL: u8 = 2;
+
+/// A record as it stands in a buffer: what happened, and where its parts are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// The relation's id within the segment.
+    pub relation: u32,
+    /// What happened.
+    pub op: Op,
+    /// Why.
+    pub cause: Cause,
+    /// Its place in the transaction, if it is not just the next one.
+    pub ordinal: Option<u32>,
+    before: u8,
+    after: u8,
+    before_at: Range<usize>,
+    after_at: Range<usize>,
+    meta_at: Range<usize>,
+    /// Where the next record begins.
+    pub end: usize,
+}
+
+/// Reads the record that starts at `at`.
+///
+/// # Errors
+/// If the bytes are no change record.
+#[inline]
+pub fn decode(bytes: &[u8], at: usize) -> Result<ChangeRecord, FormatError> {
+    const CUT: FormatError = FormatError("a change record that is cut off");
+    let mut rest = bytes.get(at..).ok_or(CUT)?;
+    let (head, tail) = rest.split_first_chunk::<CHANGE_HEADER>().ok_or(CUT)?;
+    rest = tail;
+    let [r0, r1, r2, r3, op, cause, images, bits] = *head;
+    let (before, after) = (images & 15, images >> 4);
+    let op = Op::from_u8(op);
+    let cause = Cause::from_u8(cause);
+    let (Some(op), Some(cause), true) = (op, cause, before < 4 && after < 4 && bits < 4) else {
+        return Err(FormatError("a change record with unknown fields"));
+    };
+    let mut next = |present: bool| -> Result<usize, FormatError> {
+        if !present {
+            return Ok(0);
+        }
+        let (length, tail) = rest.split_first_chunk::<4>().ok_or(CUT)?;
+        rest = tail;
+        Ok(u32::from_le_bytes(*length) as usize)
+    };
+    let has_ordinal = bits & ORDINAL != 0;
+    let ordinal = next(has_ordinal)?;
+    let before_len = next(before != 0)?;
+    let after_len = next(after != 0)?;
+    let meta_len = next(bits & META != 0)?;
+    let start = bytes.len() - rest.len();
+    let ends = (|| {
+        let after_start = start.checked_add(before_len)?;
+        let meta_start = after_start.checked_add(after_len)?;
+        let end = meta_start.checked_add(meta_len)?;
+        (end <= bytes.len()).then_some((after_start, meta_start, end))
+    })();
+    let (after_start, meta_start, end) = ends.ok_or(CUT)?;
+    Ok(ChangeRecord {
+        relation: u32::from_le_bytes([r0, r1, r2, r3]),
+        op,
+        cause,
+        ordinal: u32::try_from(ordinal).ok().filter(|_| has_ordinal),
+        before,
+        after,
+        before_at: start..after_start,
+        after_at: after_start..meta_start,
+        meta_at: meta_start..end,
+        end,
+    })
+}
+
+impl ChangeRecord {
+    /// The row before, a slice of `bytes`, which are those the record was read from.
+    #[inline]
+    pub fn before(&self, bytes: &Bytes) -> Image {
+        image(self.before, &self.before_at, bytes)
+    }
+
+    /// The row after.
+    #[inline]
+    pub fn after(&self, bytes: &Bytes) -> Image {
+        image(self.after, &self.after_at, bytes)
+    }
+
+    /// Bytes of both images.
+    pub fn row_bytes(&self) -> usize {
+        self.before_at.len() + self.after_at.len()
+    }
+
+    /// Engine extras.
+    ///
+    /// # Errors
+    /// If they are malformed.
+    pub fn meta(&self, bytes: &Bytes) -> Result<Option<Arc<Meta>>, FormatError> {
+        const BAD: FormatError = FormatError("malformed meta of a change");
+        if self.meta_at.is_empty() {
+            return Ok(None);
+        }
+        let row = RowImage::from_bytes(bytes.slice(self.meta_at.clone()));
+        let columns = row.columns().map_err(|_| BAD)?;
+        if columns.remaining() > META_PAIRS_MAX * 2 || columns.remaining() % 2 != 0 {
+            return Err(BAD);
+        }
+        let mut pairs = Vec::with_capacity(columns.remaining() / 2);
+        let mut values = columns.map(|value| value.and_then(|v| v.to_value()));
+        while let (Some(name), Some(value)) = (values.next(), values.next()) {
+            match (name, value) {
+                (Ok(Value::Text(name)), Ok(value)) => pairs.push((Arc::from(name), value)),
+                _ => return Err(BAD),
+            }
+        }
+        Ok(Some(Arc::new(Meta(pairs))))
+    }
+}
+
+#[inline]
+fn image(kind: u8, at: &Range<usize>, bytes: &Bytes) -> Image {
+    if kind == 0 {
+        return Image::Absent;
+    }
+    let row = RowImage::from_bytes(bytes.slice(at.clone()));
+    match kind {
+        1 => Image::Full(row),
+        2 => Image::Key(row),
+        _ => Image::Partial(row),
+    }
+}
+
+const fn image_kind(image: &Image) -> u8 {
+    match image {
+        Image::Absent => 0,
+        Image::Full(_) => 1,
+        Image::Key(_) => 2,
+        Image::Partial(_) => 3,
+    }
+}
+
+/// What a change is, apart from its rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChangeHead {
+    pub(crate) relation: u32,
+    pub(crate) op: Op,
+    pub(crate) cause: Cause,
+    pub(crate) ordinal: Option<u32>,
+}
+
+/// Bytes a record with these parts takes, at most.
+pub(crate) fn encoded_bound(before: &Image, after: &Image, meta: usize) -> usize {
+    CHANGE_HEADER + 16 + before.len() + after.len() + meta
+}
+
+/// Appends a record.
+pub(crate) fn encode(
+    to: &mut Vec<u8>,
+    head: ChangeHead,
+    before: &Image,
+    after: &Image,
+    meta: Option<&RowImage>,
+) {
+    put_head(to, head, image_kind(before) | image_kind(after) << 4, meta.is_some());
+    let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+    for row in [before.row(), after.row(), meta].into_iter().flatten() {
+        to.extend_from_slice(&length(row.len()));
+    }
+    for row in [before.row(), after.row(), meta].into_iter().flatten() {
+        to.extend_from_slice(row.as_bytes());
+    }
+}
+
+/// Appends a record whose one full row is written in place: `after` of an insert or read,
+/// `before` of a delete.
+pub(crate) fn encode_with(
+    to: &mut Vec<u8>,
+    head: ChangeHead,
+    after: bool,
+    write: impl FnOnce(&mut RowWriter<'_>),
+) {
+    put_head(to, head, if after { 1 << 4 } else { 1 }, false);
+    let at = to.len();
+    to.extend_from_slice(&[0; 4]);
+    let mut row = RowWriter::new(to);
+    write(&mut row);
+    let length = u32::try_from(row.finish()).unwrap_or(u32::MAX);
+    to[at..at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_head(to: &mut Vec<u8>, head: ChangeHead, images: u8, meta: bool) {
+    let bits = if meta { META } else { 0 } | if head.ordinal.is_some() { ORDINAL } else { 0 };
+    to.extend_from_slice(&head.relation.to_le_bytes());
+    to.extend_from_slice(&[head.op as u8, head.cause as u8, images, bits]);
+    if let Some(ordinal) = head.ordinal {
+        to.extend_from_slice(&ordinal.to_le_bytes());
+    }
+}
+
+/// Meta as a row of names and values; `None` if there are too many pairs.
+pub(crate) fn encode_meta(meta: &Meta) -> Option<RowImage> {
+    if meta.0.len() > META_PAIRS_MAX {
+        return None;
+    }
+    let mut buffer = Vec::new();
+    let mut row = RowWriter::new(&mut buffer);
+    for (name, value) in &meta.0 {
+        row.text(name);
+        row.value(value);
+    }
+    row.finish();
+    Some(RowImage::from_bytes(buffer.into()))
+}
