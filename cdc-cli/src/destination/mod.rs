@@ -1,0 +1,7 @@
+//! Destinations that only the binary has: a child process, and standard output.
+
+mod child;
+mod stdout;
+
+pub(crate) use child::{ChildConfig, ChildEmitter};
+pub(crate) use stdout::print_queue;
