@@ -1,8 +1,9 @@
 //! Event ids: the key consumers deduplicate on.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::{Lineage, Position};
+use crate::{Lineage, Lsn, Position};
 
 /// The id of an event: the same on every redelivery, restart, replay, redrive and host.
 ///
@@ -61,10 +62,42 @@ impl fmt::Debug for EventId {
     }
 }
 
+/// The text is not an event id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "read an event id from {text:?}: expected 42 characters such as 00d4f6a1c2b3e495-00000000016b3748-00000001"
+)]
+pub struct ParseEventIdError {
+    text: String,
+}
+
+impl FromStr for EventId {
+    type Err = ParseEventIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let mut parts = text.split('-');
+            let mut part = |digits: usize| {
+                let part = parts.next().filter(|part| part.len() == digits)?;
+                let plain = part
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+                plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()
+            };
+            let (source, commit, ordinal) = (part(16)?, part(16)?, part(8)?);
+            let position = Position::new(Lsn(commit), u32::try_from(ordinal).ok()?);
+            parts.next().is_none().then_some(Self { source, position })
+        };
+        parse().ok_or_else(|| ParseEventIdError {
+            text: text.chars().take(64).collect(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Lsn, SourceKind};
+    use crate::SourceKind;
 
     #[test]
     fn text_forms_agree_and_ignore_the_timeline() {
@@ -72,6 +105,15 @@ mod tests {
         let id = EventId::new(&lineage, Position::new(Lsn(0x16B_3748), 300));
         assert_eq!(id.to_string().as_bytes(), id.to_bytes());
         assert_eq!(id.to_string(), "abababababababab-00000000016b3748-0000012c");
+        assert_eq!(id.to_string().parse::<EventId>(), Ok(id));
+        for bad in [
+            "",
+            "ab",
+            "abababababababab-00000000016b3748-0000012c-",
+            "ABABABABABABABAB-00000000016b3748-0000012c",
+        ] {
+            assert!(bad.parse::<EventId>().is_err(), "{bad}");
+        }
         lineage.timeline = 9;
         assert_eq!(
             EventId::new(&lineage, Position::new(Lsn(0x16B_3748), 300)),

@@ -67,7 +67,7 @@ pub use error::{
     SourceError, SourceErrorKind, TransformError, failure_action,
 };
 pub use event::{Cause, ChangeEvent, Image, Meta, Op, Transaction};
-pub use event_id::EventId;
+pub use event_id::{EventId, ParseEventIdError};
 pub use filter::{Filter, Transform};
 pub use journal::Journal;
 pub use lineage::{Lineage, SourceInfo, SourceKind};

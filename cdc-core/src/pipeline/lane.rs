@@ -392,6 +392,15 @@ impl Running {
         let source = batch.source().clone();
         let mut end = batch.end();
         let mut events = batch.into_events();
+        // A log that lost its unflushed tail begins again before this lane's checkpoint.
+        let position = self.progress.position();
+        if events
+            .first()
+            .is_some_and(|event| event.position <= position)
+        {
+            events.retain(|event| event.position > position);
+            end = end.max(position);
+        }
         if let Some(stop) = self.config.stop_at.filter(|stop| *stop < end) {
             events.retain(|event| event.position <= stop);
             end = stop;

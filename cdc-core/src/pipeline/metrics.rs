@@ -144,7 +144,8 @@ impl LaneMetrics {
             + counts.parked
             + counts.rewound
             + counts.in_flight;
-        self.rewound.fetch_add(counts.read.saturating_sub(handled), Ordering::Relaxed);
+        self.rewound
+            .fetch_add(counts.read.saturating_sub(handled), Ordering::Relaxed);
     }
 
     pub(super) fn reach(&self, position: Position, commit_micros: Option<i64>) {
