@@ -1,0 +1,324 @@
+//! What emitter and consumers share: the window of unacknowledged hand-overs.
+//!
+//! The window holds every hand-over that is not yet behind the durable mark, in order. The channel
+//! carries one ticket for each hand-over that is ready; who draws a ticket takes the *oldest* ready
+//! hand-over, so that one given back comes before all later ones whatever the order of wake-ups.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cdc_core::{EventBatch, Position};
+
+use crate::QueueConfig;
+
+/// How full a queue is, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Events queued or handed over and not yet acknowledged.
+    pub events: usize,
+    /// Bytes of those events.
+    pub bytes: usize,
+    /// Hand-overs that wait for a consumer.
+    pub ready: usize,
+    /// Hand-overs a consumer holds.
+    pub held: usize,
+    /// Hand-overs given back so far by a drop without ack.
+    pub returned_total: u64,
+    /// Everything up to and including this is acknowledged.
+    pub through: Position,
+}
+
+/// One hand-over that is not yet behind the mark.
+struct Slot {
+    /// Taken out when acknowledged, so that its memory is free.
+    batch: Option<EventBatch>,
+    end: Position,
+    bytes: usize,
+    /// Who holds it: consumer and hand-over number.
+    holder: Option<(u64, u64)>,
+    deliveries: u32,
+}
+
+#[derive(Default)]
+struct State {
+    slots: VecDeque<Slot>,
+    /// Sequence number of the first slot.
+    base: u64,
+    /// First sequence number that was never handed over.
+    fresh: u64,
+    /// Given back and waiting.
+    returned: BTreeSet<u64>,
+    /// Tickets in the channel, or drawn and not yet redeemed.
+    tickets: usize,
+    held: usize,
+    events: usize,
+    bytes: usize,
+    through: Position,
+    returned_total: u64,
+    hold_next: u64,
+    consumer_next: u64,
+    closed: bool,
+}
+
+/// A hand-over on its way to a consumer.
+pub(crate) struct Taken {
+    pub(crate) seq: u64,
+    pub(crate) hold: u64,
+    pub(crate) batch: EventBatch,
+    pub(crate) deliveries: u32,
+}
+
+/// What a ticket was worth.
+pub(crate) enum Redeemed {
+    Taken(Taken),
+    /// Somebody acknowledged late what the ticket stood for.
+    Stale,
+    /// Nothing is ready and nothing new will come.
+    Finished,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: QueueConfig,
+    state: Mutex<State>,
+    ticket_in: flume::Sender<()>,
+    pub(crate) ticket_out: flume::Receiver<()>,
+    /// One async consumer at a time waits on the channel: with several, flume's list of waiters
+    /// grows while a waiting future is polled again and again.
+    pub(crate) turnstile: tokio::sync::Mutex<()>,
+    /// Room was made. Only the emitter waits for it.
+    pub(crate) freed: tokio::sync::Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(config: QueueConfig) -> Self {
+        // One ticket for each ready hand-over, each of at least one event, and one for the end.
+        let (ticket_in, ticket_out) = flume::bounded(config.capacity.saturating_add(1));
+        Self {
+            config,
+            state: Mutex::default(),
+            ticket_in,
+            ticket_out,
+            turnstile: tokio::sync::Mutex::new(()),
+            freed: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// A panic elsewhere leaves the state whole: nothing in here calls foreign code half-way.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the number of tickets up to the number of ready hand-overs.
+    fn announce(&self, state: &mut State) {
+        let wanted = state.ready() + usize::from(state.closed);
+        while state.tickets < wanted {
+            // Cannot be full: the channel holds at most `tickets`, which is below its size here.
+            if self.ticket_in.try_send(()).is_err() {
+                debug_assert!(false, "a ticket always fits");
+                break;
+            }
+            state.tickets += 1;
+        }
+    }
+
+    /// Queues a hand-over if there is room.
+    pub(crate) fn push(&self, batch: &EventBatch, bytes: usize) -> bool {
+        let mut state = self.state();
+        let fits = state.events + batch.len() <= self.config.capacity
+            && state.bytes.saturating_add(bytes) <= self.config.bytes_max
+            && state.slots.len() < self.config.capacity;
+        if !fits && state.events > 0 {
+            return false;
+        }
+        state.events += batch.len();
+        state.bytes = state.bytes.saturating_add(bytes);
+        state.slots.push_back(Slot {
+            batch: Some(batch.clone()),
+            end: batch.end(),
+            bytes,
+            holder: None,
+            deliveries: 0,
+        });
+        self.announce(&mut state);
+        true
+    }
+
+    /// Turns a drawn ticket into the oldest ready hand-over.
+    pub(crate) fn redeem(&self, consumer: u64) -> Redeemed {
+        let mut state = self.state();
+        state.tickets -= 1;
+        let taken = state.take(consumer);
+        self.announce(&mut state);
+        match taken {
+            Some(taken) => Redeemed::Taken(taken),
+            None if state.closed => Redeemed::Finished,
+            None => Redeemed::Stale,
+        }
+    }
+
+    pub(crate) fn ack(&self, seq: u64) {
+        let mut state = self.state();
+        state.ack(seq);
+        drop(state);
+        self.freed.notify_one();
+    }
+
+    /// Acknowledges what this consumer holds up to and including a position.
+    pub(crate) fn ack_through(&self, consumer: u64, position: Position) -> usize {
+        let mut state = self.state();
+        let covered = state.held_by(consumer, |slot| slot.end <= position);
+        for &seq in &covered {
+            state.ack(seq);
+        }
+        drop(state);
+        self.freed.notify_one();
+        covered.len()
+    }
+
+    /// Makes a hand-over ready again, if this very hand-over still holds it.
+    pub(crate) fn give_back(&self, seq: u64, hold: u64) {
+        let mut state = self.state();
+        state.give_back(seq, |holder| holder.1 == hold);
+        self.announce(&mut state);
+    }
+
+    pub(crate) fn give_back_all(&self, consumer: u64) {
+        let mut state = self.state();
+        for seq in state.held_by(consumer, |_| true) {
+            state.give_back(seq, |_| true);
+        }
+        self.announce(&mut state);
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        self.announce(&mut state);
+    }
+
+    /// Forgets everything queued; the lane gives it again from its checkpoint.
+    pub(crate) fn restart(&self, through: Position) {
+        let mut state = self.state();
+        state.base += state.slots.len() as u64;
+        state.fresh = state.base;
+        state.slots.clear();
+        state.returned.clear();
+        state.held = 0;
+        state.events = 0;
+        state.bytes = 0;
+        state.through = through;
+    }
+
+    pub(crate) fn next_consumer(&self) -> u64 {
+        let mut state = self.state();
+        state.consumer_next += 1;
+        state.consumer_next
+    }
+
+    /// The mark, and if it covers everything that was pushed.
+    pub(crate) fn through(&self) -> (Position, bool) {
+        let state = self.state();
+        (state.through, state.slots.is_empty())
+    }
+
+    pub(crate) fn stats(&self) -> QueueStats {
+        let state = self.state();
+        QueueStats {
+            events: state.events,
+            bytes: state.bytes,
+            ready: state.ready(),
+            held: state.held,
+            returned_total: state.returned_total,
+            through: state.through,
+        }
+    }
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.base + self.slots.len() as u64
+    }
+
+    fn ready(&self) -> usize {
+        let fresh = usize::try_from(self.end() - self.fresh).unwrap_or(usize::MAX);
+        self.returned.len() + fresh
+    }
+
+    fn slot(&mut self, seq: u64) -> Option<&mut Slot> {
+        let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        self.slots.get_mut(index)
+    }
+
+    fn take(&mut self, consumer: u64) -> Option<Taken> {
+        // Whatever was given back is older than everything fresh.
+        let seq = match self.returned.pop_first() {
+            Some(seq) => seq,
+            None if self.fresh < self.end() => {
+                self.fresh += 1;
+                self.fresh - 1
+            }
+            None => return None,
+        };
+        self.hold_next += 1;
+        let hold = self.hold_next;
+        let slot = self.slot(seq)?;
+        let batch = slot.batch.clone()?;
+        slot.holder = Some((consumer, hold));
+        slot.deliveries = slot.deliveries.saturating_add(1);
+        let deliveries = slot.deliveries;
+        self.held += 1;
+        Some(Taken {
+            seq,
+            hold,
+            batch,
+            deliveries,
+        })
+    }
+
+    fn ack(&mut self, seq: u64) {
+        let Some(slot) = self.slot(seq) else { return };
+        let Some(batch) = slot.batch.take() else {
+            return;
+        };
+        let bytes = slot.bytes;
+        if slot.holder.take().is_some() {
+            self.held -= 1;
+        }
+        self.returned.remove(&seq);
+        self.events -= batch.len();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        while self.slots.front().is_some_and(|slot| slot.batch.is_none()) {
+            if let Some(done) = self.slots.pop_front() {
+                self.through = done.end;
+                self.base += 1;
+            }
+        }
+    }
+
+    fn give_back(&mut self, seq: u64, holds: impl FnOnce((u64, u64)) -> bool) {
+        let Some(slot) = self.slot(seq) else { return };
+        if slot.holder.is_some_and(holds) {
+            slot.holder = None;
+            self.held -= 1;
+            self.returned_total += 1;
+            self.returned.insert(seq);
+        }
+    }
+
+    fn held_by(&self, consumer: u64, which: impl Fn(&Slot) -> bool) -> Vec<u64> {
+        (self.base..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.holder.is_some_and(|h| h.0 == consumer) && which(slot))
+            .map(|(seq, _)| seq)
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("config", &self.config)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
