@@ -1,0 +1,188 @@
+//! Dates and times as ISO 8601 text.
+//!
+//! The calendar is proleptic Gregorian. Years 0000 to 9999 have four digits (year 0000 is 1 BC);
+//! all others have a sign and at least six digits (`+012345`, `-000043` is 44 BC), which is the
+//! expanded form of ISO 8601 as ECMAScript writes it.
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
+
+/// Year, month and day of a day number counted from 1970-01-01.
+///
+/// Howard Hinnant's `civil_from_days`: years start in March, so the leap day comes last.
+const fn civil(days: i64) -> (i64, u8, u8) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + (month <= 2) as i64;
+    (year, small(month), small(day))
+}
+
+/// A number known to be below 256: a month, a day, an hour, ...
+#[expect(clippy::cast_sign_loss, reason = "callers pass 0..=99")]
+const fn small(number: i64) -> u8 {
+    (number & 0xff) as u8
+}
+
+#[inline]
+const fn two(number: u8) -> [u8; 2] {
+    [b'0' + number / 10 % 10, b'0' + number % 10]
+}
+
+fn padded(out: &mut Vec<u8>, number: u64, width: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number).as_bytes();
+    for _ in digits.len()..width {
+        out.push(b'0');
+    }
+    out.extend_from_slice(digits);
+}
+
+/// Appends `YYYY-MM-DD`.
+pub(super) fn date(out: &mut Vec<u8>, days: i64) {
+    let (year, month, day) = civil(days);
+    if (0..=9999).contains(&year) {
+        let [century, rest] = [two(small(year / 100)), two(small(year % 100))];
+        out.extend_from_slice(&[century[0], century[1], rest[0], rest[1]]);
+    } else {
+        out.push(if year < 0 { b'-' } else { b'+' });
+        padded(out, year.unsigned_abs(), 6);
+    }
+    let [month, day] = [two(month), two(day)];
+    out.extend_from_slice(&[b'-', month[0], month[1], b'-', day[0], day[1]]);
+}
+
+/// Appends `HH:MM:SS`, and `.ffffff` if there is a fraction or `always` is set.
+///
+/// Intervals outside one day, which some engines allow, have a sign or more digits.
+fn clock(out: &mut Vec<u8>, micros: i64, always: bool) {
+    if micros < 0 {
+        out.push(b'-');
+    }
+    let micros = micros.unsigned_abs();
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let [minutes, seconds] = [minutes, seconds].map(|n| two(u8::try_from(n).unwrap_or_default()));
+    match u8::try_from(hours) {
+        Ok(hours @ 0..=99) => out.extend_from_slice(&two(hours)),
+        _ => padded(out, hours, 2),
+    }
+    out.extend_from_slice(&[b':', minutes[0], minutes[1], b':', seconds[0], seconds[1]]);
+    if fraction != 0 || always {
+        out.push(b'.');
+        padded(out, fraction, 6);
+    }
+}
+
+/// Appends a time of day.
+pub(super) fn time(out: &mut Vec<u8>, micros: i64) {
+    clock(out, micros, false);
+}
+
+/// Appends `YYYY-MM-DDTHH:MM:SS[.ffffff]`.
+pub(super) fn timestamp(out: &mut Vec<u8>, micros: i64) {
+    date(out, micros.div_euclid(MICROS_PER_DAY));
+    out.push(b'T');
+    clock(out, micros.rem_euclid(MICROS_PER_DAY), false);
+}
+
+/// Appends `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always with six digits of fraction.
+pub(super) fn commit_time(out: &mut Vec<u8>, micros: i64) {
+    date(out, micros.div_euclid(MICROS_PER_DAY));
+    out.push(b'T');
+    clock(out, micros.rem_euclid(MICROS_PER_DAY), true);
+    out.push(b'Z');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn dates() {
+        for (days, expected) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (11_016, "2000-02-29"),
+            (20_779, "2026-11-22"),
+            (2_932_896, "9999-12-31"),
+            (2_932_897, "+010000-01-01"),
+            (-719_528, "0000-01-01"),
+            (-719_529, "-000001-12-31"),
+            (-719_162, "0001-01-01"),
+            (2_145_042_905, "+5874897-12-31"),
+            (i64::from(i32::MIN) + 1, "-5877641-06-24"),
+        ] {
+            assert_eq!(text(|out| date(out, days)), expected, "{days}");
+        }
+    }
+
+    #[test]
+    fn every_day_of_four_centuries_follows_its_predecessor() {
+        let leap = |y: i64| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+        let (mut year, mut month, mut day) = (1900, 1, 1);
+        for days in -25_567..121_000 {
+            assert_eq!(civil(days), (year, month, day));
+            let length = match month {
+                2 => 28 + u8::from(leap(year)),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (micros, expected) in [
+            (0, "00:00:00"),
+            (86_399_999_999, "23:59:59.999999"),
+            (86_400_000_000, "24:00:00"),
+            (1, "00:00:00.000001"),
+            (-3_600_000_000, "-01:00:00"),
+            (838 * 3_600_000_000, "838:00:00"),
+            (i64::MIN, "-2562047788:00:54.775808"),
+        ] {
+            assert_eq!(text(|out| time(out, micros)), expected, "{micros}");
+        }
+    }
+
+    #[test]
+    fn timestamps() {
+        for (micros, expected) in [
+            (0, "1970-01-01T00:00:00"),
+            (-1, "1969-12-31T23:59:59.999999"),
+            (1_795_352_707_123_456, "2026-11-22T13:05:07.123456"),
+            (i64::MAX, "+294247-01-10T04:00:54.775807"),
+            (i64::MIN, "-290308-12-21T19:59:05.224192"),
+        ] {
+            assert_eq!(text(|out| timestamp(out, micros)), expected, "{micros}");
+        }
+        assert_eq!(
+            text(|out| commit_time(out, 1_000_000)),
+            "1970-01-01T00:00:01.000000Z"
+        );
+    }
+}
