@@ -1,14 +1,31 @@
 //! Integration runs: the built `cdc-cli` against a real PostgreSQL, judged at the destination.
 
+mod capture;
+mod compare;
+mod event;
+mod mirror;
+mod postgres;
+mod random;
+mod receiver;
+mod repeats;
+mod workload;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::error::Context;
 use crate::options::Options;
-use crate::{Error, Result, command};
+use crate::{Error, Result, command, ensure};
 
 /// The runs, in the order `all` takes them.
-pub const NAMES: [&str; 0] = [];
+pub const NAMES: [&str; 5] = [
+    "pg-mirror",
+    "pg-kill",
+    "pg-crash",
+    "pg-state",
+    "webhook-poison",
+];
 
 /// How large a run is, and with which binary.
 #[derive(Clone, Debug)]
@@ -62,15 +79,33 @@ pub fn build_cli(release: bool) -> Result<PathBuf> {
         .join("cdc-cli"))
 }
 
+/// The binary named by `--cli`, or a fresh build.
+///
+/// # Errors
+/// It does not exist or does not build.
+pub fn cli(options: &Options, release: bool) -> Result<PathBuf> {
+    match options.text("--cli") {
+        Some(path) => std::fs::canonicalize(path).context(|| format!("find the binary {path}")),
+        None => build_cli(release),
+    }
+}
+
 /// Does one run and returns a line about it.
 ///
 /// # Errors
 /// What did not hold.
-pub fn run(name: &str, _plan: &Plan) -> Result<String> {
-    Err(Error::new(format!(
-        "no run is called `{name}`; known: {}",
-        NAMES.join(", ")
-    )))
+pub fn run(name: &str, plan: &Plan) -> Result<String> {
+    match name {
+        "pg-mirror" => postgres::mirror(plan),
+        "pg-kill" => postgres::kill(plan),
+        "pg-crash" => postgres::crash(plan),
+        "pg-state" => postgres::state(plan),
+        "webhook-poison" => postgres::webhook_poison(plan),
+        _ => Err(Error::new(format!(
+            "no run is called `{name}`; known: {}",
+            NAMES.join(", ")
+        ))),
+    }
 }
 
 /// `cargo xtask run NAME|all`.
@@ -83,6 +118,47 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         &["--transactions", "--seed", "--kills", "--crashes", "--cli"],
         &["--release", "--keep"],
     )?;
-    let _ = options;
-    Ok(ExitCode::SUCCESS)
+    let [name] = options.words() else {
+        return Err(Error::new(format!(
+            "name one run of {}, or all",
+            NAMES.join(", ")
+        )));
+    };
+    let names = if name == "all" {
+        NAMES.to_vec()
+    } else {
+        vec![name.as_str()]
+    };
+    for name in &names {
+        ensure!(
+            NAMES.contains(name),
+            "no run is called `{name}`; known: {}",
+            NAMES.join(", ")
+        );
+    }
+    let mut plan = Plan::short(cli(&options, options.flag("--release"))?);
+    plan.transactions = options.get("--transactions", plan.transactions)?;
+    plan.seed = options.get("--seed", plan.seed)?;
+    plan.kills = options.get("--kills", plan.kills)?;
+    plan.crashes = options.get("--crashes", plan.crashes)?;
+    plan.keep = options.flag("--keep");
+    let mut failed = 0;
+    for name in &names {
+        let start = Instant::now();
+        let outcome = run(name, &plan);
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(report) => println!("{name}: held in {seconds:.1} s: {report}"),
+            Err(error) => {
+                failed += 1;
+                println!("{name}: FAILED in {seconds:.1} s: {error}");
+            }
+        }
+    }
+    println!("{} passed, {failed} failed", names.len() - failed);
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
