@@ -58,11 +58,7 @@ impl LogError {
         }
     }
 
-    pub(crate) fn io(
-        what: &str,
-        path: &std::path::Path,
-        cause: std::io::Error,
-    ) -> Self {
+    pub(crate) fn io(what: &str, path: &std::path::Path, cause: std::io::Error) -> Self {
         Self {
             kind: LogErrorKind::Io,
             message: format!("{what} {}", path.display()),

@@ -173,7 +173,12 @@ pub(crate) fn encode(
     after: &Image,
     meta: Option<&RowImage>,
 ) {
-    put_head(to, head, image_kind(before) | image_kind(after) << 4, meta.is_some());
+    put_head(
+        to,
+        head,
+        image_kind(before) | image_kind(after) << 4,
+        meta.is_some(),
+    );
     let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
     for row in [before.row(), after.row(), meta].into_iter().flatten() {
         to.extend_from_slice(&length(row.len()));

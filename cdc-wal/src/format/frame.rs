@@ -123,7 +123,8 @@ pub fn parse(
     let Some(head) = bytes.first_chunk::<FRAME_HEADER>() else {
         return Ok(Parsed::NeedMore(FRAME_HEADER));
     };
-    let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let u32_at =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
     let len = u32_at(4);
     if len == 0 {

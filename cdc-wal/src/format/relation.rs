@@ -28,7 +28,9 @@ pub fn encode(relation: &Relation) -> Result<Vec<u8>, FormatError> {
         }
         fits.then_some(())
     })()
-    .ok_or(FormatError("a relation with too many columns or too long a name"))?;
+    .ok_or(FormatError(
+        "a relation with too many columns or too long a name",
+    ))?;
     Ok(to)
 }
 

@@ -1,1 +1,7 @@
 //! Integration tests of this crate, one binary.
+
+mod journal;
+mod log;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod support;

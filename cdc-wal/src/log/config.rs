@@ -1,0 +1,115 @@
+//! Settings of a log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cdc_core::storage::{StdStorage, Storage};
+
+use crate::format::{SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::{LogError, LogErrorKind};
+
+/// When commits become durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// `commit` returns when the transaction is durable. One sync covers all that wait; the sync
+    /// under way is the batching window.
+    #[default]
+    Always,
+    /// `commit` returns when the transaction is in the log's buffer; a sync follows within the
+    /// interval. A crash may lose that much of what was acknowledged.
+    Group(Duration),
+    /// `commit` returns when the transaction is in the log's buffer, and nothing is synced but by
+    /// [`Log::flush`](crate::Log::flush) and at a segment's end.
+    Never,
+}
+
+/// What tails may read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Only what is durable: nothing that could vanish in a crash is ever delivered.
+    #[default]
+    Flushed,
+    /// What was written. For journals: the source sends again what a crash takes.
+    Written,
+}
+
+/// What happens when a cursor holds back more than `retain_bytes_max`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLimit {
+    /// The writer is held: [`Log::is_full`](crate::Log::is_full) is true, commits are refused
+    /// with [`LogErrorKind::Full`].
+    #[default]
+    Hold,
+    /// The cursor is invalidated: its tail ends with [`LogErrorKind::Invalidated`].
+    Invalidate,
+}
+
+/// Settings of a [`Log`](crate::Log).
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The log's directory; created if it is not there.
+    pub dir: PathBuf,
+    /// Size of a segment, 64 KiB to 1 GiB, a multiple of 4096; default 64 MiB. A log that exists
+    /// keeps its own.
+    pub segment_bytes: u32,
+    /// When commits become durable; default [`SyncPolicy::Always`].
+    pub sync: SyncPolicy,
+    /// What tails may read; default [`Visibility::Flushed`].
+    pub visibility: Visibility,
+    /// Bytes kept for replay behind what every cursor has confirmed; default 1 GiB.
+    pub retain_bytes: u64,
+    /// Bytes the log may grow to when a cursor holds it; default no bound.
+    pub retain_bytes_max: Option<u64>,
+    /// What happens there; default [`OnLimit::Hold`].
+    pub on_limit: OnLimit,
+    /// Name in events; default the directory's name. A log that exists keeps its own.
+    pub name: Option<String>,
+    /// Database in events; default the name. A log that exists keeps its own.
+    pub database: Option<String>,
+    /// A thread prepares segments ahead and syncs on the interval; default true. Without it the
+    /// log does everything in the calling threads, in an order that only depends on the calls.
+    pub background: bool,
+    /// The disk.
+    pub storage: Arc<dyn Storage>,
+}
+
+impl LogConfig {
+    /// Defaults for a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: SEGMENT_BYTES,
+            sync: SyncPolicy::default(),
+            visibility: Visibility::default(),
+            retain_bytes: 1 << 30,
+            retain_bytes_max: None,
+            on_limit: OnLimit::default(),
+            name: None,
+            database: None,
+            background: true,
+            storage: StdStorage::shared(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        let refuse = |message: String| Err(LogError::new(LogErrorKind::Configuration, message));
+        let size = self.segment_bytes;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&size) || size % 4096 != 0 {
+            return refuse(format!(
+                "open the log {}: segment_bytes is {size}; it must be a multiple of 4096 from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
+                self.dir.display()
+            ));
+        }
+        let least = self.retain_bytes.saturating_add(2 * u64::from(size));
+        if let Some(max) = self.retain_bytes_max
+            && max < least
+        {
+            return refuse(format!(
+                "open the log {}: retain_bytes_max is {max}; it must be at least retain_bytes and two segments, {least}",
+                self.dir.display()
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! Opening what is there: finding the end, cutting a torn tail, refusing corruption.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use cdc_core::storage::{OpenMode, Storage};
+use cdc_core::{Position, Relation};
+
+use super::state::SegmentMeta;
+use crate::control::Control;
+use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
+use crate::format::{HEADER_BYTES, frame_max, relation};
+use crate::read::frames::{FrameReader, LogId};
+use crate::read::locate::resume_point;
+use crate::segment::{Segment, file_name};
+use crate::{LogError, LogErrorKind};
+
+/// Bytes searched for valid frames at a time.
+const SEARCH_BYTES: usize = 1 << 20;
+
+/// A log as it was found and, if need be, repaired.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// The segment to go on in; sealed if `next` is `None`.
+    pub(crate) current: Segment,
+    /// Where the next frame goes; `None` if the current segment is sealed and the next one was
+    /// never made.
+    pub(crate) next: Option<u64>,
+    pub(crate) last: Position,
+    pub(crate) defined: HashMap<u32, Arc<Relation>>,
+    pub(crate) segments: VecDeque<SegmentMeta>,
+    /// Frames after the last restart: a transaction may have lost its writer.
+    pub(crate) restart_needed: bool,
+    /// Bytes of a torn tail that were cut.
+    pub(crate) cut: u64,
+}
+
+/// Headers of all segments, which must belong together.
+pub(crate) fn catalog(
+    storage: &dyn Storage,
+    dir: &Path,
+    bases: &[u64],
+) -> Result<(LogId, VecDeque<SegmentMeta>, Segment), LogError> {
+    let mut metas = VecDeque::with_capacity(bases.len());
+    let mut last: Option<Segment> = None;
+    for &base in bases {
+        let segment = Segment::open(storage, dir, base, OpenMode::Read)?;
+        if let Some(before) = &last {
+            if LogId::of(&before.header) != LogId::of(&segment.header) {
+                return Err(LogError::corrupt(
+                    &segment.path,
+                    16,
+                    "a segment of another log",
+                ));
+            }
+            if before.end() != base {
+                return Err(LogError::new(
+                    LogErrorKind::Corrupt,
+                    format!(
+                        "open the log {}: segment {} is missing between {} and {}; restore it",
+                        dir.display(),
+                        file_name(before.end()),
+                        file_name(before.base()),
+                        file_name(base)
+                    ),
+                ));
+            }
+        }
+        metas.push_back(SegmentMeta::of(&segment.header));
+        last = Some(segment);
+    }
+    match last {
+        Some(segment) => Ok((LogId::of(&segment.header), metas, segment)),
+        None => Err(LogError::new(
+            LogErrorKind::NotFound,
+            format!("open the log {}: there is none", dir.display()),
+        )),
+    }
+}
+
+/// Recovers the log in a directory whose lock the caller holds.
+pub(crate) fn recover(
+    storage: &Arc<dyn Storage>,
+    dir: &Path,
+    bases: &[u64],
+    control: Option<Control>,
+) -> Result<Recovered, LogError> {
+    let (id, mut segments, newest) = catalog(storage.as_ref(), dir, bases)?;
+    let mut flushed = newest.header.flushed;
+    if let Some(control) = control
+        && control.uuid == id.uuid
+        && control.epoch == id.epoch
+    {
+        flushed = flushed.max(control.flushed);
+    }
+    let first = segments
+        .partition_point(|segment| segment.base <= flushed)
+        .max(1)
+        - 1;
+    let meta = segments[first];
+    let end = newest.end();
+    let mut walk = Walk {
+        frames: FrameReader::new(storage.clone(), dir, id, true),
+        last: meta.prev,
+        defined: HashMap::new(),
+        restart_needed: false,
+    };
+    let mut at = meta.base + HEADER_BYTES;
+    let mut sealed = false;
+    let damage = loop {
+        if at >= end {
+            // The newest segment is sealed and its successor was never made.
+            sealed = true;
+            break None;
+        }
+        match walk
+            .frames
+            .frame(at, id.base(at) + u64::from(id.segment_bytes))
+        {
+            Ok(Some(frame)) => {
+                walk.take(&frame.header, &frame.payload)?;
+                at = walk.frames.after(&frame.header);
+            }
+            Ok(None) => break None,
+            Err(error) if error.kind == LogErrorKind::Corrupt => break Some(error),
+            Err(error) => return Err(error),
+        }
+    };
+    let mut cut = 0;
+    if let Some(error) = damage {
+        // Valid frames behind the damage tell whether it was durable when they were written.
+        let mut tails = Vec::new();
+        let place = id.base(at);
+        for meta in segments.iter().filter(|meta| meta.base >= place) {
+            let segment = Segment::open(storage.as_ref(), dir, meta.base, OpenMode::ReadWrite)?;
+            let from = if meta.base == place {
+                at
+            } else {
+                segment.first()
+            };
+            if meta.base > place {
+                flushed = flushed.max(segment.header.flushed);
+            }
+            let found = search(&segment, from)?;
+            flushed = flushed.max(found.flushed);
+            tails.push((segment, from, found));
+        }
+        if at < flushed {
+            return Err(error);
+        }
+        for (segment, from, found) in tails.into_iter().rev() {
+            if segment.base() > place {
+                cut += found.used.saturating_sub(from);
+                let io = |cause| LogError::io("remove the torn log segment", &segment.path, cause);
+                storage.remove(&segment.path).map_err(io)?;
+                storage.sync_dir(dir).map_err(io)?;
+            } else if found.used > from {
+                cut += found.used - from;
+                zero(&segment, from, found.used)?;
+            }
+        }
+        segments.retain(|meta| meta.base <= place);
+    }
+    let newest = segments.back().map_or(meta.base, |meta| meta.base);
+    // What was found valid may still be in the operating system's memory only.
+    let mut current = None;
+    for meta in segments.iter().skip(first) {
+        let segment = Segment::open(storage.as_ref(), dir, meta.base, OpenMode::ReadWrite)?;
+        segment
+            .file
+            .sync_data()
+            .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
+        if meta.base == newest {
+            current = Some(segment);
+        }
+    }
+    let Some(current) = current else {
+        return Err(walk.frames.corrupt(at, "no segment"));
+    };
+    Ok(Recovered {
+        current,
+        next: (!sealed).then_some(at),
+        last: walk.last,
+        defined: walk.defined,
+        segments,
+        restart_needed: walk.restart_needed,
+        cut,
+    })
+}
+
+struct Walk {
+    frames: FrameReader,
+    last: Position,
+    defined: HashMap<u32, Arc<Relation>>,
+    restart_needed: bool,
+}
+
+impl Walk {
+    fn take(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), LogError> {
+        let bad = |error| self.frames.corrupt(header.lsn, error);
+        self.restart_needed = header.kind != FrameKind::Restart;
+        match header.kind {
+            FrameKind::Relation => {
+                let (id, relation) = relation::decode(payload).map_err(bad)?;
+                self.defined.insert(id, Arc::new(relation));
+            }
+            FrameKind::Seal => self.defined.clear(),
+            _ => {
+                if let Some((position, _)) = resume_point(header, payload).map_err(bad)? {
+                    self.last = position;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What stands behind a damaged place.
+struct Found {
+    /// The greatest LSN that a valid frame says was durable.
+    flushed: u64,
+    /// LSN behind the last byte that is not zero.
+    used: u64,
+}
+
+/// Looks at every multiple of 8 behind `from` for valid frames.
+fn search(segment: &Segment, from: u64) -> Result<Found, LogError> {
+    let max = frame_max(segment.header.segment_bytes);
+    let mut found = Found {
+        flushed: 0,
+        used: from,
+    };
+    let mut buffer = vec![0; SEARCH_BYTES + max];
+    let mut at = from;
+    while at < segment.end() {
+        let want = usize::try_from(segment.end() - at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let mut filled = 0;
+        while filled < want {
+            let offset = at - segment.base() + filled as u64;
+            let n = segment
+                .file
+                .read_at(&mut buffer[filled..want], offset)
+                .map_err(|cause| LogError::io("read the log segment", &segment.path, cause))?;
+            if n == 0 {
+                break;
+            }
+            filled += n;
+        }
+        let bytes = &buffer[..filled];
+        if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+            found.used = found.used.max(at + last as u64 + 1);
+        }
+        for (index, words) in bytes.chunks_exact(8).enumerate().take(SEARCH_BYTES / 8) {
+            // A frame's LSN is its second word: look there before paying for a checksum.
+            let lsn = at + index as u64 * 8;
+            let second = bytes.get(index * 8 + 8..index * 8 + 16);
+            if words[4..] == [0; 4] || second != Some(&lsn.to_le_bytes()[..]) {
+                continue;
+            }
+            let rest = &bytes[index * 8..];
+            if rest.len() >= FRAME_HEADER
+                && let Ok(Parsed::Frame(header)) = frame::parse(rest, lsn, segment.seed, max, true)
+            {
+                found.flushed = found.flushed.max(header.flushed);
+            }
+        }
+        at += SEARCH_BYTES as u64;
+    }
+    Ok(found)
+}
+
+/// Overwrites a torn tail with zeros, durably.
+fn zero(segment: &Segment, from: u64, to: u64) -> Result<(), LogError> {
+    let io = |cause| LogError::io("cut the torn tail of", &segment.path, cause);
+    let zeros = vec![0; SEARCH_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at)
+            .unwrap_or(usize::MAX)
+            .min(zeros.len());
+        segment
+            .file
+            .write_all_at(&zeros[..n], at - segment.base())
+            .map_err(io)?;
+        at += n as u64;
+    }
+    segment.file.sync_data().map_err(io)
+}

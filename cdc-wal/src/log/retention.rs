@@ -1,0 +1,245 @@
+//! Who still needs what, and removing what nobody does.
+
+use std::sync::Arc;
+
+use cdc_core::{Position, TokenRefusal};
+
+use super::config::OnLimit;
+use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
+use super::state::{SegmentMeta, Shared, State};
+use crate::read::frames::FrameReader;
+use crate::read::locate;
+use crate::segment::file_name;
+use crate::{LogError, LogErrorKind};
+
+/// LSN a reader that resumes after `position` may need, at the granularity of segments: never
+/// more than what it really needs.
+fn need(state: &State, position: Position) -> u64 {
+    let target = if position.is_transaction_end() {
+        position
+    } else {
+        Position::before(position.commit)
+    };
+    let index = state
+        .segments
+        .partition_point(|segment| segment.prev <= target);
+    let segment = index.checked_sub(1).and_then(|i| state.segments.get(i));
+    segment.map_or(0, |segment| segment.restart.min(segment.base))
+}
+
+/// Everything below this LSN may go, leaving `retain_bytes` aside.
+fn held_from(state: &State) -> u64 {
+    let cursors = state.cursors.entries.values();
+    cursors
+        .filter(|cursor| !cursor.invalidated)
+        .map(|cursor| need(state, cursor.position))
+        .chain([state.restart(state.next)])
+        .min()
+        .unwrap_or(state.next)
+}
+
+fn oldest_base(state: &State) -> u64 {
+    state
+        .segments
+        .front()
+        .map_or(state.next, |first| first.base)
+}
+
+/// LSN from which the log must be kept if it may not grow over `max` bytes: a whole segment is
+/// kept free for the next roll.
+fn limit_from(shared: &Shared, state: &State, max: u64) -> u64 {
+    let max = max.saturating_sub(u64::from(shared.id.segment_bytes));
+    state.next.saturating_sub(max)
+}
+
+pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
+    let Some(max) = shared.config.retain_bytes_max else {
+        return false;
+    };
+    // `retain_bytes` alone never fills the log: it gives way.
+    let held = held_from(state).max(oldest_base(state));
+    shared.config.on_limit == OnLimit::Hold && state.next.saturating_sub(held) >= max
+}
+
+pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
+    let mut state = shared.lock();
+    shared.alive(&state)?;
+    let mut changed = false;
+    if let (Some(max), OnLimit::Invalidate) =
+        (shared.config.retain_bytes_max, shared.config.on_limit)
+    {
+        let from = limit_from(shared, &state, max);
+        let over: Vec<String> = state
+            .cursors
+            .entries
+            .iter()
+            .filter(|(_, c)| !c.invalidated && need(&state, c.position) < shared.id.base(from))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            tracing::warn!(cursor = %name, "cursor invalidated: it held back more than retain_bytes_max");
+            if let Some(cursor) = state.cursors.entries.get_mut(&name) {
+                cursor.invalidated = true;
+                changed = true;
+            }
+        }
+    }
+    let keep = state.next.saturating_sub(shared.config.retain_bytes);
+    let limit = held_from(&state).min(keep);
+    let current = state.current.base();
+    let segment_bytes = u64::from(shared.id.segment_bytes);
+    let gone: Vec<u64> = state
+        .segments
+        .iter()
+        .map(|segment| segment.base)
+        .take_while(|base| base + segment_bytes <= limit && *base != current)
+        .collect();
+    if gone.is_empty() && !changed {
+        return Ok(0);
+    }
+    // The cursors' file may be behind, never ahead of what is removed: what it says is needed
+    // must be there after a crash.
+    state.cursors.store(shared.storage.as_ref(), &shared.dir)?;
+    for base in &gone {
+        let path = shared.dir.join(file_name(*base));
+        shared
+            .storage
+            .remove(&path)
+            .map_err(|cause| LogError::io("remove the log segment", &path, cause))?;
+        // Oldest first, each durable before the next: a crash leaves no hole.
+        shared
+            .storage
+            .sync_dir(&shared.dir)
+            .map_err(|cause| LogError::io("sync the log directory", &shared.dir, cause))?;
+        state.segments.pop_front();
+        state.oldest = None;
+    }
+    drop(state);
+    if !gone.is_empty() {
+        // Held tails look at the log again, so that an invalidated one learns of it.
+        shared.notify.wake();
+    }
+    Ok(gone.len())
+}
+
+pub(crate) fn oldest(shared: &Shared) -> Result<Position, LogError> {
+    let (segments, end) = {
+        let state = shared.lock();
+        if let Some(oldest) = state.oldest {
+            return Ok(oldest);
+        }
+        (
+            state.segments.iter().copied().collect::<Vec<_>>(),
+            state.written,
+        )
+    };
+    let mut frames = FrameReader::new(shared.storage.clone(), &shared.dir, shared.id, false);
+    let oldest = locate::oldest(&mut frames, &segments, end)?;
+    let mut state = shared.lock();
+    if state.segments.front().map(|s| s.base) == segments.first().map(|s| s.base) {
+        state.oldest = Some(oldest);
+    }
+    Ok(oldest)
+}
+
+/// Where a reader must begin to resume after a position, with the segments as they are now.
+pub(crate) fn locate(shared: &Arc<Shared>, after: Position) -> Result<u64, LogError> {
+    shared.drain()?;
+    let (segments, end) = {
+        let state = shared.lock();
+        (
+            state.segments.iter().copied().collect::<Vec<SegmentMeta>>(),
+            state.written,
+        )
+    };
+    let mut frames = FrameReader::new(shared.storage.clone(), &shared.dir, shared.id, false);
+    locate::locate(&mut frames, &segments, after, end)
+}
+
+pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
+    let oldest = oldest(shared)?;
+    if position < oldest {
+        return Err(TokenRefusal::Expired {
+            token: position,
+            oldest,
+        }
+        .into());
+    }
+    let mut state = shared.lock();
+    shared.alive(&state)?;
+    let known = state.cursors.entries.contains_key(name);
+    if name.is_empty()
+        || name.len() > NAME_BYTES_MAX
+        || (!known && state.cursors.entries.len() >= CURSORS_MAX)
+    {
+        return Err(LogError::new(
+            LogErrorKind::TooLarge,
+            format!(
+                "register a cursor of the log {}: a name has 1 to {NAME_BYTES_MAX} bytes, and there are at most {CURSORS_MAX} cursors",
+                shared.dir.display()
+            ),
+        ));
+    }
+    let cursor = Cursor {
+        position,
+        invalidated: false,
+    };
+    state.cursors.entries.insert(name.to_owned(), cursor);
+    state.cursors.store(shared.storage.as_ref(), &shared.dir)
+}
+
+pub(crate) fn remove(shared: &Shared, name: &str) -> Result<(), LogError> {
+    let mut state = shared.lock();
+    shared.alive(&state)?;
+    if state.cursors.entries.remove(name).is_some() {
+        state.cursors.store(shared.storage.as_ref(), &shared.dir)?;
+    }
+    drop(state);
+    trim(shared).map(drop)
+}
+
+pub(crate) fn check_cursor(shared: &Shared, name: &str) -> Result<(), LogError> {
+    let state = shared.lock();
+    match state.cursors.entries.get(name) {
+        Some(cursor) if cursor.invalidated => Err(invalidated(shared, name)),
+        _ => Ok(()),
+    }
+}
+
+fn invalidated(shared: &Shared, name: &str) -> LogError {
+    LogError::new(
+        LogErrorKind::Invalidated,
+        format!(
+            "read the log {} as {name}: the cursor was invalidated, it held back more than retain_bytes_max; register it anew at a retained position and account for the gap",
+            shared.dir.display()
+        ),
+    )
+}
+
+pub(crate) fn confirm(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
+    let mut state = shared.lock();
+    shared.alive(&state)?;
+    let Some(cursor) = state.cursors.entries.get_mut(name) else {
+        return Err(LogError::new(
+            LogErrorKind::NotFound,
+            format!(
+                "confirm to the log {}: there is no cursor {name}; register it first",
+                shared.dir.display()
+            ),
+        ));
+    };
+    if cursor.invalidated {
+        return Err(invalidated(shared, name));
+    }
+    if position <= cursor.position {
+        return Ok(());
+    }
+    let before = cursor.position;
+    cursor.position = position;
+    let moved = need(&state, position) > need(&state, before);
+    drop(state);
+    if moved {
+        trim(shared)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,559 @@
+//! What the writer's threads share, and the one place where frames are appended and synced.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cdc_core::storage::{Storage, StorageFile};
+use cdc_core::{Position, SourceInfo, WalHook, wall_micros};
+
+use super::config::{LogConfig, SyncPolicy, Visibility};
+use super::cursors::Cursors;
+use super::registry::{Known, Registry};
+use crate::control::Control;
+use crate::format::frame::{self, FRAME_HEADER, Fragment, FrameKind, Heartbeat, SEAL_ROOM};
+use crate::format::header::SegmentHeader;
+use crate::format::{align, frame_max};
+use crate::notify::Notify;
+use crate::read::frames::LogId;
+use crate::segment::{self, Segment};
+use crate::{LogError, LogErrorKind};
+
+/// The buffer is handed to the operating system at this size.
+const WRITE_BYTES: usize = 256 << 10;
+/// Appending waits while more than this is buffered behind a write under way.
+const PENDING_BYTES_MAX: usize = 8 << 20;
+/// Sealed segments that may await their sync under [`SyncPolicy::Never`].
+const UNSYNCED_MAX: usize = 3;
+
+/// A segment's place and first position, kept in memory for every retained segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentMeta {
+    pub(crate) base: u64,
+    pub(crate) prev: Position,
+    pub(crate) restart: u64,
+}
+
+impl SegmentMeta {
+    pub(crate) fn of(header: &SegmentHeader) -> Self {
+        Self {
+            base: header.base,
+            prev: header.prev,
+            restart: header.restart,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) dead: Option<String>,
+    pub(crate) current: Arc<Segment>,
+    /// Where the next frame goes.
+    pub(crate) next: u64,
+    /// Bytes in front of `next` that were not written yet; all in the current segment.
+    pub(crate) pending: Vec<u8>,
+    spare: Vec<u8>,
+    /// A thread is writing or syncing without the lock.
+    pub(crate) busy: bool,
+    pub(crate) written: u64,
+    pub(crate) flushed: u64,
+    /// Sealed segments whose bytes were not synced yet, oldest first.
+    unsynced: Vec<Arc<Segment>>,
+    /// Relations defined in the current segment.
+    defined: HashSet<u32>,
+    /// Begin LSNs of open transactions that have frames in the log.
+    pub(crate) open: BTreeSet<u64>,
+    /// Position of the last commit or heartbeat.
+    pub(crate) last: Position,
+    pub(crate) segments: VecDeque<SegmentMeta>,
+    /// Position of the oldest resume point, when it is known.
+    pub(crate) oldest: Option<Position>,
+    pub(crate) cursors: Cursors,
+    pub(crate) prepared: Option<Box<dyn StorageFile>>,
+    /// The helper is preparing a segment.
+    pub(crate) preparing: bool,
+    pub(crate) closing: bool,
+}
+
+impl State {
+    /// Begin LSN of the oldest open transaction, or `next` if none is open.
+    pub(crate) fn restart(&self, next: u64) -> u64 {
+        self.open.first().copied().unwrap_or(next)
+    }
+}
+
+/// Everything but the handle; tails hold it too.
+pub(crate) struct Shared {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) dir: PathBuf,
+    pub(crate) config: LogConfig,
+    pub(crate) source: Arc<SourceInfo>,
+    pub(crate) id: LogId,
+    pub(crate) frame_max: usize,
+    pub(crate) state: Mutex<State>,
+    /// Signalled when `busy` ends, a segment is prepared, or the log dies.
+    pub(crate) turn: Condvar,
+    /// Signalled when the helper has something to do.
+    pub(crate) work: Condvar,
+    written: AtomicU64,
+    flushed: AtomicU64,
+    pub(crate) closed: AtomicBool,
+    pub(crate) notify: Notify,
+    pub(crate) hooks: RwLock<Vec<Arc<dyn WalHook>>>,
+    pub(crate) registry: Mutex<Registry>,
+    control: Box<dyn StorageFile>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.dir)
+            .field("source", &self.source)
+            .field("written", &self.written)
+            .field("flushed", &self.flushed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What recovery found, to go on from.
+pub(crate) struct Start {
+    pub(crate) current: Segment,
+    pub(crate) next: u64,
+    pub(crate) last: Position,
+    pub(crate) defined: HashSet<u32>,
+    pub(crate) segments: VecDeque<SegmentMeta>,
+    pub(crate) registry: Registry,
+    pub(crate) cursors: Cursors,
+}
+
+/// Bytes on their way to the disk.
+struct Job {
+    bytes: Vec<u8>,
+    segment: Arc<Segment>,
+    at: u64,
+    end: u64,
+    unsynced: Vec<Arc<Segment>>,
+    sync: bool,
+    flushed: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: LogConfig,
+        source: Arc<SourceInfo>,
+        control: Box<dyn StorageFile>,
+        start: Start,
+    ) -> Self {
+        let id = LogId::of(&start.current.header);
+        let next = start.next;
+        Self {
+            storage: config.storage.clone(),
+            dir: config.dir.clone(),
+            source,
+            id,
+            frame_max: frame_max(id.segment_bytes),
+            turn: Condvar::new(),
+            work: Condvar::new(),
+            written: AtomicU64::new(next),
+            flushed: AtomicU64::new(next),
+            closed: AtomicBool::new(false),
+            notify: Notify::default(),
+            hooks: RwLock::default(),
+            registry: Mutex::new(start.registry),
+            control,
+            state: Mutex::new(State {
+                dead: None,
+                current: Arc::new(start.current),
+                next,
+                pending: Vec::new(),
+                spare: Vec::new(),
+                busy: false,
+                written: next,
+                flushed: next,
+                unsynced: Vec::new(),
+                defined: start.defined,
+                open: BTreeSet::new(),
+                last: start.last,
+                segments: start.segments,
+                oldest: None,
+                cursors: start.cursors,
+                prepared: None,
+                preparing: false,
+                closing: false,
+            }),
+            config,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.turn
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Up to where tails may read.
+    pub(crate) fn visible(&self) -> u64 {
+        match self.config.visibility {
+            Visibility::Flushed => self.flushed(),
+            Visibility::Written => self.written(),
+        }
+    }
+
+    pub(crate) fn alive(&self, state: &State) -> Result<(), LogError> {
+        match &state.dead {
+            None => Ok(()),
+            Some(why) => Err(LogError::new(
+                LogErrorKind::Dead,
+                format!(
+                    "use the log {}: an earlier write failed ({why}), so what is on disk is unknown; close the log and open it again",
+                    self.dir.display()
+                ),
+            )),
+        }
+    }
+
+    fn die(&self, state: &mut State, error: &LogError) {
+        let cause =
+            std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+        state.dead.get_or_insert_with(|| format!("{error}{cause}"));
+        self.turn.notify_all();
+        self.notify.wake();
+    }
+
+    /// Appends one frame, whose first [`FRAME_HEADER`] bytes are room for the header; `fill` may
+    /// set payload bytes that depend on the frame's LSN. Defines `relations` in front of it where
+    /// the segment has not seen them. Gives the state back, for what must happen in the same
+    /// breath, and the LSN.
+    pub(crate) fn append<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        frame: &mut [u8],
+        kind: FrameKind,
+        fragment: Fragment,
+        tx: Option<u64>,
+        relations: &[Known],
+        fill: impl FnOnce(&mut State, &mut [u8], u64),
+    ) -> Result<(MutexGuard<'a, State>, u64), LogError> {
+        let mut state = self.make_room(state, frame.len(), relations)?;
+        for known in relations {
+            if state.defined.insert(known.id) {
+                let mut definition = vec![0; FRAME_HEADER];
+                definition.extend_from_slice(&known.id.to_le_bytes());
+                definition.extend_from_slice(&known.definition);
+                Self::put(
+                    &mut state,
+                    &mut definition,
+                    FrameKind::Relation,
+                    Fragment::None,
+                    0,
+                );
+            }
+        }
+        let lsn = state.next;
+        fill(&mut state, frame, lsn);
+        Self::put(&mut state, frame, kind, fragment, tx.unwrap_or(lsn));
+        Ok((state, lsn))
+    }
+
+    /// Puts a frame for which there is room into the buffer.
+    fn put(state: &mut State, frame: &mut [u8], kind: FrameKind, fragment: Fragment, tx: u64) {
+        let (seed, lsn, flushed) = (state.current.seed, state.next, state.flushed);
+        frame::finish(frame, kind, fragment, lsn, flushed, tx, seed);
+        state.pending.extend_from_slice(frame);
+        let len = frame.len() as u64;
+        let end = align(len);
+        let padded = state.pending.len() + usize::try_from(end - len).unwrap_or_default();
+        state.pending.resize(padded, 0);
+        state.next += end;
+    }
+
+    /// Waits until a frame and the definitions it needs fit the current segment and the buffer,
+    /// going on to the next segment if they do not.
+    fn make_room<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        frame: usize,
+        relations: &[Known],
+    ) -> Result<MutexGuard<'a, State>, LogError> {
+        loop {
+            self.alive(&state)?;
+            let undefined = relations
+                .iter()
+                .filter(|known| !state.defined.contains(&known.id))
+                .map(|known| align((FRAME_HEADER + 4 + known.definition.len()) as u64))
+                .sum::<u64>();
+            let need = undefined + align(frame as u64) + SEAL_ROOM;
+            let fits = state.next + need <= state.current.end();
+            if fits
+                && (state.pending.len() < WRITE_BYTES || state.busy)
+                && state.pending.len() < PENDING_BYTES_MAX
+            {
+                return Ok(state);
+            }
+            if state.busy {
+                state = self.wait(state);
+            } else if fits {
+                state = self.run(state, false)?;
+            } else {
+                state = self.roll(state)?;
+            }
+        }
+    }
+
+    /// Hands the buffer to the operating system, with a sync or without. The caller has seen that
+    /// nobody else does.
+    fn run<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        sync: bool,
+    ) -> Result<MutexGuard<'a, State>, LogError> {
+        let spare = std::mem::take(&mut state.spare);
+        let job = Job {
+            bytes: std::mem::replace(&mut state.pending, spare),
+            segment: state.current.clone(),
+            at: state.written,
+            end: state.next,
+            unsynced: if sync {
+                std::mem::take(&mut state.unsynced)
+            } else {
+                Vec::new()
+            },
+            sync,
+            flushed: state.flushed,
+        };
+        state.busy = true;
+        drop(state);
+        let result = self.execute(&job);
+        let mut state = self.lock();
+        state.busy = false;
+        match result {
+            Ok(()) => {
+                state.written = job.end;
+                if job.sync {
+                    state.flushed = job.end;
+                }
+                let mut bytes = job.bytes;
+                if bytes.capacity() <= PENDING_BYTES_MAX {
+                    bytes.clear();
+                    state.spare = bytes;
+                }
+                self.publish(&state);
+                self.turn.notify_all();
+                Ok(state)
+            }
+            Err(error) => {
+                self.die(&mut state, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn execute(&self, job: &Job) -> Result<(), LogError> {
+        let segment = &job.segment;
+        if !job.bytes.is_empty() {
+            segment
+                .file
+                .write_all_at(&job.bytes, job.at - segment.base())
+                .map_err(|cause| LogError::io("write the log segment", &segment.path, cause))?;
+        }
+        if job.sync {
+            for segment in job.unsynced.iter().chain([segment]) {
+                segment
+                    .file
+                    .sync_data()
+                    .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
+            }
+        }
+        let flushed = if job.sync { job.end } else { job.flushed };
+        self.write_control(job.end, flushed)
+    }
+
+    /// Tells readers of other processes. Only whoever holds `busy`, or the lock while nobody
+    /// does, calls this.
+    pub(crate) fn write_control(&self, written: u64, flushed: u64) -> Result<(), LogError> {
+        let control = Control {
+            uuid: self.id.uuid,
+            epoch: self.id.epoch,
+            flushed,
+            written,
+            read_written: self.config.visibility == Visibility::Written,
+        };
+        self.control
+            .write_all_at(&control.encode(), 0)
+            .map_err(|cause| {
+                LogError::io(
+                    "write the log's control file",
+                    &self.dir.join(crate::control::CONTROL),
+                    cause,
+                )
+            })
+    }
+
+    fn publish(&self, state: &State) {
+        let before = self.visible();
+        self.written.store(state.written, Ordering::Release);
+        self.flushed.store(state.flushed, Ordering::Release);
+        if self.visible() != before {
+            self.notify.wake();
+        }
+    }
+
+    /// Seals the current segment and goes on in the next one. The caller has seen that nobody is
+    /// writing.
+    fn roll<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, LogError> {
+        // The helper may be preparing the file: let it finish rather than make two.
+        if state.preparing && state.prepared.is_none() {
+            return Ok(self.wait(state));
+        }
+        let mut seal = vec![0; FRAME_HEADER];
+        let position = Heartbeat {
+            end: state.last,
+            restart: 0,
+        };
+        seal.extend_from_slice(&position.encode()[..16]);
+        Self::put(&mut state, &mut seal, FrameKind::Seal, Fragment::None, 0);
+        match self.roll_sealed(&mut state) {
+            Ok(()) => {
+                self.publish(&state);
+                self.turn.notify_all();
+                self.work.notify_all();
+                Ok(state)
+            }
+            Err(error) => {
+                self.die(&mut state, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn roll_sealed(&self, state: &mut State) -> Result<(), LogError> {
+        let sealed = state.current.clone();
+        let bytes = std::mem::take(&mut state.pending);
+        sealed
+            .file
+            .write_all_at(&bytes, state.written - sealed.base())
+            .map_err(|cause| LogError::io("write the log segment", &sealed.path, cause))?;
+        state.written = state.next;
+        state.unsynced.push(sealed.clone());
+        let lazy = self.config.sync == SyncPolicy::Never;
+        if !lazy || state.unsynced.len() > UNSYNCED_MAX {
+            for segment in state.unsynced.drain(..) {
+                segment
+                    .file
+                    .sync_data()
+                    .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
+            }
+            state.flushed = state.next;
+        }
+        let base = sealed.end();
+        if base.checked_add(u64::from(self.id.segment_bytes)).is_none() {
+            return Err(LogError::new(
+                LogErrorKind::TooLarge,
+                "append to the log: its LSNs are used up; begin a new log",
+            ));
+        }
+        let file = match state.prepared.take() {
+            Some(file) => file,
+            None => self.prepare()?,
+        };
+        let first = base + crate::format::HEADER_BYTES;
+        let header = SegmentHeader {
+            base,
+            created_micros: wall_micros(),
+            prev: state.last,
+            restart: state.restart(first),
+            flushed: state.flushed,
+            ..sealed.header.clone()
+        };
+        state.segments.push_back(SegmentMeta::of(&header));
+        let segment = Segment::create(self.storage.as_ref(), &self.dir, header, file)?;
+        state.current = Arc::new(segment);
+        state.next = first;
+        state.written = first;
+        if state.unsynced.is_empty() {
+            state.flushed = first;
+        }
+        state.defined.clear();
+        self.write_control(state.written, state.flushed)
+    }
+
+    /// Makes the next segment's file.
+    pub(crate) fn prepare(&self) -> Result<Box<dyn StorageFile>, LogError> {
+        let zero = self.config.sync != SyncPolicy::Never;
+        segment::prepare(
+            self.storage.as_ref(),
+            &self.dir,
+            self.id.segment_bytes,
+            zero,
+        )
+    }
+
+    /// Makes everything below `target` durable; joins a sync that is under way or runs one that
+    /// covers all that wait.
+    pub(crate) fn flush_to(&self, target: u64) -> Result<(), LogError> {
+        let mut state = self.lock();
+        loop {
+            if state.flushed >= target {
+                return Ok(());
+            }
+            self.alive(&state)?;
+            if state.busy {
+                state = self.wait(state);
+                continue;
+            }
+            state = self.run(state, true)?;
+            let end = state.flushed;
+            drop(state);
+            self.call_hooks(end);
+            state = self.lock();
+        }
+    }
+
+    /// Hands the buffer to the operating system without a sync, unless somebody is doing so.
+    pub(crate) fn write_out(&self) -> Result<(), LogError> {
+        let state = self.lock();
+        self.alive(&state)?;
+        if !state.busy && !state.pending.is_empty() {
+            drop(self.run(state, false)?);
+        }
+        Ok(())
+    }
+
+    /// Hands everything appended so far to the operating system; gives the end of it.
+    pub(crate) fn drain(&self) -> Result<u64, LogError> {
+        let mut state = self.lock();
+        let target = state.next;
+        while state.written < target {
+            self.alive(&state)?;
+            state = if state.busy {
+                self.wait(state)
+            } else {
+                self.run(state, false)?
+            };
+        }
+        Ok(state.written)
+    }
+
+    fn call_hooks(&self, end: u64) {
+        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner);
+        for hook in hooks.iter() {
+            hook.on_commit(cdc_core::Lsn(end));
+        }
+    }
+}

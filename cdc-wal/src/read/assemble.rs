@@ -1,0 +1,444 @@
+//! Committed transactions, whole and in commit order, from interleaved frames.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cdc_core::{BatchLimit, ChangeEvent, Position, Relation, Transaction};
+
+use super::frames::{Frame, FrameReader};
+use crate::LogError;
+use crate::format::frame::{
+    COMMIT_RECORD, CommitRecord, Fragment, FrameHeader, FrameKind, Heartbeat,
+};
+use crate::format::{FormatError, RECORD_BYTES_MAX, change, relation};
+
+/// Most relations kept to give the same shape the same address in every segment.
+const INTERNED_MAX: usize = 4096;
+/// Most bytes of frames walked in one go without finding an event, so that an executor's thread
+/// is not held by the frames of a large open transaction.
+const WALK_BYTES: u64 = 16 << 20;
+
+/// Relations of one segment by id, ascending.
+#[derive(Clone, Debug, Default)]
+struct Table(Vec<(u32, Arc<Relation>)>);
+
+impl Table {
+    #[inline]
+    fn get(&self, id: u32) -> Option<&Arc<Relation>> {
+        let at = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.0.get(at).map(|(_, relation)| relation)
+    }
+
+    fn set(&mut self, id: u32, relation: Arc<Relation>) {
+        match self.0.binary_search_by_key(&id, |(id, _)| *id) {
+            Ok(at) => self.0[at].1 = relation,
+            Err(at) => self.0.insert(at, (id, relation)),
+        }
+    }
+}
+
+/// A frame's changes, in memory or to be read again.
+#[derive(Debug)]
+struct Piece {
+    lsn: u64,
+    fragment: Fragment,
+    payload: Option<Bytes>,
+    table: Arc<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    pieces: VecDeque<Piece>,
+    held: usize,
+    spilled: bool,
+}
+
+/// A committed transaction on its way out.
+#[derive(Debug)]
+struct Delivering {
+    commit: CommitRecord,
+    lsn: u64,
+    pieces: VecDeque<Piece>,
+    bytes: Bytes,
+    at: usize,
+    table: Arc<Table>,
+    done: u32,
+    ordinal: u32,
+}
+
+/// Reads frames from one place on and gives events.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    frames: FrameReader,
+    /// Frames are read again through this one, so that the main cursor keeps its place.
+    again: Option<FrameReader>,
+    at: u64,
+    begin: u64,
+    after: Position,
+    end: Position,
+    table: Arc<Table>,
+    interned: HashSet<Arc<Relation>>,
+    open: BTreeMap<u64, Open>,
+    held: usize,
+    memory_max: usize,
+    delivering: Option<Delivering>,
+}
+
+impl Assembler {
+    /// Begins reading at `begin` and gives what is after `after`. At most about `memory_max`
+    /// bytes of open transactions are kept; frames beyond it are read again at their commit.
+    pub(crate) fn new(
+        mut frames: FrameReader,
+        begin: u64,
+        after: Position,
+        memory_max: usize,
+        end: u64,
+    ) -> Result<Self, LogError> {
+        let mut table = Table::default();
+        let mut interned = HashSet::new();
+        let mut at = frames.id().base(begin) + crate::format::HEADER_BYTES;
+        // The definitions a frame needs stand in front of it in its segment.
+        while at < begin
+            && let Some(frame) = frames.frame(at, end)?
+        {
+            if frame.header.kind == FrameKind::Relation {
+                define(&frames, &mut table, &mut interned, &frame)?;
+            }
+            at = frames.after(&frame.header);
+        }
+        Ok(Self {
+            frames,
+            again: None,
+            at: begin,
+            begin,
+            after,
+            end: after,
+            table: Arc::new(table),
+            interned,
+            open: BTreeMap::new(),
+            held: 0,
+            memory_max,
+            delivering: None,
+        })
+    }
+
+    /// The LSN of the next frame.
+    pub(crate) const fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Everything up to this was given.
+    pub(crate) const fn end(&self) -> Position {
+        self.end
+    }
+
+    /// True in the middle of a transaction.
+    pub(crate) const fn is_delivering(&self) -> bool {
+        self.delivering.is_some()
+    }
+
+    /// The oldest LSN this still has to read.
+    pub(crate) fn needs(&self) -> u64 {
+        let open = self.open.first_key_value().map_or(self.at, |(tx, _)| *tx);
+        let delivering = self
+            .delivering
+            .as_ref()
+            .and_then(|tx| tx.pieces.front())
+            .map_or(self.at, |piece| piece.lsn);
+        open.min(delivering).min(self.at)
+    }
+
+    /// Events that may be read up to the LSN `visible`, until a limit is met. Without events,
+    /// there may still be more to walk: see [`at`](Self::at).
+    pub(crate) fn fill(
+        &mut self,
+        visible: u64,
+        limit: &BatchLimit,
+    ) -> Result<Vec<ChangeEvent>, LogError> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        let walk_end = self.at.saturating_add(WALK_BYTES);
+        loop {
+            if self.delivering.is_some() {
+                if !self.deliver(&mut events, &mut bytes, limit)? {
+                    break;
+                }
+                if events.len() >= limit.events_max || bytes >= limit.bytes_max {
+                    break;
+                }
+            }
+            if self.at >= walk_end {
+                break;
+            }
+            let Some(frame) = self.frames.frame(self.at, visible)? else {
+                break;
+            };
+            self.take(frame)?;
+        }
+        if let Some(last) = events.last() {
+            self.end = self.end.max(last.position);
+        }
+        Ok(events)
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), LogError> {
+        let header = frame.header;
+        self.at = self.frames.after(&header);
+        match header.kind {
+            FrameKind::Relation => {
+                let table = Arc::make_mut(&mut self.table);
+                define(&self.frames, table, &mut self.interned, &frame)?;
+            }
+            FrameKind::Changes => self.hold(&header, frame.payload),
+            FrameKind::Commit => self.commit(&header, &frame.payload)?,
+            FrameKind::Abort => {
+                if let Some(open) = self.open.remove(&header.tx) {
+                    self.held -= open.held;
+                }
+            }
+            FrameKind::Heartbeat => {
+                let heartbeat = Heartbeat::decode(&frame.payload)
+                    .map_err(|error| self.frames.corrupt(header.lsn, error))?;
+                self.end = self.end.max(heartbeat.end);
+            }
+            FrameKind::Restart => {
+                self.open.clear();
+                self.held = 0;
+            }
+            FrameKind::Seal => self.table = Arc::default(),
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, header: &FrameHeader, payload: Bytes) {
+        if header.tx < self.begin {
+            return;
+        }
+        let open = self.open.entry(header.tx).or_default();
+        let payload = if open.spilled {
+            None
+        } else {
+            // A small frame would keep the whole read it came with alive.
+            let payload = if payload.len() < self.frames.chunk_len() / 4 {
+                Bytes::copy_from_slice(&payload)
+            } else {
+                payload
+            };
+            open.held += payload.len();
+            self.held += payload.len();
+            Some(payload)
+        };
+        open.pieces.push_back(Piece {
+            lsn: header.lsn,
+            fragment: header.fragment,
+            payload,
+            table: self.table.clone(),
+        });
+        while self.held > self.memory_max {
+            let Some(largest) = self.open.values_mut().max_by_key(|open| open.held) else {
+                break;
+            };
+            self.held -= std::mem::take(&mut largest.held);
+            largest.spilled = true;
+            for piece in &mut largest.pieces {
+                piece.payload = None;
+            }
+        }
+    }
+
+    fn commit(&mut self, header: &FrameHeader, payload: &Bytes) -> Result<(), LogError> {
+        let corrupt = |frames: &FrameReader, error| frames.corrupt(header.lsn, error);
+        let commit = CommitRecord::decode(payload).map_err(|error| corrupt(&self.frames, error))?;
+        let open = if header.tx == header.lsn {
+            None
+        } else {
+            self.open.remove(&header.tx)
+        };
+        if let Some(open) = &open {
+            self.held -= open.held;
+        }
+        let end = Position::end_of(commit.commit);
+        if end <= self.after {
+            self.end = self.end.max(end);
+            return Ok(());
+        }
+        if end <= self.end {
+            let error = FormatError("a commit whose position is not above the one before it");
+            return Err(corrupt(&self.frames, error));
+        }
+        self.delivering = Some(Delivering {
+            commit,
+            lsn: header.lsn,
+            pieces: open.map(|open| open.pieces).unwrap_or_default(),
+            bytes: Bytes::new(),
+            at: 0,
+            table: self.table.clone(),
+            done: 0,
+            ordinal: 0,
+        });
+        let own = Piece {
+            lsn: header.lsn,
+            fragment: Fragment::None,
+            payload: Some(payload.slice(COMMIT_RECORD.min(payload.len())..)),
+            table: self.table.clone(),
+        };
+        if let Some(tx) = &mut self.delivering {
+            if tx.pieces.is_empty() {
+                // The common case: one frame is the whole transaction.
+                tx.bytes = own.payload.unwrap_or_default();
+            } else {
+                tx.pieces.push_back(own);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves events out; true when the transaction is done.
+    fn deliver(
+        &mut self,
+        events: &mut Vec<ChangeEvent>,
+        bytes: &mut usize,
+        limit: &BatchLimit,
+    ) -> Result<bool, LogError> {
+        let Some(tx) = &mut self.delivering else {
+            return Ok(true);
+        };
+        loop {
+            if tx.at >= tx.bytes.len() {
+                if tx.pieces.is_empty() {
+                    break;
+                }
+                let again = self.again.get_or_insert_with(|| self.frames.again());
+                next_bytes(tx, again)?;
+                continue;
+            }
+            let record = change::decode(&tx.bytes, tx.at)
+                .map_err(|error| self.frames.corrupt(tx.lsn, error))?;
+            if events.len() >= limit.events_max
+                || (!events.is_empty() && *bytes + record.row_bytes() > limit.bytes_max)
+            {
+                return Ok(false);
+            }
+            let ordinal = record.ordinal.unwrap_or(tx.ordinal);
+            let position = Position::new(tx.commit.commit, ordinal);
+            let fits = ordinal >= tx.ordinal && tx.done < tx.commit.events && ordinal < u32::MAX;
+            let (true, Some(relation)) = (fits, tx.table.get(record.relation)) else {
+                return Err(self.frames.corrupt(
+                    tx.lsn,
+                    FormatError("a change that does not fit its transaction"),
+                ));
+            };
+            tx.at = record.end;
+            tx.done += 1;
+            tx.ordinal = ordinal + 1;
+            if position <= self.after {
+                continue;
+            }
+            *bytes += record.row_bytes();
+            events.push(ChangeEvent {
+                position,
+                relation: relation.clone(),
+                transaction: Transaction {
+                    id: tx.commit.id,
+                    commit_micros: tx.commit.micros,
+                },
+                last: tx.done == tx.commit.events,
+                op: record.op,
+                cause: record.cause,
+                before: record.before(&tx.bytes),
+                after: record.after(&tx.bytes),
+                meta: record
+                    .meta(&tx.bytes)
+                    .map_err(|error| self.frames.corrupt(tx.lsn, error))?,
+            });
+        }
+        if tx.done != tx.commit.events {
+            return Err(self.frames.corrupt(
+                tx.lsn,
+                FormatError("a commit that counts other events than there are"),
+            ));
+        }
+        self.end = self.end.max(Position::end_of(tx.commit.commit));
+        self.delivering = None;
+        // What was read again is over; its buffer need not be kept until the next large one.
+        self.again = None;
+        Ok(true)
+    }
+}
+
+/// Makes the next piece of a transaction the current bytes, putting fragments together.
+fn next_bytes(tx: &mut Delivering, again: &mut FrameReader) -> Result<(), LogError> {
+    let mut parts: Option<(Vec<u8>, usize)> = None;
+    while let Some(piece) = tx.pieces.pop_front() {
+        let payload = match piece.payload {
+            Some(payload) => payload,
+            None => match again.frame(piece.lsn, u64::MAX)? {
+                Some(frame) => frame.payload,
+                None => return Err(again.corrupt(piece.lsn, "no frame")),
+            },
+        };
+        let bad = |what| again.corrupt(piece.lsn, FormatError(what));
+        match (piece.fragment, &mut parts) {
+            (Fragment::None, None) => {
+                tx.bytes = payload;
+                tx.at = 0;
+                tx.table = piece.table;
+                return Ok(());
+            }
+            (Fragment::First, None) => {
+                let Some((length, rest)) = payload.split_first_chunk::<4>() else {
+                    return Err(bad("a fragment that is cut off"));
+                };
+                let length = u32::from_le_bytes(*length) as usize;
+                if length > RECORD_BYTES_MAX {
+                    return Err(bad("a record larger than any may be"));
+                }
+                parts = Some((rest.to_vec(), length));
+            }
+            (Fragment::Middle | Fragment::Last, Some((bytes, length))) => {
+                if bytes.len() + payload.len() > *length {
+                    return Err(bad("fragments longer than their record"));
+                }
+                bytes.extend_from_slice(&payload);
+                if piece.fragment == Fragment::Last {
+                    if bytes.len() != *length {
+                        return Err(bad("fragments shorter than their record"));
+                    }
+                    tx.bytes = Bytes::from(std::mem::take(bytes));
+                    tx.at = 0;
+                    tx.table = piece.table;
+                    return Ok(());
+                }
+            }
+            _ => return Err(bad("fragments out of order")),
+        }
+    }
+    match parts {
+        None => Ok(()),
+        Some(_) => Err(again.corrupt(tx.lsn, FormatError("a record without its last fragment"))),
+    }
+}
+
+fn define(
+    frames: &FrameReader,
+    table: &mut Table,
+    interned: &mut HashSet<Arc<Relation>>,
+    frame: &Frame,
+) -> Result<(), LogError> {
+    let (id, relation) = relation::decode(&frame.payload)
+        .map_err(|error| frames.corrupt(frame.header.lsn, error))?;
+    let relation = match interned.get(&relation) {
+        Some(known) => known.clone(),
+        None => {
+            if interned.len() >= INTERNED_MAX {
+                interned.clear();
+            }
+            let relation = Arc::new(relation);
+            interned.insert(relation.clone());
+            relation
+        }
+    };
+    table.set(id, relation);
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Frames from segment files, in large reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cdc_core::storage::{OpenMode, Storage};
+
+use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
+use crate::format::header::SegmentHeader;
+use crate::format::{HEADER_BYTES, frame_max};
+use crate::segment::Segment;
+use crate::{LogError, LogErrorKind};
+
+/// One read of a file.
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+
+/// Which log, so that a file of another one is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogId {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) epoch: u32,
+    pub(crate) segment_bytes: u32,
+}
+
+impl LogId {
+    pub(crate) fn of(header: &SegmentHeader) -> Self {
+        Self {
+            uuid: header.uuid,
+            epoch: header.epoch,
+            segment_bytes: header.segment_bytes,
+        }
+    }
+
+    pub(crate) fn base(&self, lsn: u64) -> u64 {
+        lsn - lsn % u64::from(self.segment_bytes)
+    }
+
+    /// Where the next frame stands after one that ends at `lsn`, or after a seal.
+    pub(crate) fn next_segment(&self, lsn: u64) -> u64 {
+        self.base(lsn) + u64::from(self.segment_bytes) + HEADER_BYTES
+    }
+}
+
+/// A frame, its payload a slice of the read it came with.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) header: FrameHeader,
+    pub(crate) payload: Bytes,
+}
+
+/// A cursor over frames. Files are read in chunks of 256 KiB that frames are slices of.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    id: LogId,
+    frame_max: usize,
+    segment: Option<Segment>,
+    chunk: Bytes,
+    chunk_at: u64,
+    /// Whether checksums are looked at.
+    verify: bool,
+}
+
+impl FrameReader {
+    pub(crate) fn new(storage: Arc<dyn Storage>, dir: &Path, id: LogId, verify: bool) -> Self {
+        Self {
+            storage,
+            dir: dir.to_owned(),
+            id,
+            frame_max: frame_max(id.segment_bytes),
+            segment: None,
+            chunk: Bytes::new(),
+            chunk_at: 0,
+            verify,
+        }
+    }
+
+    /// Another cursor over the same log.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.storage.clone(), &self.dir, self.id, self.verify)
+    }
+
+    pub(crate) const fn id(&self) -> &LogId {
+        &self.id
+    }
+
+    /// Length of the read the last frame is a slice of.
+    pub(crate) fn chunk_len(&self) -> usize {
+        self.chunk.len()
+    }
+
+    /// The frame at `at`, or `None` at `end`, up to which the log may be read. A seal is given
+    /// like any other frame; behind it, go on at [`LogId::next_segment`].
+    pub(crate) fn frame(&mut self, at: u64, end: u64) -> Result<Option<Frame>, LogError> {
+        if at >= end {
+            return Ok(None);
+        }
+        self.open(at)?;
+        let mut need = FRAME_HEADER;
+        loop {
+            let held = at
+                .checked_sub(self.chunk_at)
+                .and_then(|skip| usize::try_from(skip).ok())
+                .filter(|&skip| skip + need <= self.chunk.len());
+            let Some(skip) = held else {
+                self.load(at, end, need)?;
+                continue;
+            };
+            let segment = self.segment.as_ref().map_or(0, |segment| segment.seed);
+            let bytes = &self.chunk[skip..];
+            match frame::parse(bytes, at, segment, self.frame_max, self.verify) {
+                Ok(Parsed::NeedMore(more)) => need = more,
+                Ok(Parsed::Frame(header)) => {
+                    let payload = skip + FRAME_HEADER..skip + header.len as usize;
+                    return Ok(Some(Frame {
+                        header,
+                        payload: self.chunk.slice(payload),
+                    }));
+                }
+                Ok(Parsed::Empty) => {
+                    return Err(self.corrupt(at, "nothing where a frame should be"));
+                }
+                Err(error) => return Err(self.corrupt(at, error)),
+            }
+        }
+    }
+
+    /// Where to go on behind a frame.
+    pub(crate) fn after(&self, frame: &FrameHeader) -> u64 {
+        match frame.kind {
+            FrameKind::Seal => self.id.next_segment(frame.lsn),
+            _ => frame.end(),
+        }
+    }
+
+    /// An error about the place of an LSN.
+    pub(crate) fn corrupt(&self, lsn: u64, what: impl std::fmt::Display) -> LogError {
+        let base = self.id.base(lsn);
+        let path = self.dir.join(crate::segment::file_name(base));
+        LogError::corrupt(&path, lsn - base, what)
+    }
+
+    fn open(&mut self, lsn: u64) -> Result<(), LogError> {
+        let base = self.id.base(lsn);
+        if self.segment.as_ref().is_some_and(|s| s.base() == base) {
+            return Ok(());
+        }
+        let segment = Segment::open(self.storage.as_ref(), &self.dir, base, OpenMode::Read)?;
+        if LogId::of(&segment.header) != self.id {
+            return Err(LogError::new(
+                LogErrorKind::Corrupt,
+                format!(
+                    "read the log segment {}: it belongs to another log; restore the directory as it was",
+                    segment.path.display()
+                ),
+            ));
+        }
+        self.segment = Some(segment);
+        self.chunk = Bytes::new();
+        self.chunk_at = 0;
+        Ok(())
+    }
+
+    /// Reads from `at` on: a chunk, or as much as is needed.
+    fn load(&mut self, at: u64, end: u64, need: usize) -> Result<(), LogError> {
+        let Some(segment) = &self.segment else {
+            return Err(self.corrupt(at, "no segment"));
+        };
+        let limit = end.min(segment.end()).saturating_sub(at);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if need > limit {
+            return Err(self.corrupt(at, "a frame that reaches past the end of the log"));
+        }
+        let mut buffer = vec![0; need.max(CHUNK_BYTES).min(limit)];
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let offset = at - segment.base() + filled as u64;
+            let n = segment
+                .file
+                .read_at(&mut buffer[filled..], offset)
+                .map_err(|cause| LogError::io("read the log segment", &segment.path, cause))?;
+            if n == 0 {
+                break;
+            }
+            filled += n;
+        }
+        if filled < need {
+            return Err(self.corrupt(at, "the file ends inside a frame"));
+        }
+        buffer.truncate(filled);
+        self.chunk = Bytes::from(buffer);
+        self.chunk_at = at;
+        Ok(())
+    }
+}

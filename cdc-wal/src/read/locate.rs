@@ -1,0 +1,107 @@
+//! From a position to the LSN where reading must begin.
+
+use cdc_core::{Position, TokenRefusal};
+
+use super::frames::FrameReader;
+use crate::LogError;
+use crate::format::HEADER_BYTES;
+use crate::format::frame::{CommitRecord, FrameHeader, FrameKind, Heartbeat};
+use crate::log::state::SegmentMeta;
+
+/// The position a frame brings the log to, and where to begin reading to resume there.
+pub(crate) fn resume_point(
+    header: &FrameHeader,
+    payload: &[u8],
+) -> Result<Option<(Position, u64)>, crate::format::FormatError> {
+    Ok(match header.kind {
+        FrameKind::Commit => {
+            let commit = CommitRecord::decode(payload)?;
+            Some((Position::end_of(commit.commit), commit.restart))
+        }
+        FrameKind::Heartbeat => {
+            let heartbeat = Heartbeat::decode(payload)?;
+            Some((heartbeat.end, heartbeat.restart))
+        }
+        _ => None,
+    })
+}
+
+/// Where to begin reading so that every transaction after `after` is seen whole.
+///
+/// `frames` should not verify checksums: only headers and commit records are looked at.
+///
+/// # Errors
+/// `Refused(Expired)` if what follows `after` is not retained.
+pub(crate) fn locate(
+    frames: &mut FrameReader,
+    segments: &[SegmentMeta],
+    after: Position,
+    end: u64,
+) -> Result<u64, LogError> {
+    // Inside a transaction, the transaction itself is read again.
+    let target = if after.is_transaction_end() {
+        after
+    } else {
+        Position::before(after.commit)
+    };
+    let Some(first) = segments.first() else {
+        return Err(frames.corrupt(0, "no segment"));
+    };
+    let index = segments.partition_point(|segment| segment.prev <= target);
+    let refuse = |oldest| {
+        LogError::from(TokenRefusal::Expired {
+            token: after,
+            oldest,
+        })
+    };
+    let Some(segment) = index.checked_sub(1).and_then(|i| segments.get(i)) else {
+        return Err(refuse(oldest(frames, segments, end)?));
+    };
+    let mut begin = segment.restart;
+    let mut at = segment.base + HEADER_BYTES;
+    let stop = segments.get(index).map_or(end, |next| next.base).min(end);
+    while let Some(frame) = frames.frame(at, stop)? {
+        let point = resume_point(&frame.header, &frame.payload)
+            .map_err(|error| frames.corrupt(at, error))?;
+        match point {
+            Some((position, _)) if position > target => break,
+            Some((_, restart)) => begin = restart,
+            None => {}
+        }
+        at = frames.after(&frame.header);
+    }
+    if begin < first.base {
+        return Err(refuse(oldest(frames, segments, end)?));
+    }
+    Ok(begin)
+}
+
+/// The oldest position after which everything is retained whole.
+pub(crate) fn oldest(
+    frames: &mut FrameReader,
+    segments: &[SegmentMeta],
+    end: u64,
+) -> Result<Position, LogError> {
+    let Some(first) = segments.first() else {
+        return Ok(Position::ZERO);
+    };
+    if first.restart >= first.base {
+        return Ok(first.prev);
+    }
+    // A transaction that began in a trimmed segment was open when this one began: the first
+    // place where none such is open any more.
+    let mut at = first.base + HEADER_BYTES;
+    let mut last = first.prev;
+    while let Some(frame) = frames.frame(at, end)? {
+        let point = resume_point(&frame.header, &frame.payload)
+            .map_err(|error| frames.corrupt(at, error))?;
+        if let Some((position, restart)) = point {
+            last = position;
+            if restart >= first.base {
+                break;
+            }
+        }
+        at = frames.after(&frame.header);
+    }
+    Ok(last)
+}

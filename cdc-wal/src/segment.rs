@@ -1,0 +1,173 @@
+//! Segment files: names, creation, opening.
+
+use std::path::{Path, PathBuf};
+
+use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+
+use crate::format::HEADER_BYTES;
+use crate::format::header::{HeaderError, SegmentHeader};
+use crate::{LogError, LogErrorKind};
+
+/// The next segment while it is being prepared.
+pub(crate) const PREPARED: &str = "next.tmp";
+/// Zeros are written in pieces of this size.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) seed: u32,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Box<dyn StorageFile>,
+}
+
+impl Segment {
+    pub(crate) fn base(&self) -> u64 {
+        self.header.base
+    }
+
+    /// LSN of the first frame.
+    pub(crate) fn first(&self) -> u64 {
+        self.header.base + HEADER_BYTES
+    }
+
+    /// LSN behind the last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.header.base + u64::from(self.header.segment_bytes)
+    }
+
+    /// Opens a segment and reads its header.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        dir: &Path,
+        base: u64,
+        mode: OpenMode,
+    ) -> Result<Self, LogError> {
+        let path = dir.join(file_name(base));
+        let file = storage.open(&path, mode).map_err(|cause| {
+            if cause.kind() == std::io::ErrorKind::NotFound {
+                LogError::new(
+                    LogErrorKind::Trimmed,
+                    format!(
+                        "open the log segment {}: it was trimmed away; begin at a newer position",
+                        path.display()
+                    ),
+                )
+            } else {
+                LogError::io("open the log segment", &path, cause)
+            }
+        })?;
+        let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or_default()];
+        match read_exact_at(file.as_ref(), &mut bytes, 0) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(LogError::corrupt(&path, 0, "the header is cut off"));
+            }
+            result => result.map_err(|cause| LogError::io("read the log segment", &path, cause))?,
+        }
+        let header = SegmentHeader::decode(&bytes).map_err(|error| match error {
+            HeaderError::Version(version) => LogError::new(
+                LogErrorKind::Unsupported,
+                format!(
+                    "open the log segment {}: it has format version {version}, this build reads version 1; upgrade to use it",
+                    path.display()
+                ),
+            ),
+            HeaderError::Invalid(what) => LogError::corrupt(&path, 0, what),
+        })?;
+        if header.base != base {
+            return Err(LogError::corrupt(
+                &path,
+                36,
+                "the file's name and its base LSN differ",
+            ));
+        }
+        let seed = header.seed();
+        Ok(Self {
+            header,
+            seed,
+            path,
+            file,
+        })
+    }
+
+    /// Gives a prepared file its header and its name, durably.
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        dir: &Path,
+        header: SegmentHeader,
+        file: Box<dyn StorageFile>,
+    ) -> Result<Self, LogError> {
+        let path = dir.join(file_name(header.base));
+        let io = |cause| LogError::io("create the log segment", &path, cause);
+        let bytes = header.encode().map_err(|error| {
+            LogError::new(LogErrorKind::TooLarge, format!("create a log: {error}"))
+        })?;
+        file.write_all_at(&bytes, 0).map_err(io)?;
+        file.sync_data().map_err(io)?;
+        storage.rename(&dir.join(PREPARED), &path).map_err(io)?;
+        storage.sync_dir(dir).map_err(io)?;
+        let seed = header.seed();
+        Ok(Self {
+            header,
+            seed,
+            path,
+            file,
+        })
+    }
+}
+
+/// Makes the file of a next segment: of full size, so that a sync of what is written into it needs
+/// no metadata; zeros are really written if `zero`, since unwritten extents cost a journal commit
+/// at every first sync.
+pub(crate) fn prepare(
+    storage: &dyn Storage,
+    dir: &Path,
+    segment_bytes: u32,
+    zero: bool,
+) -> Result<Box<dyn StorageFile>, LogError> {
+    let path = dir.join(PREPARED);
+    let io = |cause| LogError::io("prepare the log segment", &path, cause);
+    if storage.exists(&path) {
+        storage.remove(&path).map_err(io)?;
+    }
+    let file = storage.open(&path, OpenMode::CreateNew).map_err(io)?;
+    if zero {
+        let total = u64::from(segment_bytes);
+        let zeros = vec![0; ZERO_BYTES.min(segment_bytes as usize)];
+        let mut at = 0;
+        while at < total {
+            let n = zeros
+                .len()
+                .min(usize::try_from(total - at).unwrap_or(usize::MAX));
+            file.write_all_at(&zeros[..n], at).map_err(io)?;
+            at += n as u64;
+        }
+        file.sync_data().map_err(io)?;
+    } else {
+        file.set_len(u64::from(segment_bytes)).map_err(io)?;
+    }
+    Ok(file)
+}
+
+/// The name of the segment with this base.
+pub(crate) fn file_name(base: u64) -> String {
+    format!("{base:016x}.wal")
+}
+
+/// Bases of the segments in a directory, ascending.
+pub(crate) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, LogError> {
+    let names = storage
+        .list(dir)
+        .map_err(|cause| LogError::io("list the log directory", dir, cause))?;
+    let mut bases: Vec<u64> = names
+        .iter()
+        .filter_map(|name| {
+            let digits = name.strip_suffix(".wal")?;
+            let plain = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(digits, 16).ok())?
+        })
+        .collect();
+    bases.sort_unstable();
+    Ok(bases)
+}

@@ -1,0 +1,147 @@
+//! The journal of a foreign source.
+
+use std::sync::Arc;
+
+use cdc_core::testing::{source, transaction};
+use cdc_core::{BatchLimit, EventBatch, Journal, Lineage, Lsn, Position, SourceInfo, SourceKind};
+use cdc_wal::{FileJournal, JournalConfig, LogErrorKind, StartAt};
+
+use crate::support::{clock, drain};
+
+fn config(dir: &std::path::Path) -> JournalConfig {
+    JournalConfig {
+        segment_bytes: 64 << 10,
+        background: false,
+        ..JournalConfig::new(dir)
+    }
+}
+
+fn events(journal: &FileJournal) -> Vec<cdc_core::ChangeEvent> {
+    let mut tail = journal.tail(StartAt::Earliest, clock()).unwrap();
+    assert_eq!(cdc_core::WalSource::source(&tail), &source());
+    drain(&mut tail, BatchLimit::default()).unwrap()
+}
+
+#[test]
+fn what_is_sent_again_is_there_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    for _ in 0..3 {
+        let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+        for commit in 1..40 {
+            journal.append(&transaction(commit * 10, 0, 9)).unwrap();
+        }
+        assert_eq!(journal.end(), Position::end_of(Lsn(390)));
+        assert_eq!(journal.flush().unwrap(), journal.end());
+        if expected.is_empty() {
+            expected = events(&journal);
+            let whole: Vec<_> = (1..40)
+                .flat_map(|c| transaction(c * 10, 0, 9).into_events())
+                .collect();
+            assert_eq!(expected, whole);
+        }
+        assert_eq!(events(&journal), expected);
+    }
+}
+
+#[test]
+fn a_partial_transaction_is_replaced_when_it_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    let whole = transaction(10, 0, 3000);
+    journal.append(&whole.slice(0..2000)).unwrap();
+    assert_eq!(journal.end(), Position::ZERO);
+    assert!(events(&journal).is_empty());
+    journal.append(&whole.slice(0..500)).unwrap();
+    journal.append(&whole.slice(500..3000)).unwrap();
+    assert_eq!(events(&journal), whole.events());
+    // A crash in the middle: what is open is gone, and comes again from its begin.
+    let next = transaction(20, 0, 3000);
+    journal.append(&next.slice(0..2000)).unwrap();
+    drop(journal);
+    let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    assert_eq!(journal.end(), Position::end_of(Lsn(10)));
+    journal.append(&next).unwrap();
+    let all = events(&journal);
+    assert_eq!(all.len(), 6000);
+    assert_eq!(&all[3000..], next.events());
+}
+
+#[test]
+fn heartbeats_move_the_end_and_are_resumed_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    journal.append(&transaction(10, 0, 2)).unwrap();
+    let beat = Position::before(Lsn(500));
+    for _ in 0..3 {
+        journal
+            .append(&EventBatch::heartbeat(source(), beat))
+            .unwrap();
+    }
+    let written = journal.log().retained_bytes();
+    journal
+        .append(&EventBatch::heartbeat(source(), beat))
+        .unwrap();
+    assert_eq!(
+        journal.log().retained_bytes(),
+        written,
+        "nothing is written if nothing moved"
+    );
+    assert_eq!(journal.end(), beat);
+    let mut tail = journal
+        .tail(StartAt::After(Position::end_of(Lsn(10))), clock())
+        .unwrap();
+    let batch = tail.poll_batch(&BatchLimit::default()).unwrap().unwrap();
+    assert!(batch.is_empty());
+    assert_eq!(batch.end(), beat);
+    drop((journal, tail));
+    let journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    assert_eq!(journal.end(), beat);
+}
+
+#[test]
+fn another_source_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(FileJournal::open(config(dir.path()), &source()).unwrap());
+    let other = SourceInfo::new("x", "x", Lineage::new(SourceKind::Postgres, [9; 16], 1));
+    let error = FileJournal::open(config(dir.path()), &other).unwrap_err();
+    assert_eq!(error.kind, LogErrorKind::OtherSource);
+    assert!(error.to_string().contains("postgres-0909"), "{error}");
+    let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    let foreign = EventBatch::heartbeat(Arc::new(other), Position::end_of(Lsn(7)));
+    journal.append(&foreign).unwrap_err();
+}
+
+#[test]
+fn a_full_journal_holds_the_source_until_the_cursor_confirms() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = JournalConfig {
+        retain_bytes: 0,
+        retain_bytes_max: Some(512 << 10),
+        ..config(dir.path())
+    };
+    let mut journal = FileJournal::open(config, &source()).unwrap();
+    let mut commit = 0;
+    while !journal.is_full() {
+        commit += 1;
+        journal.append(&transaction(commit, 0, 100)).unwrap();
+        assert!(commit < 10_000, "it never fills");
+    }
+    let held = events(&journal);
+    assert_eq!(
+        held.len() as u64,
+        commit * 100,
+        "nothing is trimmed before it is confirmed"
+    );
+    journal.confirm(Position::end_of(Lsn(commit - 1))).unwrap();
+    assert!(!journal.is_full());
+    assert!(journal.log().retained_bytes() <= 128 << 10);
+    let kept = events(&journal);
+    assert_eq!(held[held.len() - kept.len()..], kept);
+    assert!(kept.len() >= 100);
+    let error = journal
+        .tail(StartAt::After(Position::end_of(Lsn(1))), clock())
+        .unwrap_err();
+    let oldest = journal.log().oldest().unwrap();
+    assert!(error.to_string().contains(&oldest.to_string()), "{error}");
+}
