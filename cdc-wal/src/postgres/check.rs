@@ -1,0 +1,314 @@
+//! What is wrong at the server, found before anything is captured.
+
+use cdc_core::SourceError;
+
+use super::config::PostgresConfig;
+use super::connection::{Connection, Purpose};
+use super::setup::{SlotState, setting, single, slot_state};
+use super::sql;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Capture works, but not as one may expect.
+    Warning,
+    /// Capture does not work.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was looked at, such as `wal_level` or `table public.orders`.
+    pub subject: String,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty if nothing.
+    pub remedy: String,
+}
+
+/// Tables listed by name in one finding.
+const TABLES_MAX: usize = 20;
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        severity: Severity,
+        subject: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.0.push(Finding {
+            severity,
+            subject: subject.into(),
+            found: found.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    fn good(&mut self, subject: &str, found: impl Into<String>) {
+        self.add(Severity::Ok, subject, found, "");
+    }
+}
+
+/// Connects and looks at everything capture depends on: the server's version and settings, the
+/// role, the publication and its tables, the slot. Changes nothing.
+///
+/// # Errors
+/// Only if the server cannot be reached or asked; what is wrong there is a finding.
+pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, SourceError> {
+    config.validate()?;
+    let mut connection = Connection::open(config, Purpose::Sql).await?;
+    let mut findings = Findings(Vec::new());
+    let version = connection.server_version().to_owned();
+    if connection.major_version() < 13 {
+        findings.add(
+            Severity::Error,
+            "version",
+            version,
+            "use PostgreSQL 13 or later",
+        );
+    } else {
+        findings.good("version", version);
+    }
+    let slot = slot_state(&mut connection, &config.slot).await?;
+    settings(&mut connection, &mut findings, slot.is_some()).await?;
+    role(&mut connection, &mut findings, config).await?;
+    publication(&mut connection, &mut findings, config).await?;
+    let limit = setting(&mut connection, "max_slot_wal_keep_size").await?;
+    slot_findings(&mut findings, config, slot, &limit);
+    connection.close().await;
+    Ok(findings.0)
+}
+
+async fn count(connection: &mut Connection, sql: &str) -> Result<u64, SourceError> {
+    let rows = connection.query(sql, "look at the server").await?;
+    Ok(single(rows).and_then(|t| t.parse().ok()).unwrap_or(0))
+}
+
+async fn settings(
+    connection: &mut Connection,
+    findings: &mut Findings,
+    slot_exists: bool,
+) -> Result<(), SourceError> {
+    let level = setting(connection, "wal_level").await?;
+    if level == "logical" {
+        findings.good("wal_level", level);
+    } else {
+        findings.add(
+            Severity::Error,
+            "wal_level",
+            level,
+            "set wal_level = logical in postgresql.conf and restart the server",
+        );
+    }
+    for (name, used) in [
+        (
+            "max_replication_slots",
+            "SELECT count(*) FROM pg_replication_slots",
+        ),
+        (
+            "max_wal_senders",
+            "SELECT count(*) FROM pg_stat_replication",
+        ),
+    ] {
+        let max: u64 = setting(connection, name).await?.parse().unwrap_or(0);
+        let used = count(connection, used).await?;
+        let found = format!("{used} of {max} in use");
+        if used < max || (slot_exists && name == "max_replication_slots") {
+            findings.good(name, found);
+        } else {
+            let remedy = format!("raise {name} in postgresql.conf and restart the server");
+            findings.add(Severity::Error, name, found, remedy);
+        }
+    }
+    Ok(())
+}
+
+async fn role(
+    connection: &mut Connection,
+    findings: &mut Findings,
+    config: &PostgresConfig,
+) -> Result<(), SourceError> {
+    let sql = "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user";
+    let may = single(connection.query(sql, "look at the role").await?);
+    if may.as_deref() == Some("t") {
+        findings.good("role", format!("{} may replicate", config.user));
+    } else {
+        findings.add(
+            Severity::Error,
+            "role",
+            format!("{} may not replicate", config.user),
+            format!("ALTER ROLE {} REPLICATION", sql::identifier(&config.user)),
+        );
+    }
+    Ok(())
+}
+
+async fn publication(
+    connection: &mut Connection,
+    findings: &mut Findings,
+    config: &PostgresConfig,
+) -> Result<(), SourceError> {
+    const ATTEMPTED: &str = "look at the publication";
+    let name = sql::literal(&config.publication);
+    let subject = format!("publication {}", config.publication);
+    let sql = format!(
+        "SELECT concat_ws(', ', CASE WHEN NOT pubinsert THEN 'insert' END, CASE WHEN NOT pubupdate THEN 'update' END, \
+            CASE WHEN NOT pubdelete THEN 'delete' END, CASE WHEN NOT pubtruncate THEN 'truncate' END) \
+         FROM pg_publication WHERE pubname = {name}"
+    );
+    let Some(left_out) = single(connection.query(&sql, ATTEMPTED).await?) else {
+        let (severity, remedy) = if config.create_publication {
+            (Severity::Ok, "it will be created at the start".to_owned())
+        } else {
+            let identifier = sql::identifier(&config.publication);
+            (
+                Severity::Error,
+                format!("CREATE PUBLICATION {identifier} FOR ALL TABLES"),
+            )
+        };
+        findings.add(severity, subject, "does not exist", remedy);
+        return Ok(());
+    };
+    let tables = format!("FROM pg_publication_tables WHERE pubname = {name}");
+    let tables = count(connection, &format!("SELECT count(*) {tables}")).await?;
+    if tables == 0 {
+        let remedy = "add tables to it, or nothing will ever come";
+        findings.add(Severity::Warning, &*subject, "has no tables", remedy);
+    } else {
+        findings.good(&subject, format!("{tables} tables"));
+    }
+    if !left_out.is_empty() {
+        findings.add(
+            Severity::Warning,
+            &*subject,
+            format!("does not publish {left_out}"),
+            format!(
+                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
+                sql::identifier(&config.publication)
+            ),
+        );
+    }
+    identity(connection, findings, &name).await
+}
+
+/// Tables whose updates and deletes fail, or carry less than one may expect.
+async fn identity(
+    connection: &mut Connection,
+    findings: &mut Findings,
+    publication: &str,
+) -> Result<(), SourceError> {
+    let sql = format!(
+        "SELECT n.nspname || '.' || c.relname, c.relpersistence = 'u' \
+         FROM pg_publication_tables p \
+         JOIN pg_namespace n ON n.nspname = p.schemaname \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
+         WHERE p.pubname = {publication} AND c.relkind = 'r' AND (c.relpersistence = 'u' OR c.relreplident = 'n' \
+            OR (c.relreplident = 'd' AND NOT EXISTS \
+                (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))) \
+         ORDER BY 1 LIMIT {}",
+        TABLES_MAX + 1
+    );
+    let rows = connection.query(&sql, "look at the tables").await?;
+    for row in rows.iter().take(TABLES_MAX) {
+        let table = row.first().cloned().flatten().unwrap_or_default();
+        let unlogged = row.get(1).cloned().flatten().as_deref() == Some("t");
+        if unlogged {
+            findings.add(
+                Severity::Warning,
+                format!("table {table}"),
+                "unlogged: its changes are in no log",
+                format!("ALTER TABLE {} SET LOGGED", sql::table(&table)),
+            );
+        } else {
+            findings.add(
+                Severity::Warning,
+                format!("table {table}"),
+                "no replica identity: the server refuses its updates and deletes while it is published",
+                format!("add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL", sql::table(&table)),
+            );
+        }
+    }
+    if rows.len() > TABLES_MAX {
+        findings.add(
+            Severity::Warning,
+            "tables",
+            format!("more than {TABLES_MAX} without replica identity"),
+            "mend those listed, then check again",
+        );
+    }
+    Ok(())
+}
+
+fn slot_findings(
+    findings: &mut Findings,
+    config: &PostgresConfig,
+    slot: Option<SlotState>,
+    keep_size_mb: &str,
+) {
+    let subject = format!("slot {}", config.slot);
+    let Some(slot) = slot else {
+        let (severity, remedy) = if config.create_slot || config.temporary {
+            (Severity::Ok, "it will be created at the start".to_owned())
+        } else {
+            let name = sql::literal(&config.slot);
+            let sql = format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput')");
+            (Severity::Error, sql)
+        };
+        findings.add(severity, subject, "does not exist", remedy);
+        return;
+    };
+    if slot.plugin != "pgoutput" || slot.database != config.database {
+        let found = format!(
+            "of plugin {:?} and database {:?}",
+            slot.plugin, slot.database
+        );
+        findings.add(Severity::Error, &*subject, found, "use another slot");
+    }
+    match slot.wal_status.as_str() {
+        "lost" => findings.add(
+            Severity::Error,
+            &*subject,
+            "the server has removed the log it needs",
+            super::error::GAP_REMEDY,
+        ),
+        "unreserved" => findings.add(
+            Severity::Warning,
+            &*subject,
+            "about to be lost",
+            "let capture catch up at once, or raise max_slot_wal_keep_size",
+        ),
+        _ => {
+            let left = slot.safe_wal_bytes.map_or_else(String::new, |bytes| {
+                format!(", {bytes} bytes of log until it is in danger")
+            });
+            findings.good(
+                &subject,
+                format!("confirmed {}{left}", slot.confirmed_flush),
+            );
+        }
+    }
+    if let Some(pid) = slot.active_pid {
+        findings.add(
+            Severity::Warning,
+            &*subject,
+            format!("in use by process {pid} of the server"),
+            "stop the other consumer before starting",
+        );
+    }
+    if keep_size_mb == "-1" {
+        findings.add(
+            Severity::Warning,
+            "max_slot_wal_keep_size",
+            "unlimited: a consumer that is away long fills the server's disk",
+            "watch the slot's lag, or set a limit (then a slot beyond it is lost)",
+        );
+    }
+}

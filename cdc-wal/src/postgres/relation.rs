@@ -1,0 +1,211 @@
+//! Tables as the stream describes them, made ready for decoding rows.
+
+use std::sync::Arc;
+
+use cdc_core::row::RowWriter;
+use cdc_core::{Column, EngineKind, Relation};
+
+use super::decode::{Cell, ColumnDef, Old, RelationDef, Tuple};
+use super::types::{Kind, Scalar, Types, display_name};
+use super::value::{self, Scratch};
+
+/// A relation message, kept while the catalog is asked about it.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedDef {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) replica_identity: u8,
+    /// Key flag, name, type oid, type modifier.
+    pub(crate) columns: Vec<(bool, String, u32, i32)>,
+}
+
+impl From<&RelationDef<'_>> for OwnedDef {
+    fn from(def: &RelationDef<'_>) -> Self {
+        let column = |c: &ColumnDef<'_>| (c.key, c.name.to_owned(), c.type_oid, c.type_modifier);
+        Self {
+            oid: def.oid,
+            schema: def.schema.to_owned(),
+            table: def.table.to_owned(),
+            replica_identity: def.replica_identity,
+            columns: def.columns.iter().map(column).collect(),
+        }
+    }
+}
+
+impl OwnedDef {
+    /// Oids of types nobody has looked up yet.
+    pub(crate) fn unknown_types(&self, types: &Types) -> Vec<u32> {
+        let mut oids: Vec<u32> = self.columns.iter().map(|c| c.2).collect();
+        oids.retain(|oid| types.get(*oid).is_none());
+        oids.sort_unstable();
+        oids.dedup();
+        oids
+    }
+
+    /// True if the key is not in the message: with replica identity full it flags every column.
+    pub(crate) const fn needs_primary_key(&self) -> bool {
+        self.replica_identity == b'f'
+    }
+}
+
+/// A table with what decoding its rows needs.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) relation: Arc<Relation>,
+    pub(super) kinds: Vec<Kind>,
+    /// Columns of the replica identity: what an old key row holds.
+    pub(super) identity: Vec<bool>,
+}
+
+impl Table {
+    /// Makes a table from its message, the types it uses, and (replica identity full) the names of
+    /// its primary key's columns. A key whose columns are not all in the message is left out: the
+    /// catalog is of now, the message of then.
+    pub(crate) fn new(def: &OwnedDef, types: &Types, primary_key: &[String]) -> Self {
+        let mut columns = Vec::with_capacity(def.columns.len());
+        let mut kinds = Vec::with_capacity(def.columns.len());
+        for (_, name, oid, modifier) in &def.columns {
+            let (type_name, kind) = match types.get(*oid) {
+                Some(info) => (display_name(&info.name, *modifier), info.kind),
+                // The type is gone from the catalog by now.
+                None => (format!("oid {oid}"), Kind::Scalar(Scalar::Text)),
+            };
+            columns.push(Column::new(name.as_str(), type_name));
+            kinds.push(kind);
+        }
+        let identity: Vec<bool> = def.columns.iter().map(|c| c.0).collect();
+        let key = if def.needs_primary_key() {
+            let ordinal = |name: &String| def.columns.iter().position(|c| c.1 == *name);
+            let ordinals: Option<Vec<usize>> = primary_key.iter().map(ordinal).collect();
+            ordinals.unwrap_or_default()
+        } else {
+            (0..identity.len()).filter(|&n| identity[n]).collect()
+        };
+        // PostgreSQL allows 1600 columns, the message 65535.
+        let mut key: Vec<u16> = key.into_iter().filter_map(|n| n.try_into().ok()).collect();
+        key.sort_unstable();
+        let mut relation = Relation::new(
+            EngineKind::Relational,
+            def.schema.as_str(),
+            def.table.as_str(),
+            columns,
+            key,
+        );
+        relation.version = fingerprint(def, &relation);
+        Self {
+            relation: Arc::new(relation),
+            kinds,
+            identity,
+        }
+    }
+
+    /// Number of columns.
+    pub(crate) fn width(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Writes a new row; cells that were not sent are taken from the old row if it has them.
+    /// True if every column has a value.
+    #[inline]
+    pub(crate) fn write_new(
+        &self,
+        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
+        new: &Tuple<'_>,
+        old: Option<&Old<'_>>,
+    ) -> bool {
+        let mut row = RowWriter::new(buffer);
+        let mut full = true;
+        for (n, (cell, &kind)) in new.cells().zip(&self.kinds).enumerate() {
+            let cell = match cell {
+                Cell::Unchanged => self.old_cell(old, n),
+                sent => sent,
+            };
+            full &= write_cell(&mut row, scratch, kind, cell);
+        }
+        row.finish();
+        full
+    }
+
+    /// The old row's cell, if the old row says anything about it. Walks the old row: unchanged
+    /// TOAST is rare, and a table of offsets would cost every row.
+    #[cold]
+    fn old_cell<'a>(&self, old: Option<&Old<'a>>, n: usize) -> Cell<'a> {
+        let known = match old {
+            Some(Old::Full(tuple)) => tuple.cells().nth(n),
+            Some(Old::Key(tuple)) if self.identity.get(n) == Some(&true) => tuple.cells().nth(n),
+            _ => None,
+        };
+        known.unwrap_or(Cell::Unchanged)
+    }
+
+    /// Writes an old row; what a key row does not hold is unavailable. True if every column has a
+    /// value.
+    #[inline]
+    pub(crate) fn write_old(
+        &self,
+        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
+        old: &Old<'_>,
+    ) -> bool {
+        let key_only = matches!(old, Old::Key(_));
+        let mut row = RowWriter::new(buffer);
+        let mut full = true;
+        for ((cell, &kind), &identity) in old.tuple().cells().zip(&self.kinds).zip(&self.identity) {
+            let cell = match cell {
+                _ if key_only && !identity => Cell::Unchanged,
+                sent => sent,
+            };
+            full &= write_cell(&mut row, scratch, kind, cell);
+        }
+        row.finish();
+        full
+    }
+}
+
+#[inline]
+fn write_cell(row: &mut RowWriter<'_>, scratch: &mut Scratch, kind: Kind, cell: Cell<'_>) -> bool {
+    match cell {
+        Cell::Text(text) => value::write(row, scratch, kind, text),
+        Cell::Null => row.null(),
+        Cell::Unchanged => {
+            row.unavailable();
+            return false;
+        }
+    }
+    true
+}
+
+/// A number that changes with the shape and is the same on every capture of it.
+fn fingerprint(def: &OwnedDef, relation: &Relation) -> u32 {
+    let mut bytes = Vec::with_capacity(64 * relation.columns.len());
+    let mut text = |text: &str| {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    };
+    text(&relation.schema);
+    text(&relation.table);
+    for (column, def) in relation.columns.iter().zip(&def.columns) {
+        text(&column.name);
+        text(&column.type_name);
+        text(&def.2.to_string());
+        text(&def.3.to_string());
+    }
+    for ordinal in &relation.key {
+        bytes.extend_from_slice(&ordinal.to_le_bytes());
+    }
+    crc32c::crc32c(&bytes)
+}
+
+/// The relation of logical messages with one prefix.
+pub(crate) fn message_relation(prefix: &str) -> Arc<Relation> {
+    let columns = vec![Column::new("content", "bytea")];
+    Arc::new(Relation::new(
+        EngineKind::Relational,
+        "",
+        prefix,
+        columns,
+        Vec::new(),
+    ))
+}

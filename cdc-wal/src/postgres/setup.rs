@@ -1,0 +1,508 @@
+//! From a configuration to a running stream: identity, publication, slot, gap check, start.
+
+use std::io;
+use std::time::Duration;
+
+use cdc_core::{
+    Lineage, Lsn, Position, ResumeToken, SourceError, SourceErrorKind, SourceInfo, SourceKind,
+    TokenRefusal,
+};
+use tokio::time::{Instant, sleep};
+
+use super::buffer::FrameBuffer;
+use super::config::PostgresConfig;
+use super::connection::{Connection, Purpose, Row, Stream};
+use super::error::{GAP_REMEDY, protocol};
+use super::sql;
+
+/// Oldest server this reader speaks to.
+const MAJOR_VERSION_MIN: u32 = 13;
+/// Longest wait for a new slot: it is ready when the transactions then open have ended.
+const SLOT_CREATE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A stream that has begun.
+pub(crate) struct Started {
+    pub(crate) stream: Stream,
+    pub(crate) buffer: FrameBuffer,
+    pub(crate) info: SourceInfo,
+    /// Everything up to here is not part of the stream.
+    pub(crate) floor: Position,
+    /// What the slot has as confirmed.
+    pub(crate) confirmed: Lsn,
+    /// How often the server must hear from us.
+    pub(crate) status_interval: Duration,
+    /// The publication was created just now.
+    pub(crate) created_publication: bool,
+    /// Where the server's log ended when we connected.
+    pub(crate) server_end: Lsn,
+}
+
+impl std::fmt::Debug for Started {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Started(after {})", self.floor)
+    }
+}
+
+/// What the server says about a replication slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotState {
+    /// Its output plugin; empty for a physical slot.
+    pub plugin: String,
+    /// Its database; empty for a physical slot.
+    pub database: String,
+    /// Process that is using it.
+    pub active_pid: Option<u32>,
+    /// Changes before this are not sent again.
+    pub confirmed_flush: Lsn,
+    /// Oldest log the slot holds.
+    pub restart: Lsn,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// Bytes of log until the slot is in danger of being lost; `None` without a limit.
+    pub safe_wal_bytes: Option<i64>,
+}
+
+/// The first cell of the first row.
+pub(crate) fn single(rows: Vec<Row>) -> Option<String> {
+    rows.into_iter().next()?.into_iter().next()?
+}
+
+pub(crate) async fn setting(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<String, SourceError> {
+    let sql = format!(
+        "SELECT setting FROM pg_settings WHERE name = {}",
+        sql::literal(name)
+    );
+    let rows = connection.query(&sql, "read the server's settings").await?;
+    Ok(single(rows).unwrap_or_default())
+}
+
+pub(crate) async fn slot_state(
+    connection: &mut Connection,
+    slot: &str,
+) -> Result<Option<SlotState>, SourceError> {
+    let sql = format!(
+        "SELECT plugin, database, active_pid, confirmed_flush_lsn, restart_lsn, wal_status, safe_wal_size \
+         FROM pg_replication_slots WHERE slot_name = {}",
+        sql::literal(slot)
+    );
+    let rows = connection
+        .query(&sql, "look at the replication slot")
+        .await?;
+    let Some(row) = rows.into_iter().next() else {
+        return Ok(None);
+    };
+    let Ok([plugin, database, pid, confirmed, restart, wal_status, safe]) =
+        <[Option<String>; 7]>::try_from(row)
+    else {
+        return Err(protocol(
+            "look at the replication slot",
+            "a row of another width",
+        ));
+    };
+    let lsn = |text: Option<String>| text.and_then(|t| t.parse().ok()).unwrap_or(Lsn::ZERO);
+    Ok(Some(SlotState {
+        plugin: plugin.unwrap_or_default(),
+        database: database.unwrap_or_default(),
+        active_pid: pid.and_then(|p| p.parse().ok()),
+        confirmed_flush: lsn(confirmed),
+        restart: lsn(restart),
+        wal_status: wal_status.unwrap_or_default(),
+        safe_wal_bytes: safe.and_then(|s| s.parse().ok()),
+    }))
+}
+
+/// Connects, makes sure that slot and publication are there, and starts streaming after `resume`.
+pub(crate) async fn start(
+    config: &PostgresConfig,
+    resume: Option<Position>,
+) -> Result<Started, SourceError> {
+    let mut connection = Connection::open(config, Purpose::Replication).await?;
+    let major = connection.major_version();
+    if major < MAJOR_VERSION_MIN {
+        return Err(SourceError::new(
+            SourceErrorKind::Unsupported,
+            format!(
+                "capture from {}: it is PostgreSQL {}; use {MAJOR_VERSION_MIN} or later",
+                config.address(),
+                connection.server_version()
+            ),
+        ));
+    }
+    check_wal_level(&setting(&mut connection, "wal_level").await?, config)?;
+    let (info, wal_end) = identify(&mut connection, config).await?;
+    refuse_ahead(&info, resume, wal_end)?;
+    let created_publication = ensure_publication(&mut connection, config).await?;
+    let (confirmed, fresh) = ensure_slot(&mut connection, config, resume).await?;
+    let floor = floor(config, resume, confirmed, fresh)?;
+    let status_interval = status_interval(
+        config.status_interval,
+        &setting(&mut connection, "wal_sender_timeout").await?,
+    );
+    let from = floor.confirmable().max(confirmed);
+    let messages = if major >= 14 { ", messages 'true'" } else { "" };
+    let command = format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}{messages})",
+        sql::identifier(&config.slot),
+        sql::literal(&sql::identifier(&config.publication)),
+    );
+    let attempted = format!("start streaming from slot {}", config.slot);
+    let (stream, buffer) = connection.start_copy(&command, &attempted).await?;
+    tracing::info!(source = %config.address(), slot = %config.slot, %from, "streaming");
+    Ok(Started {
+        stream,
+        buffer,
+        info,
+        server_end: wal_end,
+        floor,
+        confirmed,
+        status_interval,
+        created_publication,
+    })
+}
+
+pub(crate) fn check_wal_level(level: &str, config: &PostgresConfig) -> Result<(), SourceError> {
+    if level == "logical" {
+        return Ok(());
+    }
+    Err(SourceError::new(
+        SourceErrorKind::Configuration,
+        format!(
+            "capture from {}: its wal_level is {level:?}, capture needs \"logical\"; set wal_level = logical in postgresql.conf and restart the server",
+            config.address()
+        ),
+    ))
+}
+
+/// Well under the server's timeout, so that it never thinks we are gone.
+fn status_interval(configured: Duration, wal_sender_timeout_ms: &str) -> Duration {
+    let configured = configured.max(Duration::from_millis(100));
+    match wal_sender_timeout_ms.parse::<u64>() {
+        Ok(ms) if ms > 0 => {
+            configured.min(Duration::from_millis(ms / 3).max(Duration::from_millis(50)))
+        }
+        _ => configured,
+    }
+}
+
+async fn identify(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<(SourceInfo, Lsn), SourceError> {
+    const ATTEMPTED: &str = "identify the system";
+    let rows = connection.query("IDENTIFY_SYSTEM", ATTEMPTED).await?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    let cell = |n: usize| row.get(n).and_then(Option::as_deref);
+    let system = cell(0).and_then(|t| t.parse::<u64>().ok());
+    let timeline = cell(1).and_then(|t| t.parse::<u32>().ok());
+    let end = cell(2).and_then(|t| t.parse::<Lsn>().ok());
+    let sql = "SELECT oid FROM pg_database WHERE datname = current_database()";
+    let oid = single(connection.query(sql, ATTEMPTED).await?).and_then(|t| t.parse::<u32>().ok());
+    let (Some(system), Some(timeline), Some(end), Some(oid)) = (system, timeline, end, oid) else {
+        return Err(protocol(
+            ATTEMPTED,
+            "the answer lacks identity, timeline or position",
+        ));
+    };
+    let lineage = lineage(system, oid, timeline);
+    let name = config.name.as_deref().unwrap_or(&config.database);
+    Ok((
+        SourceInfo::new(name, config.database.as_str(), lineage),
+        end,
+    ))
+}
+
+/// `system identifier (8, big-endian) | database oid (4, big-endian) | 0 (4)`.
+pub(crate) fn lineage(system: u64, database: u32, timeline: u32) -> Lineage {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&system.to_be_bytes());
+    id[8..12].copy_from_slice(&database.to_be_bytes());
+    Lineage::new(SourceKind::Postgres, id, timeline)
+}
+
+/// A position beyond the server's log means that the server was restored from an older backup.
+fn refuse_ahead(info: &SourceInfo, resume: Option<Position>, end: Lsn) -> Result<(), SourceError> {
+    let Some(resume) = resume else { return Ok(()) };
+    let token = ResumeToken::new(info.lineage, resume);
+    let end = Position::end_of(end);
+    match token.check(&info.lineage, Position::ZERO, end) {
+        Err(refusal @ TokenRefusal::Ahead { .. }) => Err(refusal.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn ensure_publication(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<bool, SourceError> {
+    let name = &config.publication;
+    let sql = format!(
+        "SELECT 1 FROM pg_publication WHERE pubname = {}",
+        sql::literal(name)
+    );
+    let known = connection.query(&sql, "look for the publication").await?;
+    if !known.is_empty() {
+        return Ok(false);
+    }
+    if !config.create_publication {
+        return Err(SourceError::new(
+            SourceErrorKind::Configuration,
+            format!(
+                "capture from {}: publication {name:?} does not exist; CREATE PUBLICATION {} FOR ALL TABLES, or allow this reader to create it",
+                config.address(),
+                sql::identifier(name)
+            ),
+        ));
+    }
+    let mut targets = Vec::new();
+    if !config.tables.is_empty() {
+        let tables: Vec<String> = config.tables.iter().map(|t| sql::table(t)).collect();
+        targets.push(format!("TABLE {}", tables.join(", ")));
+    }
+    if !config.schemas.is_empty() {
+        let schemas: Vec<String> = config.schemas.iter().map(|s| sql::identifier(s)).collect();
+        targets.push(format!("TABLES IN SCHEMA {}", schemas.join(", ")));
+    }
+    let target = if targets.is_empty() {
+        "ALL TABLES".to_owned()
+    } else {
+        targets.join(", ")
+    };
+    let sql = format!("CREATE PUBLICATION {} FOR {target}", sql::identifier(name));
+    let attempted = format!("create publication {name}");
+    match connection.query(&sql, &attempted).await {
+        Ok(_) => {
+            tracing::info!(publication = %name, source = %config.address(), "publication created");
+            Ok(true)
+        }
+        // Somebody else was faster.
+        Err(error) if error.to_string().contains("already exists") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The slot's confirmed position, and whether it was created just now.
+async fn ensure_slot(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+    resume: Option<Position>,
+) -> Result<(Lsn, bool), SourceError> {
+    let slot = &config.slot;
+    let address = config.address();
+    let error = |kind, what: String| SourceError::new(kind, what);
+    let deadline = Instant::now() + config.slot_wait;
+    while let Some(state) = slot_state(connection, slot).await? {
+        if state.plugin != "pgoutput" || state.database != config.database {
+            return Err(error(
+                SourceErrorKind::Configuration,
+                format!(
+                    "use replication slot {slot} on {address}: it belongs to plugin {:?} and database {:?}; use another slot",
+                    state.plugin, state.database
+                ),
+            ));
+        }
+        if state.wal_status == "lost" {
+            if !config.accept_gap {
+                return Err(error(
+                    SourceErrorKind::Gap,
+                    format!(
+                        "use replication slot {slot} on {address}: the server has removed the log it needs (wal_status = lost); {GAP_REMEDY}"
+                    ),
+                ));
+            }
+            let sql = format!("SELECT pg_drop_replication_slot({})", sql::literal(slot));
+            connection.query(&sql, "drop the lost slot").await?;
+            tracing::warn!(%slot, source = %address, "lost slot dropped, changes are missing");
+            continue;
+        }
+        let Some(pid) = state.active_pid else {
+            return Ok((state.confirmed_flush, false));
+        };
+        if Instant::now() >= deadline {
+            return Err(error(
+                SourceErrorKind::InUse,
+                format!(
+                    "use replication slot {slot} on {address}: process {pid} of the server is sending to another consumer; stop that consumer, or use another slot"
+                ),
+            ));
+        }
+        // A connection of ours that broke may not have been noticed over there yet.
+        sleep(Duration::from_millis(50)).await;
+    }
+    if let Some(resume) = resume
+        && !config.accept_gap
+    {
+        return Err(error(
+            SourceErrorKind::Gap,
+            format!(
+                "resume at {resume} from {address}: replication slot {slot} does not exist (any more), so changes since then may be gone; {GAP_REMEDY}"
+            ),
+        ));
+    }
+    if !config.create_slot && !config.temporary {
+        return Err(error(
+            SourceErrorKind::Configuration,
+            format!(
+                "capture from {address}: replication slot {slot} does not exist; SELECT pg_create_logical_replication_slot({}, 'pgoutput'), or allow this reader to create it",
+                sql::literal(slot)
+            ),
+        ));
+    }
+    let temporary = if config.temporary { "TEMPORARY " } else { "" };
+    let command = format!(
+        "CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        sql::identifier(slot)
+    );
+    tracing::info!(%slot, source = %address, temporary = config.temporary, "creating replication slot, ready when open transactions have ended");
+    let attempted = format!("create replication slot {slot}");
+    let rows = connection
+        .query_within(&command, &attempted, SLOT_CREATE_TIMEOUT)
+        .await?;
+    let start = rows
+        .into_iter()
+        .next()
+        .and_then(|row| row.into_iter().nth(1)?)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| protocol(&attempted, "the answer lacks its position"))?;
+    Ok((start, true))
+}
+
+/// Where the stream may start, or why it must not: PostgreSQL itself skips forward in silence.
+fn floor(
+    config: &PostgresConfig,
+    resume: Option<Position>,
+    confirmed: Lsn,
+    fresh: bool,
+) -> Result<Position, SourceError> {
+    let Some(resume) = resume else {
+        return Ok(Position::before(confirmed));
+    };
+    if confirmed <= resume.confirmable() {
+        return Ok(resume);
+    }
+    if !config.accept_gap {
+        return Err(SourceError::new(
+            SourceErrorKind::Gap,
+            format!(
+                "resume at {resume} from {}: replication slot {} has confirmed everything before {confirmed}, so changes in between are gone; {GAP_REMEDY}",
+                config.address(),
+                config.slot
+            ),
+        ));
+    }
+    tracing::warn!(%resume, %confirmed, fresh, slot = %config.slot, "gap accepted, changes in between are missing");
+    Ok(Position::before(confirmed))
+}
+
+/// Drops the slot, then the publication, if they are there. The only way they are ever dropped,
+/// but for what is temporary. Without the slot the log it held is freed at the next checkpoint.
+///
+/// # Errors
+/// [`SourceErrorKind::InUse`] while somebody streams from the slot; else as for connecting.
+pub async fn drop_slot_and_publication(config: &PostgresConfig) -> Result<(), SourceError> {
+    config.validate()?;
+    let mut connection = Connection::open(config, Purpose::Sql).await?;
+    let slot = sql::literal(&config.slot);
+    let sql = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}"
+    );
+    let attempted = format!("drop replication slot {}", config.slot);
+    connection.query(&sql, &attempted).await?;
+    drop_publication(&mut connection, &config.publication).await?;
+    connection.close().await;
+    Ok(())
+}
+
+pub(crate) async fn drop_publication(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<(), SourceError> {
+    let sql = format!("DROP PUBLICATION IF EXISTS {}", sql::identifier(name));
+    let attempted = format!("drop publication {name}");
+    connection.query(&sql, &attempted).await?;
+    Ok(())
+}
+
+/// The error of a stream that ended by itself.
+pub(crate) fn ended(config: &PostgresConfig, what: &str) -> SourceError {
+    super::error::broken(
+        format_args!("stream from {}: {what}", config.address()),
+        io::ErrorKind::UnexpectedEof.into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_wal_level_is_named_with_its_remedy() {
+        let config = PostgresConfig::default();
+        check_wal_level("logical", &config).unwrap();
+        let error = check_wal_level("replica", &config).unwrap_err();
+        assert_eq!(error.kind, SourceErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(
+            text.contains("\"replica\"") && text.contains("set wal_level = logical"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn status_updates_stay_under_the_servers_timeout() {
+        let seconds = Duration::from_secs;
+        for (configured, server_ms, expected) in [
+            (seconds(10), "60000", seconds(10)),
+            (seconds(10), "3000", seconds(1)),
+            (seconds(10), "0", seconds(10)),
+            (seconds(10), "", seconds(10)),
+            (Duration::ZERO, "60000", Duration::from_millis(100)),
+        ] {
+            assert_eq!(status_interval(configured, server_ms), expected);
+        }
+    }
+
+    #[test]
+    fn a_slot_ahead_of_the_resume_position_is_a_gap() {
+        let mut config = PostgresConfig::default();
+        let at = |lsn| Some(Position::end_of(Lsn(lsn)));
+        assert_eq!(
+            floor(&config, None, Lsn(50), true).unwrap(),
+            Position::before(Lsn(50))
+        );
+        assert_eq!(
+            floor(&config, at(49), Lsn(50), false).unwrap(),
+            Position::end_of(Lsn(49))
+        );
+        let error = floor(&config, at(48), Lsn(50), false).unwrap_err();
+        assert_eq!(error.kind, SourceErrorKind::Gap);
+        assert!(
+            error.to_string().contains("0/30:end") && error.to_string().contains("0/32"),
+            "{error}"
+        );
+        // Inside a transaction: the transaction at 50 must still come whole.
+        let inside = Some(Position::new(Lsn(50), 3));
+        assert_eq!(
+            floor(&config, inside, Lsn(50), false).unwrap(),
+            Position::new(Lsn(50), 3)
+        );
+        config.accept_gap = true;
+        assert_eq!(
+            floor(&config, at(48), Lsn(50), false).unwrap(),
+            Position::before(Lsn(50))
+        );
+    }
+
+    #[test]
+    fn the_lineage_names_system_and_database() {
+        let lineage = lineage(0x0102_0304_0506_0708, 0x0a0b_0c0d, 3);
+        assert_eq!(
+            lineage.source_id,
+            [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 0, 0, 0, 0]
+        );
+        assert_eq!(lineage.timeline, 3);
+    }
+}
