@@ -1,2 +1,25 @@
-//! cdc-cli
-fn main() {}
+//! `cdc-cli`: change data capture from the command line.
+
+mod args;
+mod commands;
+mod config;
+mod exit;
+mod logging;
+mod output;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let output = cli.global.output;
+    match logging::start(&cli.global).and_then(|()| commands::run(cli)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            error.print(output);
+            error.code().into()
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Commands that read a source: `run`, `tail`, `check`, `demo`, `replay`, `bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// `run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cdc-cli run -c cdc.toml --source postgres://cdc@localhost/shop
+  cdc-cli run --source wal:/var/lib/engine/wal --set emitter=file --set file.path=/var/log/cdc
+  cdc-cli run --once            # deliver what is there now, then stop
+  cdc-cli run --dry-run         # filter and transform, deliver nothing, move nothing")]
+pub(crate) struct RunArgs {
+    /// Deliver everything committed until now, then drain and exit.
+    #[arg(long, conflicts_with = "until")]
+    pub(crate) once: bool,
+    /// Deliver up to and including this resume token, then drain and exit.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) until: Option<String>,
+    /// Where a new emitter begins: earliest, latest, or strictly after a resume token. An emitter
+    /// with a checkpoint goes on from there.
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) from: Option<String>,
+    /// Read, filter and transform, and print what would be delivered; no checkpoint moves.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Go on although the source has already forgotten events that were never delivered. The gap
+    /// is recorded.
+    #[arg(long)]
+    pub(crate) accept_gap: bool,
+}
+
+/// `tail`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Nothing is configured and nothing is left behind at the source.
+
+Examples:
+  cdc-cli tail postgres://cdc@localhost/shop
+  cdc-cli tail postgres://cdc@localhost/shop --table 'public.order*' --operation delete
+  cdc-cli tail wal:/var/lib/engine/wal -o json | jq .after")]
+pub(crate) struct TailArgs {
+    /// What to look at: postgres://USER@HOST/DB or wal:DIRECTORY.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// Only tables that fit this pattern; may be repeated.
+    #[arg(long = "table", value_name = "PATTERN")]
+    pub(crate) tables: Vec<String>,
+    /// Only this schema; may be repeated.
+    #[arg(long = "schema", value_name = "PATTERN")]
+    pub(crate) schemas: Vec<String>,
+    /// Only this operation; may be repeated.
+    #[arg(long = "operation", value_name = "NAME")]
+    pub(crate) operations: Vec<String>,
+    /// Only rows for which this condition holds.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(crate) predicate: Option<String>,
+    /// Wire form with -o json.
+    #[arg(long, value_enum, default_value_t = WireFormat::Json)]
+    pub(crate) format: WireFormat,
+    /// Stop after this many events.
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(crate) count: Option<u64>,
+}
+
+/// Wire form of events, where one is chosen on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WireFormat {
+    /// Our JSON.
+    Json,
+    /// Debezium's JSON.
+    Debezium,
+    /// CloudEvents in JSON.
+    Cloudevents,
+}
+
+/// `check`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Connects to the source and to the destinations, changes nothing, and names every setting that is
+wrong, with its remedy.
+
+Example:
+  cdc-cli check -c cdc.toml --source postgres://cdc@localhost/shop")]
+pub(crate) struct CheckArgs {}
+
+/// `demo`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Needs no server and no configuration: an embedded order store is written to, captured, filtered and
+delivered; a consumer fails, an event dies and is redriven, the process is stopped and resumes.")]
+pub(crate) struct DemoArgs {
+    /// Keep the demonstration's files here instead of removing them.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Do not pause between the steps.
+    #[arg(long)]
+    pub(crate) fast: bool,
+}
+
+/// `replay`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Sends retained events again, with the same ids. The emitter's checkpoint does not move.
+
+Examples:
+  cdc-cli replay --emitter audit --from cdc1_0413...
+  cdc-cli replay --emitter audit --from earliest --to cdc1_0413... --dry-run")]
+pub(crate) struct ReplayArgs {
+    /// The emitter to send to.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: String,
+    /// Begin strictly after this token, or at the `earliest` retained event.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) from: String,
+    /// Begin with the event of the token itself.
+    #[arg(long)]
+    pub(crate) inclusive: bool,
+    /// End with this token; without it at the end of the log.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) to: Option<String>,
+    /// Only count what would be sent.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `bench`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Counts are checked at the destination; rates are what arrived, not what was sent.
+
+Examples:
+  cdc-cli bench
+  cdc-cli bench --emitter file --events 1000000 -o json")]
+pub(crate) struct BenchArgs {
+    /// Where to deliver.
+    #[arg(long = "emitter", value_enum, default_value_t = BenchEmitter::All)]
+    pub(crate) emitter: BenchEmitter,
+    /// Events to deliver.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) events: u64,
+    /// Bytes of a row.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub(crate) row_bytes: u32,
+    /// Events of a transaction.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) transaction: u32,
+    /// Measure latency at this many events a second instead of the highest rate.
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+}
+
+/// Where a bench delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchEmitter {
+    /// To each of them, one after the other.
+    All,
+    /// To the in-process queue.
+    Queue,
+    /// To a file.
+    File,
+    /// To a webhook receiver in the same process.
+    Webhook,
+}

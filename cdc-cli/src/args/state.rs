@@ -1,0 +1,197 @@
+//! Commands that look at or change local state: `status`, `position`, `dlq`, `wal`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// `status`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cdc-cli status\n  cdc-cli status -o json | jq '.emitters[].position'"
+)]
+pub(crate) struct StatusArgs {}
+
+/// `position`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PositionCommand {
+    /// Show where each emitter stands.
+    Show(PositionShowArgs),
+    /// Move an emitter, forward or back. Nothing may be running on the state directory.
+    Set(PositionSetArgs),
+}
+
+/// `position show`
+#[derive(Args, Debug)]
+pub(crate) struct PositionShowArgs {
+    /// Only this emitter.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: Option<String>,
+}
+
+/// `position set`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cdc-cli position set --emitter audit cdc1_0413...
+  cdc-cli position set --emitter audit earliest
+  cdc-cli position set --emitter audit latest --yes      # skips events")]
+pub(crate) struct PositionSetArgs {
+    /// The emitter.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: String,
+    /// A resume token, `earliest` or `latest`.
+    #[arg(value_name = "TOKEN")]
+    pub(crate) to: String,
+    /// Do not ask, also when events would be skipped.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `dlq`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqCommand {
+    /// List dead letters.
+    Ls(DlqLsArgs),
+    /// Show one dead letter, with its event.
+    Show(DlqShowArgs),
+    /// Send dead letters again to their emitter.
+    Redrive(DlqRedriveArgs),
+    /// Give dead letters up.
+    Discard(DlqDiscardArgs),
+    /// Write dead letters as lines of JSON.
+    Export(DlqExportArgs),
+    /// Count dead letters.
+    Stats(DlqStatsArgs),
+}
+
+/// Which dead letters.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct LetterSelection {
+    /// Of this emitter.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: Option<String>,
+    /// Of tables that fit this pattern.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Option<String>,
+    /// Of this class: event, transform, encode, ...
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Option<String>,
+    /// In this state: pending, parked, redriving, delivered, discarded.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+}
+
+/// `dlq ls`
+#[derive(Args, Debug)]
+pub(crate) struct DlqLsArgs {
+    /// Which.
+    #[command(flatten)]
+    pub(crate) selection: LetterSelection,
+    /// Most letters to list.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+}
+
+/// `dlq show`
+#[derive(Args, Debug)]
+pub(crate) struct DlqShowArgs {
+    /// The event's id, as `dlq ls` prints it.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Of this emitter, if several failed on the event.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: Option<String>,
+}
+
+/// `dlq redrive`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Letters of a key go in the order of their positions, through the transforms of today, with the ids
+they had.
+
+Examples:
+  cdc-cli dlq redrive --emitter audit --dry-run
+  cdc-cli dlq redrive --emitter audit --table 'public.orders'")]
+pub(crate) struct DlqRedriveArgs {
+    /// Only these; without any, all that are selected.
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) selection: LetterSelection,
+    /// Leave the transforms out: send the original events.
+    #[arg(long)]
+    pub(crate) as_was: bool,
+    /// At most this many letters a second.
+    #[arg(long, value_name = "LETTERS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Only count what would be sent.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `dlq discard`
+#[derive(Args, Debug)]
+pub(crate) struct DlqDiscardArgs {
+    /// Only these; without any, all that are selected.
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) selection: LetterSelection,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `dlq export`
+#[derive(Args, Debug)]
+pub(crate) struct DlqExportArgs {
+    /// Which.
+    #[command(flatten)]
+    pub(crate) selection: LetterSelection,
+    /// Write to this file instead of standard output; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+/// `dlq stats`
+#[derive(Args, Debug)]
+pub(crate) struct DlqStatsArgs {}
+
+/// `wal`
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Describe a log: segments, range, size.
+    Info(WalArgs),
+    /// Print the records of a log.
+    Dump(WalDumpArgs),
+    /// Read a whole log and check every frame.
+    Verify(WalArgs),
+}
+
+/// `wal info`, `wal verify`
+#[derive(Args, Debug)]
+pub(crate) struct WalArgs {
+    /// The log's directory; without it, the journal in state_path.
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// `wal dump`
+#[derive(Args, Debug)]
+pub(crate) struct WalDumpArgs {
+    /// The log's directory; without it, the journal in state_path.
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Begin at this LSN.
+    #[arg(long, value_name = "LSN")]
+    pub(crate) from: Option<String>,
+    /// Most records to print.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) limit: Option<u64>,
+    /// Print row contents too.
+    #[arg(long)]
+    pub(crate) rows: bool,
+}

@@ -1,0 +1,462 @@
+//! The four destinations: which of their keys are needed, and which combinations make no sense.
+
+use cdc_core::envelope::Format;
+use hyper::Uri;
+
+use super::document::Origin;
+use super::model::{
+    CustomConfig, Destination, FileConfig, FileSync, OnRestart, QueueConfig, Secret, WebhookBody,
+    WebhookConfig,
+};
+use super::problem::Problem;
+use super::read::{Placed, Reading, Section};
+use super::tree::Value;
+use super::value::{DURATION_HELP, parse_duration};
+
+/// The destination of an emitter. `at` is where its kind was chosen.
+pub(crate) fn read(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    name: &str,
+    kind: &str,
+    format: Format,
+    at: &Origin,
+    warnings: &mut Vec<String>,
+) -> Destination {
+    if section.parent.is_none() && section.own.contains_key("queue_capacity") && kind != "queue" {
+        warnings.push(format!(
+            "`queue_capacity` is not used: emitter is \"{kind}\""
+        ));
+    }
+    match kind {
+        "webhook" => {
+            Destination::Webhook(Box::new(webhook(reading, section, format, at, warnings)))
+        }
+        "file" => Destination::File(file(reading, section, name, at)),
+        "custom" => Destination::Custom(custom(reading, section, at)),
+        _ => Destination::Queue(queue(reading, section)),
+    }
+}
+
+/// Most events of one delivery; `None` for files, whose batches are as large as they come.
+pub(crate) fn batch_size(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    kind: &str,
+) -> Option<usize> {
+    let general = reading.count(section, "batch_size");
+    let count = match kind {
+        "webhook" => match section.node("webhook.batch_size") {
+            Some(_) => reading.count(section, "webhook.batch_size"),
+            None => general,
+        },
+        // [cdc] speaks of deliveries to queues and webhooks: a hundred events a sync of a file
+        // would be a hundred times too slow without anybody having asked for it.
+        "file" if section.parent.is_none() || !section.own.contains_key("batch_size") => None,
+        _ => general,
+    };
+    count.and_then(|(count, _)| usize::try_from(count).ok())
+}
+
+fn queue(reading: &mut Reading<'_>, section: Section<'_>) -> QueueConfig {
+    if let (Some(short), Some(long)) = (
+        section.own.get("queue_capacity"),
+        own(section, "queue", "capacity"),
+    ) {
+        reading.refuse(
+            Problem::new(
+                "`queue_capacity` and `queue.capacity` are the same key",
+                &long.key_at,
+            )
+            .note("the other one is here", &short.key_at)
+            .help("keep one of them"),
+        );
+    }
+    // The nearer table wins: an emitter's own key, whichever way it is written, over [cdc].
+    let path = if own(section, "queue", "capacity").is_some() {
+        "queue.capacity"
+    } else if section.own.contains_key("queue_capacity") {
+        "queue_capacity"
+    } else if section.node("queue.capacity").is_some() {
+        "queue.capacity"
+    } else {
+        "queue_capacity"
+    };
+    let capacity = reading.count(section, path).map_or(0, |(count, _)| count);
+    QueueConfig {
+        capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
+        bytes_max: reading
+            .size_above_zero(section, "queue.bytes_max")
+            .unwrap_or_default(),
+    }
+}
+
+fn own<'a>(section: Section<'a>, table: &str, key: &str) -> Option<&'a super::tree::Node> {
+    match &section.own.get(table)?.value {
+        Value::Table(inner) => inner.get(key),
+        _ => None,
+    }
+}
+
+fn webhook(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    format: Format,
+    at: &Origin,
+    warnings: &mut Vec<String>,
+) -> WebhookConfig {
+    let allow_http = reading
+        .flag(section, "webhook.allow_http")
+        .unwrap_or_default();
+    let url = if section.node("webhook.url").is_some() {
+        reading.interpolated(section, "webhook.url")
+    } else {
+        missing(
+            reading,
+            "webhook",
+            "webhook.url",
+            "url = \"https://example.com/hooks/orders\"",
+            at,
+        );
+        None
+    };
+    if let Some((url, at)) = &url {
+        check_url(reading, url, at, allow_http);
+    }
+    if let Some((count, at)) = reading.count(section, "webhook.concurrency")
+        && count != 1
+    {
+        reading.refuse(
+            Problem::new(
+                format!("`webhook.concurrency` = {count} is not available in this version"),
+                &at,
+            )
+            .help("write 1 or leave it out: requests go one at a time, in order; raise batch_size for throughput"),
+        );
+    }
+    let body = reading.choice(section, "webhook.body");
+    let body = match body {
+        Some(("ndjson", _)) => WebhookBody::Ndjson,
+        Some(("json", at)) => {
+            let node = section
+                .node("webhook.batch_size")
+                .or_else(|| section.node("batch_size"));
+            if let Some(node) = node
+                && !matches!(node.value, Value::Integer(Some(1)))
+            {
+                warnings.push(format!("webhook.body = \"json\" sends one event a request: batch_size does not apply ({at})"));
+            }
+            WebhookBody::Single
+        }
+        _ => WebhookBody::Array,
+    };
+    if format == Format::Bincode {
+        let at = section.node("format").map_or(at, |node| &node.at);
+        reading.refuse(
+            Problem::new("a webhook cannot send format = \"bincode\"", at)
+                .help("use \"json\", \"debezium\" or \"cloudevents\"; \"bincode\" is for files and queues"),
+        );
+    }
+    WebhookConfig {
+        url: url.map(|(url, _)| url).unwrap_or_default(),
+        secrets: secrets(reading, section, warnings),
+        headers: headers(reading, section),
+        body,
+        gzip: reading.flag(section, "webhook.gzip").unwrap_or_default(),
+        timeout: reading
+            .duration(section, "webhook.timeout")
+            .map(|(d, _)| d)
+            .unwrap_or_default(),
+        connect_timeout: reading
+            .duration(section, "webhook.connect_timeout")
+            .map(|(d, _)| d)
+            .unwrap_or_default(),
+        allow_http,
+        allow_private: reading
+            .flag(section, "webhook.allow_private")
+            .unwrap_or_default(),
+        ca_file: reading
+            .path(section, "webhook.ca_file")
+            .map(|(path, _)| path),
+    }
+}
+
+fn check_url(reading: &mut Reading<'_>, url: &str, at: &Origin, allow_http: bool) {
+    let example = "write a URL such as \"https://example.com/hooks/orders\"";
+    let Ok(uri) = url.parse::<Uri>() else {
+        reading.refuse(Problem::new("`webhook.url` is not a URL", at).help(example));
+        return;
+    };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if allow_http || loopback => {}
+        Some("http") => reading.refuse(
+            Problem::new(
+                "`webhook.url` is plain HTTP: events and signatures would travel in the clear",
+                at,
+            )
+            .help(
+                "use https://, or set allow_http = true in [cdc.webhook] if the network is yours",
+            ),
+        ),
+        Some(other) => reading.refuse(
+            Problem::new(
+                format!("`webhook.url` has the scheme {other:?}, a webhook needs https"),
+                at,
+            )
+            .help(example),
+        ),
+        None => reading.refuse(Problem::new("`webhook.url` has no scheme", at).help(example)),
+    }
+    if uri.scheme().is_some() && host.is_empty() {
+        reading.refuse(Problem::new("`webhook.url` names no host", at).help(example));
+    }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        reading.refuse(
+            Problem::new("`webhook.url` holds a user or a password", at).help(
+                "send credentials as a header: headers = { Authorization = \"Basic ${TOKEN}\" }",
+            ),
+        );
+    }
+}
+
+fn secrets(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    warnings: &mut Vec<String>,
+) -> Vec<Secret> {
+    let given: Vec<_> = [
+        "webhook.secret",
+        "webhook.secret_file",
+        "webhook.secrets_files",
+    ]
+    .into_iter()
+    .filter_map(|path| section.node(path).map(|node| (path, node)))
+    .collect();
+    if let [(first, first_node), (second, second_node), ..] = given.as_slice() {
+        reading.refuse(
+            Problem::new(
+                format!("`{first}` and `{second}` both give signing secrets"),
+                &second_node.key_at,
+            )
+            .note("the other one is here", &first_node.key_at)
+            .help("keep one; for rotation list the new and the old file in secrets_files"),
+        );
+        return Vec::new();
+    }
+    let Some((path, node)) = given.first() else {
+        return Vec::new();
+    };
+    if *path == "webhook.secret" {
+        let Some((text, at)) = reading.node_text(path, node) else {
+            return Vec::new();
+        };
+        if !text.contains("${") {
+            warnings.push(format!("the signing secret stands in the configuration itself ({at}); better secret_file, or \"${{NAME}}\""));
+        }
+        let Some(secret) = reading.interpolate(path, &text, &at) else {
+            return Vec::new();
+        };
+        if secret.is_empty() {
+            reading.refuse(
+                Problem::new("`webhook.secret` is empty", &at)
+                    .help("leave it out to send unsigned requests"),
+            );
+        }
+        return vec![Secret::new(secret)];
+    }
+    let files: Vec<Placed<String>> = if *path == "webhook.secret_file" {
+        reading.node_text(path, node).into_iter().collect()
+    } else {
+        reading.node_texts(path, node)
+    };
+    if files.is_empty() && matches!(&node.value, Value::List(items) if items.is_empty()) {
+        return Vec::new();
+    }
+    let mut secrets = Vec::with_capacity(files.len());
+    for (file, at) in files {
+        if let Some(file) = reading.interpolate(path, &file, &at) {
+            secrets.extend(reading.secret_file(path, file.as_ref(), &at));
+        }
+    }
+    secrets
+}
+
+fn headers(reading: &mut Reading<'_>, section: Section<'_>) -> Vec<(String, Secret)> {
+    let Some(node) = section.node("webhook.headers") else {
+        return Vec::new();
+    };
+    let Value::Table(table) = &node.value else {
+        reading.wrong_type(
+            "webhook.headers",
+            node,
+            "a table",
+            "write headers = { Authorization = \"Bearer ${TOKEN}\" }",
+        );
+        return Vec::new();
+    };
+    let mut headers = Vec::with_capacity(table.len());
+    for (name, node) in table {
+        if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            reading.refuse(
+                Problem::new(
+                    format!("{name:?} in `webhook.headers` is not a header name"),
+                    &node.key_at,
+                )
+                .help("letters, digits and `-`, such as Authorization or X-Api-Key"),
+            );
+            continue;
+        }
+        let lower = name.to_ascii_lowercase();
+        if lower.starts_with("webhook-")
+            || [
+                "content-length",
+                "content-type",
+                "content-encoding",
+                "host",
+                "transfer-encoding",
+                "connection",
+            ]
+            .contains(&lower.as_str())
+        {
+            reading.refuse(
+                Problem::new(
+                    format!("the header {name} is the emitter's own"),
+                    &node.key_at,
+                )
+                .help("choose another name, or remove it"),
+            );
+            continue;
+        }
+        let path = format!("webhook.headers.{name}");
+        let Some((text, at)) = reading.node_text(&path, node) else {
+            continue;
+        };
+        let Some(value) = reading.interpolate(&path, &text, &at) else {
+            continue;
+        };
+        if hyper::header::HeaderValue::from_str(&value).is_err() {
+            reading.refuse(
+                Problem::new(
+                    format!("the value of the header {name} cannot be sent"),
+                    &at,
+                )
+                .help("header values are one line of visible ASCII"),
+            );
+        }
+        headers.push((name.clone(), Secret::new(value)));
+    }
+    headers
+}
+
+fn file(reading: &mut Reading<'_>, section: Section<'_>, name: &str, at: &Origin) -> FileConfig {
+    let path = if section.node("file.path").is_some() {
+        reading.path(section, "file.path")
+    } else {
+        missing(reading, "file", "file.path", "path = \"/var/log/cdc\"", at);
+        None
+    };
+    let stream = reading.text(section, "file.stream");
+    if let Some((stream, at)) = &stream {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        if stream.is_empty() || stream.len() > 64 || !stream.chars().all(plain) {
+            reading.refuse(
+                Problem::new(
+                    "`file.stream` must be 1 to 64 letters, digits, `_`, `-`",
+                    at,
+                )
+                .help("file names begin with it; the directory is file.path"),
+            );
+        }
+    }
+    let rotate_age = section
+        .node("file.rotate_age")
+        .and_then(|_| reading.duration(section, "file.rotate_age"));
+    FileConfig {
+        path: path.map(|(path, _)| path).unwrap_or_default(),
+        stream: stream.map_or_else(|| name.replace('.', "-"), |(stream, _)| stream),
+        rotate_bytes: reading
+            .size_above_zero(section, "file.rotate_bytes")
+            .unwrap_or_default(),
+        rotate_age: rotate_age.map(|(age, _)| age),
+        fsync: file_sync(reading, section),
+        on_restart: match reading.choice(section, "file.on_restart") {
+            Some(("append", _)) => OnRestart::Append,
+            _ => OnRestart::Truncate,
+        },
+    }
+}
+
+fn file_sync(reading: &mut Reading<'_>, section: Section<'_>) -> FileSync {
+    let Some((text, at)) = reading.text(section, "file.fsync") else {
+        return FileSync::Batch;
+    };
+    match (text.as_str(), text.strip_prefix("interval:")) {
+        ("batch", _) => return FileSync::Batch,
+        ("none", _) => return FileSync::None,
+        (_, Some(duration)) => match parse_duration(duration) {
+            Some(duration) if !duration.is_zero() => return FileSync::Interval(duration),
+            _ => reading.refuse(
+                Problem::new("`file.fsync` has an interval that is not a duration", &at)
+                    .help(DURATION_HELP),
+            ),
+        },
+        _ => reading.refuse(
+            Problem::new(
+                format!(
+                    "`file.fsync` cannot be {:?}",
+                    text.chars().take(64).collect::<String>()
+                ),
+                &at,
+            )
+            .help("write \"batch\", \"none\" or \"interval:50ms\""),
+        ),
+    }
+    FileSync::Batch
+}
+
+fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> CustomConfig {
+    let Some(node) = section.node("custom.command") else {
+        missing(
+            reading,
+            "custom",
+            "custom.command",
+            "command = [\"python3\", \"consumer.py\"]",
+            at,
+        );
+        return CustomConfig {
+            command: Vec::new(),
+        };
+    };
+    let before = reading.problems.len();
+    let command: Vec<String> = reading
+        .node_texts("custom.command", node)
+        .into_iter()
+        .map(|(text, _)| text)
+        .collect();
+    let says_nothing = command.first().is_none_or(String::is_empty);
+    if reading.problems.len() == before && says_nothing {
+        reading.refuse(
+            Problem::new("`custom.command` names no program", &node.at).help(
+                "write the program and its arguments, such as [\"python3\", \"consumer.py\"]",
+            ),
+        );
+    }
+    CustomConfig { command }
+}
+
+fn missing(reading: &mut Reading<'_>, kind: &str, key: &str, line: &str, at: &Origin) {
+    let (table, _) = key.split_once('.').unwrap_or((key, ""));
+    reading.refuse(
+        Problem::new(format!("emitter = \"{kind}\" needs `{key}`"), at)
+            .help(format!("add {line} to its [..{table}] table").replace("[..", "[cdc.")),
+    );
+}

@@ -1,0 +1,482 @@
+//! Texts into trees: the file, the environment, the flags, one over the other.
+
+use std::io::Read as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::document::{Document, DocumentKind, Origin};
+use super::keys::{self, Kind};
+use super::problem::{Problem, nearest};
+use super::tree::{self, Node, Table, Value};
+use super::value::{Environment, quoted};
+
+/// Largest configuration file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What environment variables of keys begin with.
+pub(crate) const ENVIRONMENT_PREFIX: &str = "WEFTKIT_CDC_";
+/// Variables with the prefix that are no keys.
+const RESERVED: [&str; 1] = ["WEFTKIT_CDC_LOG"];
+
+/// What is laid over the defaults.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layers {
+    /// The configuration file.
+    pub(crate) file: Option<PathBuf>,
+    /// The environment.
+    pub(crate) environment: Environment,
+    /// `--source`.
+    pub(crate) source: Option<String>,
+    /// `--set key=value`, in order.
+    pub(crate) sets: Vec<String>,
+}
+
+/// The merged tree of `[cdc]`.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// Keys of `[cdc]`.
+    pub(crate) table: Table,
+    /// The file's own place, if there is a file.
+    pub(crate) file: Option<Origin>,
+}
+
+/// Why the file could not be read at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadFileError {
+    /// The disk said no.
+    #[error("read the configuration file {path}; check the path given with --config")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// It is no configuration.
+    #[error("read the configuration file {path}: it is larger than 1 MiB; is it the right file?")]
+    TooLarge {
+        /// The file.
+        path: String,
+    },
+    /// It is no text.
+    #[error(
+        "read the configuration file {path}: it is not UTF-8 text (line {line}); save it as UTF-8"
+    )]
+    NotText {
+        /// The file.
+        path: String,
+        /// 1-based.
+        line: usize,
+    },
+}
+
+/// Reads a file within its bound.
+pub(crate) fn read_file(path: &Path) -> Result<String, ReadFileError> {
+    let name = path.display().to_string();
+    let io = |cause| ReadFileError::Io {
+        path: name.clone(),
+        cause,
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ReadFileError::TooLarge { path: name });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        ReadFileError::NotText { path: name, line }
+    })
+}
+
+/// Merges all layers. What is wrong with one of them is added to `problems`; the others go on.
+pub(crate) fn merge(layers: &Layers, problems: &mut Vec<Problem>) -> Result<Merged, ReadFileError> {
+    let mut merged = Merged::default();
+    if let Some(path) = &layers.file {
+        let document = Document::new(
+            DocumentKind::File,
+            path.display().to_string(),
+            read_file(path)?,
+        );
+        let document = Arc::new(document);
+        merged.file = Some(Origin::at(&document, 0..0));
+        file_layer(&document, &mut merged.table, problems);
+    }
+    for (name, value) in layers.environment.iter() {
+        if let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX)
+            && !RESERVED.contains(&name)
+        {
+            let path = rest.to_ascii_lowercase().replace("__", ".");
+            let setting = Setting {
+                kind: DocumentKind::Environment,
+                name,
+                path: &path,
+                value,
+            };
+            setting.apply(
+                name.len() + 1,
+                &format!("{name}={value}"),
+                &mut merged.table,
+                problems,
+            );
+        }
+    }
+    for set in &layers.sets {
+        flag_layer(set, &mut merged.table, problems);
+    }
+    if let Some(source) = &layers.source {
+        let setting = Setting {
+            kind: DocumentKind::Flag,
+            name: "--source",
+            path: "source",
+            value: source,
+        };
+        setting.apply(
+            "--source ".len(),
+            &format!("--source {source}"),
+            &mut merged.table,
+            problems,
+        );
+    }
+    Ok(merged)
+}
+
+fn file_layer(document: &Arc<Document>, table: &mut Table, problems: &mut Vec<Problem>) {
+    let (parsed, errors) = DeTable::parse_recoverable(document.text());
+    let mut whole = tree::from_table(document, parsed.get_ref(), 0);
+    let mut masks = Vec::new();
+    secret_spans(&whole, "", &mut masks);
+    if !errors.is_empty() {
+        // A broken file has no reliable tree: mask by the look of its lines as well.
+        masks.extend(suspicious_lines(document.text()));
+    }
+    document.mask(masks);
+    if !errors.is_empty() {
+        let mut lines = Vec::new();
+        for error in errors {
+            let span = error
+                .span()
+                .unwrap_or(document.text().len()..document.text().len());
+            let line = document.line_column(span.start).0;
+            // One mistake often gives several errors on its line; the first one says it.
+            if !lines.contains(&line) {
+                lines.push(line);
+                problems.push(syntax_problem(document, error.message(), span));
+            }
+        }
+        return;
+    }
+    let cdc = whole.remove("cdc");
+    for (name, node) in &whole {
+        let problem = Problem::new(
+            format!("unknown table or key `{name}` at the top level"),
+            &node.key_at,
+        );
+        let help = if keys::names_below("", false).contains(&name.as_str()) {
+            format!("`{name}` is a key of [cdc]: put a line `[cdc]` above it")
+        } else {
+            "everything stands in [cdc]: did you forget a line `[cdc]`, or write another name?"
+                .into()
+        };
+        problems.push(problem.help(help));
+    }
+    match cdc {
+        Some(Node {
+            value: Value::Table(cdc),
+            ..
+        }) => tree::overlay(table, cdc),
+        Some(node) => problems.push(
+            Problem::new(
+                format!("`cdc` must be a table, not {}", node.value.kind()),
+                &node.at,
+            )
+            .help("write [cdc] on a line of its own, and its keys below"),
+        ),
+        None => {}
+    }
+}
+
+fn syntax_problem(document: &Arc<Document>, message: &str, span: Range<usize>) -> Problem {
+    let help = if message.contains("duplicate key") {
+        "remove one of the two"
+    } else if message.contains("string") || message.contains("quote") {
+        "put text in double quotes, such as key = \"text\", and close them on the same line"
+    } else {
+        "the file is TOML: key = value lines below [table] lines, text in double quotes"
+    };
+    Problem::new(
+        format!("invalid TOML: {message}"),
+        &Origin::at(document, span),
+    )
+    .help(help)
+}
+
+fn flag_layer(set: &str, table: &mut Table, problems: &mut Vec<Problem>) {
+    let shown = format!("--set {set}");
+    let Some((path, value)) = set.split_once('=') else {
+        let document = Arc::new(Document::new(DocumentKind::Flag, "--set", shown.clone()));
+        document.mask(Vec::new());
+        problems.push(
+            Problem::new(
+                "--set needs key=value",
+                &Origin::at(&document, 6..shown.len()),
+            )
+            .help("write for example --set batch_size=500, or --set file.path=/var/log/cdc"),
+        );
+        return;
+    };
+    let offset = "--set ".len() + path.len() + 1;
+    let path = path.trim();
+    let path = path.strip_prefix("cdc.").unwrap_or(path);
+    let setting = Setting {
+        kind: DocumentKind::Flag,
+        name: "--set",
+        path,
+        value,
+    };
+    setting.apply(offset, &shown, table, problems);
+}
+
+/// One key from the environment or from a flag.
+struct Setting<'a> {
+    kind: DocumentKind,
+    name: &'a str,
+    path: &'a str,
+    value: &'a str,
+}
+
+impl Setting<'_> {
+    /// Lays the setting over the table; its value begins at `offset` of `shown`.
+    fn apply(&self, offset: usize, shown: &str, table: &mut Table, problems: &mut Vec<Problem>) {
+        let document = Arc::new(Document::new(self.kind, self.name, shown));
+        let whole = offset..shown.len();
+        let key = keys::lookup(self.path, false);
+        // What is behind an unknown key may be a secret whose key was misspelt.
+        let secret = key.is_none_or(|key| key.kind.is_secret());
+        document.mask(if secret {
+            vec![whole.clone()]
+        } else {
+            Vec::new()
+        });
+        let name_at = match self.kind {
+            DocumentKind::Environment => 0..self.name.len(),
+            _ if self.name == "--set" => "--set ".len()..offset - 1,
+            _ => 0..self.name.len(),
+        };
+        let key_at = Origin::at(&document, name_at);
+        let at = Origin::at(&document, whole.clone());
+        let Some(key) = key else {
+            problems.push(unknown_key(self.path, self.kind, &key_at));
+            return;
+        };
+        if key.kind == Kind::Tables {
+            problems.push(
+                Problem::new(format!("`{}` cannot be set here", self.path), &key_at)
+                    .help("lists of tables stand in the configuration file; a value in them may be \"${NAME}\""),
+            );
+            return;
+        }
+        let value = if key.kind.is_text() && !self.value.trim_start().starts_with('"') {
+            Ok(Node {
+                value: Value::Text(self.value.to_owned()),
+                at,
+                key_at,
+            })
+        } else {
+            self.parse(key.kind, &document, offset, key_at)
+        };
+        match value {
+            Ok(node) => tree::overlay(table, tree::nest(self.path, node)),
+            Err(problem) => problems.push(*problem),
+        }
+    }
+
+    fn parse(
+        &self,
+        kind: Kind,
+        document: &Arc<Document>,
+        offset: usize,
+        key_at: Origin,
+    ) -> Result<Node, Box<Problem>> {
+        let text = self.value.trim();
+        let at = Origin::at(document, offset..offset + self.value.len());
+        let lead = self.value.len() - self.value.trim_start().len();
+        match kind {
+            // `a,b` is what people write where a list of words is meant.
+            Kind::Texts | Kind::Choices(_) if !text.starts_with('[') => {
+                let items = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty());
+                let items = items.map(|item| Node {
+                    value: Value::Text(item.trim_matches('"').to_owned()),
+                    at: at.clone(),
+                    key_at: key_at.clone(),
+                });
+                return Ok(Node {
+                    value: Value::List(items.collect()),
+                    at: at.clone(),
+                    key_at: key_at.clone(),
+                });
+            }
+            Kind::Size if text.ends_with(|c: char| c.is_ascii_alphabetic()) => {
+                return Ok(Node {
+                    value: Value::Text(text.to_owned()),
+                    at,
+                    key_at,
+                });
+            }
+            _ => {}
+        }
+        match DeValue::parse(text) {
+            Ok(value) => Ok(tree::from_value(document, &value, key_at, offset + lead)),
+            // What is no TOML is text; the check of the key says what it should be.
+            Err(_) if !text.starts_with(['[', '{', '"']) => Ok(Node {
+                value: Value::Text(text.to_owned()),
+                at,
+                key_at,
+            }),
+            Err(error) => Err(Box::new(
+                Problem::new(
+                    format!("`{}` is not a TOML value: {}", self.path, error.message()),
+                    &at,
+                )
+                .help(format!("write {}", kind.describe())),
+            )),
+        }
+    }
+}
+
+/// The problem of a key nobody knows, given in the environment or as a flag.
+fn unknown_key(path: &str, kind: DocumentKind, at: &Origin) -> Problem {
+    let known: Vec<&str> = keys::KEYS
+        .iter()
+        .filter(|key| keys::allowed(key, false))
+        .map(|key| key.path)
+        .collect();
+    let spell = |path: &str| match kind {
+        DocumentKind::Environment => {
+            format!(
+                "{ENVIRONMENT_PREFIX}{}",
+                path.replace('.', "__").to_ascii_uppercase()
+            )
+        }
+        _ => path.to_owned(),
+    };
+    let help = match nearest(path, known.iter().copied()) {
+        Some(near) => format!("did you mean `{}`?", spell(near)),
+        None if keys::is_section(path, false) => format!(
+            "`{path}` is a table; its keys are {}",
+            keys::names_below(path, false)
+                .iter()
+                .map(|name| format!("`{}`", spell(&format!("{path}.{name}"))))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        None => "`cdc-cli config show` lists every key".to_owned(),
+    };
+    let message = match kind {
+        DocumentKind::Environment => {
+            format!("unknown key in the environment variable {}", spell(path))
+        }
+        _ => format!("unknown key {}", quoted(path)),
+    };
+    Problem::new(message, at).help(help)
+}
+
+/// Spans of all values that are never shown.
+fn secret_spans(table: &Table, path: &str, spans: &mut Vec<Range<usize>>) {
+    for (name, node) in table {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        if is_secret_path(&path) {
+            if let Origin::Written { span, .. } = &node.at {
+                spans.push(span.clone());
+            }
+            // The span of a table is its header only: its values are masked one by one.
+            leaf_spans(&node.value, spans);
+            continue;
+        }
+        match &node.value {
+            Value::Table(inner) => secret_spans(inner, &path, spans),
+            Value::List(items) => {
+                for item in items {
+                    if let Value::Table(inner) = &item.value {
+                        secret_spans(inner, &path, spans);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn leaf_spans(value: &Value, spans: &mut Vec<Range<usize>>) {
+    let nodes: Vec<&Node> = match value {
+        Value::Table(inner) => inner.values().collect(),
+        Value::List(items) => items.iter().collect(),
+        _ => return,
+    };
+    for node in nodes {
+        if let Origin::Written { span, .. } = &node.at {
+            spans.push(span.clone());
+        }
+        leaf_spans(&node.value, spans);
+    }
+}
+
+/// True for `secret`, `headers`, `hash.key` wherever they stand, also where they should not.
+pub(crate) fn is_secret_path(path: &str) -> bool {
+    let name = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
+    if name.ends_with("_file") || name.ends_with("_files") || name.ends_with("_path") {
+        return false;
+    }
+    let marks = [
+        "secret",
+        "password",
+        "passwd",
+        "token",
+        "headers",
+        "authorization",
+        "credential",
+    ];
+    name == "key" || name.ends_with("_key") || marks.iter().any(|mark| name.contains(mark))
+}
+
+/// What follows the `=` on lines whose key looks like a secret's.
+fn suspicious_lines(text: &str) -> Vec<Range<usize>> {
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let mut from = 0;
+        while let Some(equals) = line[from..].find('=').map(|at| from + at) {
+            let name = line[..equals].trim_end();
+            let name_start = name
+                .rfind(|c: char| c.is_whitespace() || matches!(c, ',' | '{' | '='))
+                .map_or(0, |at| at + 1);
+            let name = name
+                .get(name_start..)
+                .unwrap_or("")
+                .trim_matches(['"', '\'']);
+            if is_secret_path(name) {
+                spans.push(start + equals + 1..start + line.trim_end().len().max(equals + 1));
+                break;
+            }
+            from = equals + 1;
+        }
+        start += line.len();
+    }
+    spans
+}

@@ -1,0 +1,88 @@
+//! Configuration: defaults, file, environment and flags, merged, checked and typed.
+//!
+//! [`load`] is all that commands need. The path of a value is: text with spans ([`layers`]) →
+//! merged tree ([`tree`]) → names and types checked against the one table of keys ([`keys`],
+//! [`read`]) → [`Config`]. A value never loses the place it was written at, so that every
+//! complaint has a caret and `config show --origin` can answer.
+
+mod build;
+mod check;
+mod destination;
+mod document;
+mod keys;
+mod layers;
+#[allow(dead_code, reason = "the assembly reads what validation only checks")]
+mod model;
+mod names;
+mod problem;
+mod read;
+mod show;
+#[allow(dead_code, reason = "as above")]
+mod source;
+mod template;
+mod transforms;
+mod tree;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use document::redact_passwords;
+pub(crate) use layers::{Layers, ReadFileError};
+#[allow(
+    unused_imports,
+    reason = "the assembly names these types, one command at a time"
+)]
+pub(crate) use model::{
+    Config, Confirm, CustomConfig, DeadKey, DeadLetterConfig, Destination, EmitterConfig,
+    FileConfig, FileSync, OnRestart, PostgresConfig, QueueConfig, RetryConfig, Secret, WebhookBody,
+    WebhookConfig,
+};
+pub(crate) use problem::{Paint, Problem};
+pub(crate) use show::{Setting, settings};
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use source::{PostgresUrl, Source, SourceRefusal};
+pub(crate) use template::template;
+pub(crate) use value::{Environment, duration_text, size_text};
+
+/// Where a configuration is looked for when nobody names one.
+pub(crate) const DEFAULT_PATHS: [&str; 2] = ["cdc.toml", "/etc/weftkit/cdc.toml"];
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub(crate) enum ConfigError {
+    /// The file could not be read.
+    File(ReadFileError),
+    /// Something in it, in the environment or in a flag is wrong.
+    Problems(Vec<Problem>),
+}
+
+/// Reads, merges and checks all layers.
+///
+/// # Errors
+/// [`ConfigError`] with everything that is wrong, not only the first thing.
+pub(crate) fn load(layers: &Layers) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let merged = layers::merge(layers, &mut problems).map_err(ConfigError::File)?;
+    build::build(&merged, &layers.environment, problems).map_err(ConfigError::Problems)
+}
+
+/// Every setting in effect and where it comes from.
+///
+/// # Errors
+/// As [`load`]: what cannot be used is not shown.
+pub(crate) fn show(layers: &Layers) -> Result<Vec<Setting>, ConfigError> {
+    load(layers)?;
+    let mut problems = Vec::new();
+    let merged = layers::merge(layers, &mut problems).map_err(ConfigError::File)?;
+    Ok(settings(&merged))
+}
+
+/// The file to read: the one that was named, else the first default that exists.
+pub(crate) fn choose_file(named: Option<&Path>) -> Option<PathBuf> {
+    named.map(Path::to_path_buf).or_else(|| {
+        DEFAULT_PATHS
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.is_file())
+    })
+}

@@ -1,0 +1,260 @@
+//! The typed configuration that the pipeline is assembled from. Plain values, already checked.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cdc_core::envelope::Format;
+use cdc_filter::{FilterConfig, TransformConfig};
+
+use super::source::Source;
+
+/// A secret: never printed, not even by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub(crate) const fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    /// The secret itself. Only for the place that needs it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Everything one process needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// What is captured; `None` if nobody said so, which only some commands accept.
+    pub(crate) source: Option<Source>,
+    /// The source's name in events; `None`: the database's name.
+    pub(crate) name: Option<String>,
+    /// Directory of the journal, the checkpoints and the lock.
+    pub(crate) state_path: PathBuf,
+    /// Dead letters.
+    pub(crate) dead_letters: DeadLetterConfig,
+    /// When the source may forget a transaction.
+    pub(crate) confirm: Confirm,
+    /// Bytes of log kept for replay behind every cursor.
+    pub(crate) retain_bytes: u64,
+    /// Bytes of log at which the source is held back; `None`: no bound but the disk.
+    pub(crate) retain_bytes_max: Option<u64>,
+    /// How often checkpoints are written when they changed.
+    pub(crate) checkpoint_interval: Duration,
+    /// Longest drain at shutdown.
+    pub(crate) shutdown_timeout: Duration,
+    /// What only PostgreSQL needs.
+    pub(crate) postgres: PostgresConfig,
+    /// One lane each; never empty, names are unique.
+    pub(crate) emitters: Vec<EmitterConfig>,
+    /// What is allowed and still worth a word.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Config {
+    /// The emitter with this name.
+    pub(crate) fn emitter(&self, name: &str) -> Option<&EmitterConfig> {
+        self.emitters.iter().find(|emitter| emitter.name == name)
+    }
+}
+
+/// The dead letter queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeadLetterConfig {
+    /// Directory of the queue.
+    pub(crate) path: PathBuf,
+    /// Bytes at which lanes block.
+    pub(crate) bytes_max: u64,
+    /// Keys that may be parked behind a dead letter at once.
+    pub(crate) keys_max: u64,
+}
+
+/// When the source may forget a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirm {
+    /// When every emitter has it durably, or the dead letter queue has.
+    Delivered,
+    /// When the journal has it on disk.
+    Journaled,
+}
+
+/// What happens to later events of a key that has a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeadKey {
+    /// They wait behind it.
+    Park,
+    /// They are delivered.
+    Pass,
+    /// The lane stops.
+    Stop,
+}
+
+/// What only PostgreSQL needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PostgresConfig {
+    /// The replication slot.
+    pub(crate) slot: String,
+    /// The publication.
+    pub(crate) publication: String,
+    /// Create the slot when it is absent.
+    pub(crate) create_slot: bool,
+    /// Create the publication when it is absent.
+    pub(crate) create_publication: bool,
+    /// Longest wait for a connection.
+    pub(crate) connect_timeout: Duration,
+}
+
+/// One emitter and its lane.
+#[derive(Clone, Debug)]
+pub(crate) struct EmitterConfig {
+    /// Its name: the name of its checkpoint and of its dead letters.
+    pub(crate) name: String,
+    /// Which events it gets.
+    pub(crate) filter: FilterConfig,
+    /// How they are changed, in order.
+    pub(crate) transforms: Vec<TransformConfig>,
+    /// The wire form.
+    pub(crate) format: Format,
+    /// Most events of one delivery; `None`: as many as the lane reads at once.
+    pub(crate) batch_size: Option<usize>,
+    /// How it waits for a destination that is unwell.
+    pub(crate) retry: RetryConfig,
+    /// What a dead letter does to later events of its key.
+    pub(crate) on_dead_key: DeadKey,
+    /// Where it delivers to.
+    pub(crate) destination: Destination,
+}
+
+/// How a lane waits for a destination that is unwell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryConfig {
+    /// Longest first wait.
+    pub(crate) base: Duration,
+    /// Longest wait.
+    pub(crate) max: Duration,
+    /// Wait between probes of a destination that refuses everything.
+    pub(crate) probe: Duration,
+}
+
+/// Where an emitter delivers to.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// The in-process queue; this binary's consumer writes to standard output.
+    Queue(QueueConfig),
+    /// HTTP POST.
+    Webhook(Box<WebhookConfig>),
+    /// Files on a local disk.
+    File(FileConfig),
+    /// A child process.
+    Custom(CustomConfig),
+}
+
+impl Destination {
+    /// The value of `emitter` that selects it.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Queue(_) => "queue",
+            Self::Webhook(_) => "webhook",
+            Self::File(_) => "file",
+            Self::Custom(_) => "custom",
+        }
+    }
+}
+
+/// The in-process queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueConfig {
+    /// Most events in it.
+    pub(crate) capacity: usize,
+    /// Most bytes of row images in it.
+    pub(crate) bytes_max: u64,
+}
+
+/// HTTP POST.
+#[derive(Clone, Debug)]
+pub(crate) struct WebhookConfig {
+    /// Where to.
+    pub(crate) url: String,
+    /// Signing secrets, the newest first; empty: unsigned.
+    pub(crate) secrets: Vec<Secret>,
+    /// Headers of every request.
+    pub(crate) headers: Vec<(String, Secret)>,
+    /// The shape of a body.
+    pub(crate) body: WebhookBody,
+    /// Compress bodies.
+    pub(crate) gzip: bool,
+    /// Longest request.
+    pub(crate) timeout: Duration,
+    /// Longest connect.
+    pub(crate) connect_timeout: Duration,
+    /// Plain HTTP to other hosts is allowed.
+    pub(crate) allow_http: bool,
+    /// Private and loopback addresses are allowed.
+    pub(crate) allow_private: bool,
+    /// Certificate authorities to trust instead of the system's, a PEM file.
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// The shape of a webhook's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WebhookBody {
+    /// A JSON array of events.
+    Array,
+    /// One event a line.
+    Ndjson,
+    /// One event a request, bare.
+    Single,
+}
+
+/// Files on a local disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileConfig {
+    /// Their directory.
+    pub(crate) path: PathBuf,
+    /// How their names begin.
+    pub(crate) stream: String,
+    /// Size at which the next file begins.
+    pub(crate) rotate_bytes: u64,
+    /// Age at which the next file begins.
+    pub(crate) rotate_age: Option<Duration>,
+    /// When bytes are made durable.
+    pub(crate) fsync: FileSync,
+    /// What happens to bytes behind the checkpoint at a restart.
+    pub(crate) on_restart: OnRestart,
+}
+
+/// When a file's bytes are made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSync {
+    /// After every batch.
+    Batch,
+    /// At most this long after they were written.
+    Interval(Duration),
+    /// When the operating system does.
+    None,
+}
+
+/// What happens to bytes behind the checkpoint at a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRestart {
+    /// They are cut off and written again: no repeats in the files.
+    Truncate,
+    /// They stay; a short suffix may be there twice.
+    Append,
+}
+
+/// A child process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CustomConfig {
+    /// Program and arguments; never empty.
+    pub(crate) command: Vec<String>,
+}

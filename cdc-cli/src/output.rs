@@ -1,0 +1,57 @@
+//! What commands print to standard output: text for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use crate::args::OutputFormat;
+use crate::exit::Exit;
+use crate::report::CliError;
+
+/// Writes text to standard output.
+///
+/// # Errors
+/// A reader that went away (`| head`) is no error; anything else is.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    finish(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Writes JSON to standard output, indented, with a line end.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    let mut text = format!("{value:#}");
+    text.push('\n');
+    print(&text)
+}
+
+/// Writes the one that was asked for.
+pub(crate) fn answer(
+    output: OutputFormat,
+    text: impl FnOnce() -> String,
+    json: impl FnOnce() -> serde_json::Value,
+) -> Result<(), CliError> {
+    match output {
+        OutputFormat::Text => print(&text()),
+        OutputFormat::Json => print_json(&json()),
+    }
+}
+
+/// The outcome of writing to standard output.
+pub(crate) fn finish(written: io::Result<()>) -> Result<(), CliError> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(Exit::Runtime, "write to standard output").with_cause(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names and values in two columns, one pair a line.
+pub(crate) fn pairs(rows: &[(String, String)]) -> String {
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    rows.iter()
+        .map(|(name, value)| format!("{name:<width$}  {value}\n"))
+        .collect()
+}
