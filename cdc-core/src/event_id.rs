@@ -32,17 +32,20 @@ impl EventId {
     /// The text form.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut text = [b'-'; Self::LEN];
-        hex(self.source, &mut text[..16]);
-        hex(self.position.commit.0, &mut text[17..33]);
-        hex(u64::from(self.position.ordinal), &mut text[34..]);
+        hex(self.source.to_be_bytes(), &mut text[..16]);
+        hex(self.position.commit.0.to_be_bytes(), &mut text[17..33]);
+        hex(self.position.ordinal.to_be_bytes(), &mut text[34..]);
         text
     }
 }
 
-fn hex(mut number: u64, into: &mut [u8]) {
-    for digit in into.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+fn hex<const N: usize>(bytes: [u8; N], into: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, pair) in bytes.into_iter().zip(into.as_chunks_mut::<2>().0) {
+        *pair = [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ];
     }
 }
 

@@ -50,8 +50,15 @@ fn clean_prefix(bytes: &[u8]) -> usize {
             return at + hit.unwrap_or(8);
         }
     }
+    // The last bytes are looked at in one word that overlaps the one before, if there is one.
+    let whole = words.len() * 8;
+    if let Some(last) = bytes.last_chunk::<8>()
+        && !any_escape(u64::from_le_bytes(*last))
+    {
+        return bytes.len();
+    }
     let hit = tail.iter().position(|&b| ESCAPE[usize::from(b)] != 0);
-    words.len() * 8 + hit.unwrap_or(tail.len())
+    whole + hit.unwrap_or(tail.len())
 }
 
 /// Appends the inside of a JSON string, without quotes.

@@ -248,9 +248,11 @@ impl<'a> Object<'a> {
     /// Writes the member's name; its value goes into the buffer given back.
     #[inline]
     pub(super) fn member(&mut self, name: &str) -> &mut Vec<u8> {
-        self.out
-            .extend_from_slice(if self.first { b"\"" } else { b",\"" });
+        if !self.first {
+            self.out.push(b',');
+        }
         self.first = false;
+        self.out.push(b'"');
         text::escaped(self.out, name);
         self.out.extend_from_slice(b"\":");
         self.out
