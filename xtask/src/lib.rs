@@ -51,7 +51,7 @@ Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison
   --release              build cdc-cli with optimisations
   --keep                 leave the run's directory and say where it is
 
-Benchmarks: postgres, log
+Benchmarks: postgres (catch-up beside pg_recvlogical), large (one transaction of 5M rows), log
   -o table|json          form of the result (default table)
   --scale F              fraction of the full size (default 1.0)
   --rounds N             measured rounds, alternating; the median is reported (default 3)

@@ -152,7 +152,7 @@ fn position(text: &str) -> Result<(u64, u32)> {
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).context(|| format!("list {}", folder.display()))?;
     let mut files = Vec::new();
     for entry in entries {

@@ -10,6 +10,8 @@ mod receiver;
 mod repeats;
 mod workload;
 
+pub(crate) use event::files as event_files;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;

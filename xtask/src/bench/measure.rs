@@ -1,0 +1,149 @@
+//! What a process cost: wall time, CPU time, peak memory, read from `/proc`.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::command::{self, Running};
+use crate::error::Context;
+use crate::{Error, Result, ensure};
+
+/// The cost of one process from start to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// Seconds on the clock.
+    pub(super) wall: f64,
+    /// Seconds of CPU, user and system, all threads.
+    pub(super) cpu: f64,
+    /// Highest resident memory seen, in MiB. Looked at every 5 ms, so a shorter peak is missed
+    /// only if it falls behind the last look.
+    pub(super) resident_mib: f64,
+}
+
+/// Runs a command to its end and measures it.
+///
+/// # Errors
+/// It cannot be started, fails, or takes longer than an hour.
+pub(super) fn measure(command: &mut Command, name: &str, log: &std::path::Path) -> Result<Cost> {
+    let ticks = ticks_per_second()?;
+    let start = Instant::now();
+    let mut running = Running::start(command.stdin(Stdio::null()), name, Some(log))?;
+    let pid = running.pid();
+    let mut resident_kib = 0;
+    // An ended process that nobody has waited for keeps its times in `/proc`.
+    let (cpu, wall) = loop {
+        let (state, spent) = stat(pid)?;
+        if state == 'Z' {
+            break (spent, start.elapsed());
+        }
+        resident_kib = resident_kib.max(peak(pid));
+        ensure!(
+            start.elapsed() < Duration::from_secs(3600),
+            "{name} takes longer than an hour"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let status = running.wait(Duration::from_secs(10))?;
+    ensure!(status.success(), "{name}: {status}{}", running.said());
+    Ok(Cost {
+        wall: wall.as_secs_f64(),
+        cpu: number(cpu) / number(ticks),
+        resident_mib: number(resident_kib) / 1024.0,
+    })
+}
+
+/// A count as a number to calculate rates with; exact up to 2^53.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of events, ticks and bytes are smaller"
+)]
+pub(super) fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn ticks_per_second() -> Result<u64> {
+    let text = command::output(Command::new("getconf").arg("CLK_TCK"))?;
+    text.trim()
+        .parse()
+        .context(|| "read the clock's ticks per second")
+}
+
+/// State and CPU ticks of a process.
+fn stat(pid: u32) -> Result<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context(|| format!("look at process {pid}"))?;
+    parse_stat(&text).ok_or_else(|| Error::new("look at a process: unexpected /proc format"))
+}
+
+fn parse_stat(text: &str) -> Option<(char, u64)> {
+    // The name is in parentheses and may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let state = fields.first()?.chars().next()?;
+    let user: u64 = fields.get(11)?.parse().ok()?;
+    let system: u64 = fields.get(12)?.parse().ok()?;
+    Some((state, user + system))
+}
+
+/// Peak resident memory in KiB; 0 when the process has just ended.
+fn peak(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
+}
+
+/// The middle value; the mean of the two middle ones of an even count.
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = sorted.len() / 2;
+    let upper = sorted.get(at).copied().unwrap_or(0.0);
+    if sorted.len().is_multiple_of(2) && at > 0 {
+        f64::midpoint(sorted.get(at - 1).copied().unwrap_or(upper), upper)
+    } else {
+        upper
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_process_does_not_confuse() {
+        let line = "42 (a ) b) Z 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
+        assert_eq!(parse_stat(line), Some(('Z', 300)));
+    }
+
+    #[test]
+    fn a_busy_process_costs_what_it_costs() {
+        let dir = crate::guard::TempDir::new("measure").unwrap();
+        let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let cost = measure(
+            Command::new("sh").args(["-c", script]),
+            "sh",
+            &dir.join("log"),
+        )
+        .unwrap();
+        assert!(cost.cpu > 0.0 && cost.resident_mib > 0.1, "{cost:?}");
+        let failed = measure(
+            Command::new("sh").args(["-c", "exit 3"]),
+            "sh",
+            &dir.join("log"),
+        );
+        assert!(failed.unwrap_err().to_string().contains("exit status: 3"));
+    }
+
+    #[test]
+    fn medians() {
+        for (values, expected) in [(&[3.0, 1.0, 2.0][..], 2.0), (&[1.0, 2.0], 1.5), (&[], 0.0)] {
+            assert!((median(values) - expected).abs() < 1e-9);
+        }
+    }
+}
