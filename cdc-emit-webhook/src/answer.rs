@@ -1,0 +1,136 @@
+//! What the body of a success says: perhaps that some events failed.
+
+use cdc_core::{EventBatch, EventId, Rejection};
+
+/// The member that lists refused events, as AWS Lambda's event sources have it:
+/// `{"batchItemFailures":[{"itemIdentifier":"<event id>"}]}`.
+const FAILURES: &str = "batchItemFailures";
+
+/// Reads the failures out of the body of a 2xx answer. Any body that does not list failures is a
+/// plain success. `whole` is false if the body was longer than what is read.
+///
+/// # Errors
+/// The answer lists failures in a way that leaves open which events failed.
+pub(crate) fn rejections(
+    batch: &EventBatch,
+    body: &[u8],
+    whole: bool,
+    status: u16,
+) -> Result<Vec<Rejection>, &'static str> {
+    let mentioned = body
+        .windows(FAILURES.len())
+        .any(|window| window == FAILURES.as_bytes());
+    if !mentioned {
+        return Ok(Vec::new());
+    }
+    if !whole {
+        return Err("its answer lists failed events and is too long to read");
+    }
+    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else {
+        return Err("its answer lists failed events and is not JSON");
+    };
+    let Some(failures) = answer.get(FAILURES) else {
+        // The words stand somewhere else, in an echo of the request for example.
+        return Ok(Vec::new());
+    };
+    let items = match failures {
+        serde_json::Value::Null => return Ok(Vec::new()),
+        serde_json::Value::Array(items) => items,
+        _ => return Err("its batchItemFailures is not a list"),
+    };
+    let lineage = &batch.source().lineage;
+    let ids: Vec<_> = batch
+        .events()
+        .iter()
+        .map(|event| EventId::new(lineage, event.position).to_bytes())
+        .collect();
+    let mut indices = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(id) = item
+            .get("itemIdentifier")
+            .and_then(serde_json::Value::as_str)
+        else {
+            return Err("its batchItemFailures has an item without itemIdentifier");
+        };
+        // Ids of one source sort by position, and positions ascend in a batch.
+        let found = ids.binary_search_by(|known| known.as_slice().cmp(id.as_bytes()));
+        indices.push(found.map_err(|_| "its batchItemFailures names an event that was not sent")?);
+    }
+    indices.sort_unstable();
+    indices.dedup();
+    let reject = |index| Rejection {
+        index,
+        message: "the receiver listed the event in batchItemFailures".to_owned(),
+        status: Some(status),
+    };
+    Ok(indices.into_iter().map(reject).collect())
+}
+
+/// An excerpt of a body for people: text, at most 1 KiB, without control characters.
+pub(crate) fn excerpt(body: &[u8]) -> String {
+    let head = &body[..body.len().min(cdc_core::EmitError::RESPONSE_MAX)];
+    let text = String::from_utf8_lossy(head);
+    text.trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdc_core::testing;
+    use proptest::prelude::*;
+
+    #[test]
+    fn answers_of_all_kinds() {
+        let batch = testing::transaction(5, 1, 4);
+        let id = |n: usize| {
+            EventId::new(&batch.source().lineage, batch.events()[n].position).to_string()
+        };
+        let list = |ids: &[String]| {
+            let items: Vec<_> = ids
+                .iter()
+                .map(|id| format!(r#"{{"itemIdentifier":"{id}"}}"#))
+                .collect();
+            format!(r#"{{"batchItemFailures":[{}]}}"#, items.join(","))
+        };
+        let indices = |body: &str| {
+            rejections(&batch, body.as_bytes(), true, 200)
+                .map(|all| all.into_iter().map(|r| r.index).collect::<Vec<_>>())
+        };
+        for body in [
+            "",
+            "ok",
+            "{}",
+            "[1]",
+            "{\"ok\":true}",
+            r#"{"batchItemFailures":[]}"#,
+            r#"{"batchItemFailures":null}"#,
+            r#"{"echo":"batchItemFailures"}"#,
+        ] {
+            assert_eq!(indices(body), Ok(vec![]), "{body}");
+        }
+        assert_eq!(indices(&list(&[id(3), id(0), id(3)])), Ok(vec![0, 3]));
+        for body in [
+            list(&["nobody".into()]),
+            list(&[id(1), String::new()]),
+            r#"{"batchItemFailures":7}"#.into(),
+            r#"{"batchItemFailures":[{}]}"#.into(),
+            r#"{"batchItemFailures":[{"itemIdentifier":5}]}"#.into(),
+            r#"{"batchItemFailures":["#.into(),
+        ] {
+            assert!(indices(&body).is_err(), "{body}");
+        }
+        assert!(rejections(&batch, list(&[id(1)]).as_bytes(), false, 200).is_err());
+        assert_eq!(rejections(&batch, b"long", false, 200), Ok(vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_no_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = rejections(&testing::transaction(5, 1, 2), &body, true, 200);
+            prop_assert!(excerpt(&body).chars().all(|c| !c.is_control()));
+        }
+    }
+}

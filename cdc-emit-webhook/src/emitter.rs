@@ -1,0 +1,386 @@
+//! The emitter: one batch, one request, one answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cdc_core::{
+    Clock, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Lineage, Position, Receipt,
+    ResumeToken, wall_micros,
+};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request};
+use http_body_util::Full;
+use tokio::time::Instant;
+
+use crate::answer::{excerpt, rejections};
+use crate::body::{Body, BodyWriter};
+use crate::config::{WebhookConfig, WebhookConfigError};
+use crate::connect::{ConnectError, Connector, Resolve};
+use crate::connection::{Answer, AnswerEnd, Connection, ExchangeError};
+use crate::sign::{Secret, batch_id, signature};
+use crate::status::{classify, http_date, remedy, retry_after};
+
+/// Bytes of an answer's body that are read, and as many more an event as a listed failure takes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const ANSWER_BYTES_EVENT: usize = 128;
+/// How often a request is sent again at once because a kept connection turned out to be closed.
+const REUSE_RETRIES_MAX: u32 = 2;
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CDC_FIRST: HeaderName = HeaderName::from_static("cdc-first");
+const CDC_LAST: HeaderName = HeaderName::from_static("cdc-last");
+const CDC_COUNT: HeaderName = HeaderName::from_static("cdc-count");
+const CDC_ATTEMPT: HeaderName = HeaderName::from_static("cdc-attempt");
+
+/// Posts batches to one URL.
+///
+/// Every batch is one request; a 2xx answer makes it durable. It keeps one connection alive and has
+/// one request in flight; for more at once, use several emitters of one configuration. Must be used
+/// within a tokio runtime with I/O and time enabled.
+///
+/// # Ordering
+/// Batches arrive in the order they are given. A request that timed out may still be applied late
+/// by a slow receiver, behind its own repetition: receivers deduplicate by event id or `webhook-id`.
+///
+/// # Durability
+/// Every receipt is [`Delivery::Durable`].
+///
+/// # Cancel safety
+/// A dropped `emit` closes its connection; the outcome is unknown and the batch is sent again with
+/// the same id and the same body.
+pub struct WebhookEmitter {
+    name: String,
+    connector: Connector,
+    headers: HeaderMap,
+    secrets: Vec<Secret>,
+    body: BodyWriter,
+    batch_size: usize,
+    request_timeout: Duration,
+    idle_timeout: Duration,
+    clock: Option<Arc<dyn Clock>>,
+    connection: Option<Connection>,
+    unfinished: Option<Outgoing>,
+}
+
+impl fmt::Debug for WebhookEmitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookEmitter")
+            .field("name", &self.name)
+            .field("origin", &self.connector.endpoint.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which batch: what its id is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BatchKey {
+    lineage: Lineage,
+    first: Position,
+    last: Position,
+    count: usize,
+}
+
+/// A batch that was not delivered yet, kept so that the next attempt sends the same bytes.
+#[derive(Clone, Debug)]
+struct Outgoing {
+    key: BatchKey,
+    id: HeaderValue,
+    first: HeaderValue,
+    last: HeaderValue,
+    body: Bytes,
+    attempts: u32,
+}
+
+impl WebhookEmitter {
+    /// An emitter. Connects when the first batch comes.
+    ///
+    /// # Errors
+    /// [`WebhookConfigError`] if the configuration cannot work.
+    pub fn new(config: WebhookConfig) -> Result<Self, WebhookConfigError> {
+        config.check()?;
+        Ok(Self {
+            connector: Connector::new(&config)?,
+            headers: config.fixed_headers()?,
+            body: BodyWriter::new(
+                config.body,
+                config.json,
+                config.debezium,
+                config.gzip,
+                config.body_bytes_max,
+            ),
+            batch_size: if config.body == Body::Json {
+                1
+            } else {
+                config.batch_size
+            },
+            request_timeout: config.request_timeout,
+            idle_timeout: config.idle_timeout,
+            name: config.name,
+            secrets: config.secrets,
+            clock: None,
+            connection: None,
+            unfinished: None,
+        })
+    }
+
+    /// The same emitter with another clock for `webhook-timestamp`.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The same emitter with another resolver. What it gives is judged by the egress guard as well.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
+        self.connector.resolver = resolver;
+        self
+    }
+
+    /// The emitter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Scheme, host and port of the URL; never its path, which may hold a key.
+    pub fn origin(&self) -> &str {
+        &self.connector.endpoint.origin
+    }
+
+    fn now(&self) -> i64 {
+        let micros = self
+            .clock
+            .as_ref()
+            .map_or_else(wall_micros, |clock| clock.wall_micros());
+        micros.div_euclid(1_000_000)
+    }
+
+    fn error(&self, kind: EmitErrorKind, count: usize, what: impl fmt::Display) -> EmitError {
+        let events = if count == 1 { "event" } else { "events" };
+        EmitError::new(
+            kind,
+            format!("post {count} {events} to {}: {what}", self.origin()),
+        )
+    }
+
+    /// The batch as it goes out; the same bytes as last time if it is the same batch.
+    fn outgoing(&mut self, batch: &EventBatch) -> Result<Outgoing, EmitError> {
+        let (Some(first), Some(last)) = (batch.events().first(), batch.events().last()) else {
+            return Err(self.error(EmitErrorKind::Fatal, 0, "the batch is empty"));
+        };
+        let key = BatchKey {
+            lineage: batch.source().lineage,
+            first: first.position,
+            last: last.position,
+            count: batch.len(),
+        };
+        if let Some(known) = &mut self.unfinished
+            && known.key == key
+        {
+            known.attempts = known.attempts.saturating_add(1);
+            return Ok(known.clone());
+        }
+        // Let go of the old body before the new one is made.
+        self.unfinished = None;
+        let body = self.body.write(batch).map_err(|cause| {
+            let what = "it cannot be made into a body";
+            self.error(EmitErrorKind::Event, batch.len(), what)
+                .with_cause(cause)
+        })?;
+        let token = |position| ResumeToken::new(key.lineage, position).to_string();
+        let (first, last) = (token(key.first), token(key.last));
+        let value = |text: &str| {
+            HeaderValue::from_str(text).map_err(|cause| {
+                let what = "an id cannot be made into a header";
+                self.error(EmitErrorKind::Fatal, key.count, what)
+                    .with_cause(cause)
+            })
+        };
+        let outgoing = Outgoing {
+            key,
+            id: value(&batch_id(&self.name, &first, &last, key.count))?,
+            first: value(&first)?,
+            last: value(&last)?,
+            body,
+            attempts: 1,
+        };
+        self.unfinished = Some(outgoing.clone());
+        Ok(outgoing)
+    }
+
+    fn request(&self, outgoing: &Outgoing) -> Result<Request<Full<Bytes>>, EmitError> {
+        let count = outgoing.key.count;
+        let timestamp = self.now();
+        let mut request = Request::new(Full::new(outgoing.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.connector.endpoint.path.clone();
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        headers.insert(header::HOST, self.connector.endpoint.host_header.clone());
+        headers.insert(WEBHOOK_ID, outgoing.id.clone());
+        headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
+        headers.insert(IDEMPOTENCY_KEY, outgoing.id.clone());
+        headers.insert(CDC_FIRST, outgoing.first.clone());
+        headers.insert(CDC_LAST, outgoing.last.clone());
+        headers.insert(CDC_COUNT, count.into());
+        headers.insert(CDC_ATTEMPT, outgoing.attempts.into());
+        if !self.secrets.is_empty() {
+            let id = outgoing.id.to_str().unwrap_or_default();
+            let text = signature(&self.secrets, id, timestamp, &outgoing.body);
+            let mut value = HeaderValue::from_str(&text).map_err(|cause| {
+                let what = "its signature cannot be made into a header";
+                self.error(EmitErrorKind::Fatal, count, what)
+                    .with_cause(cause)
+            })?;
+            value.set_sensitive(true);
+            headers.insert(WEBHOOK_SIGNATURE, value);
+        }
+        Ok(request)
+    }
+
+    /// A connection, and whether it was used before.
+    async fn connection(&mut self, count: usize) -> Result<(Connection, bool), EmitError> {
+        if let Some(kept) = self.connection.take()
+            && kept.is_fresh(self.idle_timeout)
+        {
+            return Ok((kept, true));
+        }
+        let retry = EmitErrorKind::EndpointRetry { retry_after: None };
+        let stream = self.connector.connect().await.map_err(|cause| {
+            let kind = match cause {
+                ConnectError::Refused { .. } => EmitErrorKind::EndpointStop,
+                _ => retry,
+            };
+            self.connect_error(kind, count, cause)
+        })?;
+        match Connection::open(stream).await {
+            Ok(connection) => Ok((connection, false)),
+            Err(cause) => Err(self
+                .error(retry, count, "the connection failed")
+                .with_cause(cause)),
+        }
+    }
+
+    fn connect_error(&self, kind: EmitErrorKind, count: usize, cause: ConnectError) -> EmitError {
+        let then = match &cause {
+            ConnectError::Refused { private: true, .. } => {
+                "use another `url`, or set allow_private = true if that is meant"
+            }
+            ConnectError::Refused { private: false, .. } => "use another `url`",
+            _ => "the batch will be sent again",
+        };
+        let error = self.error(kind, count, format!("{cause}; {then}"));
+        match cause.into_cause() {
+            Some(cause) => error.with_cause(cause),
+            None => error,
+        }
+    }
+
+    /// Sends the request and gives the answer. A kept connection that turns out to be closed is
+    /// replaced at once: that says nothing about the receiver, only that it stopped waiting.
+    async fn exchange(&mut self, outgoing: &Outgoing) -> Result<Answer, EmitError> {
+        let count = outgoing.key.count;
+        let body_max = ANSWER_BYTES_MAX + count.saturating_mul(ANSWER_BYTES_EVENT);
+        let mut retries = 0;
+        loop {
+            let (connection, reused) = self.connection(count).await?;
+            let request = self.request(outgoing)?;
+            let deadline = Instant::now() + self.request_timeout;
+            let error = match connection.exchange(request, body_max, deadline).await {
+                Ok((answer, kept)) => {
+                    self.connection = kept;
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if reused && error.is_closed() && retries < REUSE_RETRIES_MAX {
+                retries += 1;
+                tracing::debug!(emitter = %self.name, "kept connection was closed, sending again");
+                continue;
+            }
+            let kind = EmitErrorKind::EndpointRetry { retry_after: None };
+            let what = format!("{error}; the batch will be sent again");
+            return Err(match error {
+                ExchangeError::Broken(cause) => self.error(kind, count, what).with_cause(cause),
+                ExchangeError::Timeout => self.error(kind, count, what),
+            });
+        }
+    }
+
+    /// What an answer means for the batch.
+    fn judge(&self, batch: &EventBatch, answer: Answer) -> Result<Receipt, EmitError> {
+        let count = batch.len();
+        let status = answer.status.as_u16();
+        let header = |name| {
+            answer
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        // Against the receiver's own clock if it tells it, so that a wrong clock does not matter.
+        let now = header(header::DATE)
+            .and_then(http_date)
+            .unwrap_or_else(|| self.now());
+        let wait = header(header::RETRY_AFTER).and_then(|text| retry_after(text, now));
+        if let Some(kind) = classify(status, wait) {
+            let what = format!("it answered {}; {}", answer.status, remedy(kind, status));
+            return Err(self
+                .error(kind, count, what)
+                .with_response(status, excerpt(&answer.body)));
+        }
+        let unclear = |what: &str| {
+            let kind = EmitErrorKind::EndpointRetry { retry_after: None };
+            let what = format!(
+                "it answered {}, but {what}; the batch will be sent again",
+                answer.status
+            );
+            self.error(kind, count, what)
+        };
+        let whole = match answer.end {
+            AnswerEnd::Whole => true,
+            AnswerEnd::TooLong => false,
+            // What is missing may list events that failed.
+            AnswerEnd::Broken(cause) => {
+                return Err(unclear("its answer broke off").with_cause(cause));
+            }
+            AnswerEnd::Timeout => return Err(unclear("its answer did not end in time")),
+        };
+        let rejected = rejections(batch, &answer.body, whole, status)
+            .map_err(|what| unclear(what).with_response(status, excerpt(&answer.body)))?;
+        Ok(Receipt {
+            delivery: Delivery::Durable,
+            rejected,
+        })
+    }
+}
+
+impl Emitter for WebhookEmitter {
+    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        if batch.is_empty() {
+            return Ok(Receipt::DURABLE);
+        }
+        let outgoing = self.outgoing(batch)?;
+        let answer = self.exchange(&outgoing).await?;
+        tracing::debug!(
+            emitter = %self.name,
+            id = outgoing.id.to_str().unwrap_or_default(),
+            attempt = outgoing.attempts,
+            events = outgoing.key.count,
+            body_bytes = outgoing.body.len(),
+            status = answer.status.as_u16(),
+            "batch answered"
+        );
+        let receipt = self.judge(batch, answer)?;
+        self.unfinished = None;
+        Ok(receipt)
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+}
