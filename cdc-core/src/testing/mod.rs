@@ -1,6 +1,7 @@
 //! Test kit: sample events, fakes, faults. Feature `testing`; not for production builds.
 
 pub mod fakes;
+pub mod sim_storage;
 
 use std::sync::Arc;
 

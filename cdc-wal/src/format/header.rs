@@ -9,7 +9,8 @@ use super::{
 
 const MAGIC: &[u8; 8] = b"WKCDCWAL";
 const VERSION: u32 = 1;
-const CRC_AT: usize = HEADER_BYTES as usize - 4;
+const CRC_AT: usize = 4092;
+const _: () = assert!(CRC_AT as u64 + 4 == HEADER_BYTES);
 
 /// Longest name of a source or database.
 pub const NAME_BYTES_MAX: usize = 1024;
@@ -92,9 +93,8 @@ impl SegmentHeader {
         if version != VERSION {
             return Err(HeaderError::Version(version));
         }
-        let (body, crc) = match (bytes.get(..CRC_AT), bytes.get(CRC_AT..CRC_AT + 4)) {
-            (Some(body), Some(crc)) => (body, crc),
-            _ => return Err(invalid("the header is cut off")),
+        let (Some(body), Some(crc)) = (bytes.get(..CRC_AT), bytes.get(CRC_AT..CRC_AT + 4)) else {
+            return Err(invalid("the header is cut off"));
         };
         if crc32c::crc32c(body).to_le_bytes() != *crc {
             return Err(invalid("the header's checksum does not match"));
@@ -102,8 +102,8 @@ impl SegmentHeader {
         let header = Self::fields(&mut rest).ok_or_else(|| invalid("the header is malformed"))?;
         let size = header.segment_bytes;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&size)
-            || size % 4096 != 0
-            || header.base % u64::from(size) != 0
+            || !size.is_multiple_of(4096)
+            || !header.base.is_multiple_of(u64::from(size))
             || header.base.checked_add(u64::from(size)).is_none()
         {
             return Err(invalid("the header's sizes do not fit together"));

@@ -95,7 +95,7 @@ impl LogConfig {
     pub(crate) fn check(&self) -> Result<(), LogError> {
         let refuse = |message: String| Err(LogError::new(LogErrorKind::Configuration, message));
         let size = self.segment_bytes;
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&size) || size % 4096 != 0 {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&size) || !size.is_multiple_of(4096) {
             return refuse(format!(
                 "open the log {}: segment_bytes is {size}; it must be a multiple of 4096 from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
                 self.dir.display()

@@ -26,7 +26,7 @@ pub use transaction::{CommitAt, Transaction};
 
 use crate::control::{CONTROL, Control};
 use crate::format::HEADER_BYTES;
-use crate::format::frame::{FRAME_HEADER, Fragment, FrameKind, Heartbeat};
+use crate::format::frame::{FRAME_HEADER, FrameKind, Heartbeat};
 use crate::format::header::SegmentHeader;
 use crate::segment::{self, PREPARED, Segment};
 use crate::tail::{StartAt, WalTail};
@@ -34,7 +34,7 @@ use crate::{LogError, LogErrorKind};
 use cursors::Cursors;
 use recover::Recovered;
 use registry::Registry;
-use state::{SegmentMeta, Shared, Start};
+use state::{Place, SegmentMeta, Shared, Start};
 
 const LOCK: &str = "lock";
 
@@ -149,9 +149,7 @@ impl Log {
             let appended = shared.append(
                 state,
                 &mut frame,
-                FrameKind::Restart,
-                Fragment::None,
-                Some(0),
+                Place::new(FrameKind::Restart, Some(0)),
                 &[],
                 |_, _, _| {},
             )?;
@@ -196,8 +194,13 @@ impl Log {
     /// # Errors
     /// [`LogErrorKind::Io`], and the log is dead then; [`LogErrorKind::Dead`] later.
     pub fn flush(&self) -> Result<Lsn, LogError> {
-        let next = self.shared().lock().next;
-        self.shared().flush_to(next)?;
+        let shared = self.shared();
+        let next = {
+            let state = shared.lock();
+            shared.alive(&state)?;
+            state.next
+        };
+        shared.flush_to(next)?;
         Ok(Lsn(next))
     }
 
@@ -213,9 +216,7 @@ impl Log {
         let (mut state, _) = shared.append(
             state,
             &mut frame,
-            FrameKind::Heartbeat,
-            Fragment::None,
-            Some(0),
+            Place::new(FrameKind::Heartbeat, Some(0)),
             &[],
             |state, frame, lsn| {
                 let next = lsn + crate::format::align(frame.len() as u64);

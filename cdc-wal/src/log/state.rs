@@ -127,6 +127,25 @@ pub(crate) struct Start {
     pub(crate) cursors: Cursors,
 }
 
+/// What a frame is: its kind, its part of a record, and the LSN of its transaction's first frame,
+/// which is its own if `None`; 0 for frames of no transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) kind: FrameKind,
+    pub(crate) fragment: Fragment,
+    pub(crate) tx: Option<u64>,
+}
+
+impl Place {
+    pub(crate) const fn new(kind: FrameKind, tx: Option<u64>) -> Self {
+        Self {
+            kind,
+            fragment: Fragment::None,
+            tx,
+        }
+    }
+}
+
 /// Bytes on their way to the disk.
 struct Job {
     bytes: Vec<u8>,
@@ -241,9 +260,7 @@ impl Shared {
         &'a self,
         state: MutexGuard<'a, State>,
         frame: &mut [u8],
-        kind: FrameKind,
-        fragment: Fragment,
-        tx: Option<u64>,
+        place: Place,
         relations: &[Known],
         fill: impl FnOnce(&mut State, &mut [u8], u64),
     ) -> Result<(MutexGuard<'a, State>, u64), LogError> {
@@ -264,6 +281,7 @@ impl Shared {
         }
         let lsn = state.next;
         fill(&mut state, frame, lsn);
+        let Place { kind, fragment, tx } = place;
         Self::put(&mut state, frame, kind, fragment, tx.unwrap_or(lsn));
         Ok((state, lsn))
     }

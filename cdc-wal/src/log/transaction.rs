@@ -8,6 +8,7 @@ use cdc_core::{Cause, Image, Lsn, Meta, Op, Position, Relation, RowImage, wall_m
 use super::Handle;
 use super::registry::Known;
 use super::retention;
+use super::state::Place;
 use crate::format::change::{self, ChangeHead};
 use crate::format::frame::{COMMIT_RECORD, CommitRecord, FRAME_HEADER, Fragment, FrameKind};
 use crate::format::{RECORD_BYTES_MAX, align};
@@ -308,7 +309,7 @@ impl Transaction {
             rest.extend_from_slice(&self.buffer[end..]);
             let mut full = std::mem::replace(&mut self.buffer, rest);
             let frame = &mut full[HEAD - FRAME_HEADER..end];
-            self.append(frame, FrameKind::Changes, Fragment::None)?;
+            self.append(frame, Fragment::None)?;
             if self.buffer.len() == HEAD {
                 self.relations.clear();
                 self.definitions = 0;
@@ -347,7 +348,7 @@ impl Transaction {
                 (_, true) => Fragment::Last,
             };
             frame.extend_from_slice(&record[at..end]);
-            self.append(&mut frame, FrameKind::Changes, fragment)?;
+            self.append(&mut frame, fragment)?;
             at = end;
         }
         self.relations.clear();
@@ -356,25 +357,21 @@ impl Transaction {
         Ok(())
     }
 
-    fn append(
-        &mut self,
-        frame: &mut [u8],
-        kind: FrameKind,
-        fragment: Fragment,
-    ) -> Result<(), LogError> {
+    fn append(&mut self, frame: &mut [u8], fragment: Fragment) -> Result<(), LogError> {
         let shared = &self.handle.shared;
         let state = shared.lock();
-        let full =
-            !self.unbounded && kind == FrameKind::Changes && retention::is_full(shared, &state);
+        let full = !self.unbounded && retention::is_full(shared, &state);
         let result = if full {
             Err(is_full(shared))
         } else {
             shared.append(
                 state,
                 frame,
-                kind,
-                fragment,
-                self.tx,
+                Place {
+                    kind: FrameKind::Changes,
+                    fragment,
+                    tx: self.tx,
+                },
                 &self.relations,
                 |_, _, _| {},
             )
@@ -447,9 +444,7 @@ impl Transaction {
         let appended = shared.append(
             state,
             &mut self.buffer,
-            FrameKind::Commit,
-            Fragment::None,
-            tx,
+            Place::new(FrameKind::Commit, tx),
             &self.relations,
             |state, frame, lsn| {
                 if let Some(tx) = tx {
@@ -502,9 +497,7 @@ impl Transaction {
         let appended = shared.append(
             state,
             &mut frame,
-            FrameKind::Abort,
-            Fragment::None,
-            Some(tx),
+            Place::new(FrameKind::Abort, Some(tx)),
             &[],
             |state, _, _| {
                 state.open.remove(&tx);

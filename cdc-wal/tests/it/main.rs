@@ -1,5 +1,6 @@
 //! Integration tests of this crate, one binary.
 
+mod crash;
 mod journal;
 mod log;
 #[cfg(feature = "postgres")]

@@ -1,0 +1,451 @@
+//! A disk in memory that forgets unsynced writes, tears them at sectors, fails the n-th call and
+//! runs full.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::storage::{OpenMode, Storage, StorageFile, StorageLock};
+
+const SECTOR: usize = 512;
+
+/// A simulated disk. Clones are the same disk.
+///
+/// What a crash leaves is decided by its seed alone: of each file, what was synced, and of what
+/// was written since any subset of sectors, in any order; of the names in a directory, what was
+/// synced, and a prefix of what was changed since. Files opened before a crash fail afterwards.
+///
+/// ```
+/// use cdc_core::storage::{OpenMode, Storage};
+/// use cdc_core::testing::sim_storage::SimStorage;
+/// let disk = SimStorage::new();
+/// let path = std::path::Path::new("/a");
+/// let file = disk.open(path, OpenMode::CreateNew).unwrap();
+/// file.write_all_at(b"kept", 0).unwrap();
+/// file.sync_data().unwrap();
+/// disk.sync_dir(std::path::Path::new("/")).unwrap();
+/// disk.crash(7);
+/// assert_eq!(disk.open(path, OpenMode::Read).unwrap().len().unwrap(), 4);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SimStorage {
+    disk: Arc<Mutex<Disk>>,
+}
+
+/// What a failing call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It fails; later calls work.
+    Once,
+    /// It and every call after it fail until the next crash: the process was killed there. A
+    /// failing write may leave a prefix.
+    Stop,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    renames: Vec<NameOp>,
+    files: Vec<Node>,
+    locks: HashSet<PathBuf>,
+    generation: u64,
+    calls: u64,
+    fail_at: Option<(u64, Failure)>,
+    stopped: bool,
+    capacity: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum NameOp {
+    Set(PathBuf, usize),
+    Remove(PathBuf),
+    Rename(PathBuf, PathBuf),
+}
+
+impl NameOp {
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) | Self::Rename(path, _) => path.parent(),
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Set(path, node) => {
+                names.insert(path.clone(), *node);
+            }
+            Self::Remove(path) => {
+                names.remove(path);
+            }
+            Self::Rename(from, to) => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    data: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Write>,
+}
+
+#[derive(Debug)]
+enum Write {
+    Bytes(usize, Vec<u8>),
+    Len(usize),
+}
+
+/// splitmix64: the crash's own dice.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn put(data: &mut Vec<u8>, bytes: &[u8], at: usize) {
+    if data.len() < at + bytes.len() {
+        data.resize(at + bytes.len(), 0);
+    }
+    data[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn index(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl SimStorage {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The disk as a shared seam.
+    pub fn shared(&self) -> Arc<dyn Storage> {
+        Arc::new(self.clone())
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls so far that change the disk (writes, syncs, names, lengths).
+    pub fn calls(&self) -> u64 {
+        self.disk().calls
+    }
+
+    /// Makes the `n`-th changing call from now on fail, counted from 0.
+    pub fn fail_after(&self, n: u64, failure: Failure) {
+        let mut disk = self.disk();
+        disk.fail_at = Some((disk.calls + n, failure));
+    }
+
+    /// True if a call has failed as planned.
+    pub fn has_failed(&self) -> bool {
+        self.disk().fail_at.is_none()
+    }
+
+    /// Bytes all files together may have; beyond it writes fail with `StorageFull`.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.disk().capacity = bytes;
+    }
+
+    /// The power goes: see the type. Locks are released, open files fail from now on.
+    pub fn crash(&self, seed: u64) {
+        let mut disk = self.disk();
+        let disk = &mut *disk;
+        let mut dice = Dice(seed);
+        disk.generation += 1;
+        disk.stopped = false;
+        disk.fail_at = None;
+        disk.locks.clear();
+        let kept = usize::try_from(dice.roll() % (disk.renames.len() as u64 + 1)).unwrap_or(0);
+        for op in disk.renames.drain(..).take(kept) {
+            op.apply(&mut disk.durable_names);
+        }
+        disk.names = disk.durable_names.clone();
+        for node in &mut disk.files {
+            // Nothing, everything, or any sectors of what was not synced.
+            let mode = dice.roll() % 4;
+            for write in std::mem::take(&mut node.unsynced) {
+                match write {
+                    Write::Len(len) => {
+                        if mode == 1 || (mode > 1 && dice.roll().is_multiple_of(2)) {
+                            node.durable.resize(len, 0);
+                        }
+                    }
+                    Write::Bytes(at, bytes) => {
+                        let mut from = 0;
+                        while from < bytes.len() {
+                            let sector_end = ((at + from) / SECTOR + 1) * SECTOR - at;
+                            let to = sector_end.min(bytes.len());
+                            if mode == 1 || (mode > 1 && dice.roll().is_multiple_of(2)) {
+                                put(&mut node.durable, &bytes[from..to], at + from);
+                            }
+                            from = to;
+                        }
+                    }
+                }
+            }
+            node.data.clone_from(&node.durable);
+        }
+    }
+
+    /// Changes one byte of a file behind everybody's back, durably.
+    ///
+    /// # Errors
+    /// If there is no such file or byte.
+    pub fn damage(
+        &self,
+        path: &Path,
+        offset: u64,
+        change: impl FnOnce(u8) -> u8,
+    ) -> io::Result<()> {
+        let mut disk = self.disk();
+        let node = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let at = index(offset)?;
+        let node = &mut disk.files[node];
+        let byte = node.data.get_mut(at).ok_or(io::ErrorKind::UnexpectedEof)?;
+        *byte = change(*byte);
+        let changed = *byte;
+        put(&mut node.durable, &[changed], at);
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Counts a changing call; fails the one that is to fail.
+    fn call(&mut self) -> io::Result<()> {
+        if self.stopped {
+            return Err(io::Error::other("the simulated process is dead"));
+        }
+        let n = self.calls;
+        self.calls += 1;
+        if let Some((at, failure)) = self.fail_at
+            && n >= at
+        {
+            self.fail_at = None;
+            self.stopped = failure == Failure::Stop;
+            return Err(io::Error::other("simulated failure"));
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> u64 {
+        let files = self.names.values().map(|&node| &self.files[node]);
+        files.map(|node| node.data.len() as u64).sum()
+    }
+
+    fn room(&self, node: usize, len: usize) -> io::Result<()> {
+        let grows = len.saturating_sub(self.files[node].data.len()) as u64;
+        match self.capacity {
+            Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Storage for SimStorage {
+    fn create_dir_all(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
+        let mut disk = self.disk();
+        let known = disk.names.get(path).copied();
+        let node = match (mode, known) {
+            (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (OpenMode::CreateNew, None) => {
+                disk.call()?;
+                disk.files.push(Node::default());
+                let node = disk.files.len() - 1;
+                disk.names.insert(path.to_owned(), node);
+                disk.renames.push(NameOp::Set(path.to_owned(), node));
+                node
+            }
+            (_, Some(node)) => node,
+            (_, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Box::new(SimFile {
+            disk: self.clone(),
+            node,
+            generation: disk.generation,
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call()?;
+        if !disk.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let op = NameOp::Rename(from.to_owned(), to.to_owned());
+        op.apply(&mut disk.names);
+        disk.renames.push(op);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call()?;
+        if disk.names.remove(path).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk.renames.push(NameOp::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let disk = self.disk();
+        let here = disk.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(here
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        let disk = &mut *disk;
+        disk.call()?;
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut disk.renames)
+            .into_iter()
+            .partition(|op| op.dir() == Some(dir));
+        for op in mine {
+            op.apply(&mut disk.durable_names);
+        }
+        disk.renames = others;
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let mut disk = self.disk();
+        if !disk.locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(SimLock {
+            disk: self.clone(),
+            path: path.to_owned(),
+            generation: disk.generation,
+        }))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.disk().names.contains_key(path)
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    disk: SimStorage,
+    path: PathBuf,
+    generation: u64,
+}
+
+impl StorageLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut disk = self.disk.disk();
+        if disk.generation == self.generation {
+            disk.locks.remove(&self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimStorage,
+    node: usize,
+    generation: u64,
+}
+
+impl SimFile {
+    fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = self.disk.disk();
+        if disk.generation != self.generation {
+            return Err(io::Error::other(
+                "the file was open before the simulated crash",
+            ));
+        }
+        Ok(disk)
+    }
+}
+
+impl StorageFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let disk = self.disk()?;
+        let data = disk.files[self.node].data.get(index(offset)?..);
+        let data = data.unwrap_or_default();
+        let n = data.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&data[..n]);
+        Ok(n)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        let at = index(offset)?;
+        let end = at
+            .checked_add(bytes.len())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut keep = bytes.len();
+        if disk.stopped {
+            return disk.call();
+        }
+        let mut result = disk.call();
+        if result.is_err() {
+            // A failed write may have been written in part.
+            let dice = Dice(disk.calls).roll();
+            keep = usize::try_from(dice % (bytes.len() as u64 + 1)).unwrap_or(0);
+        } else if let Err(full) = disk.room(self.node, end) {
+            keep = 0;
+            result = Err(full);
+        }
+        if keep > 0 {
+            let node = &mut disk.files[self.node];
+            put(&mut node.data, &bytes[..keep], at);
+            node.unsynced.push(Write::Bytes(at, bytes[..keep].to_vec()));
+        }
+        result
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.call()?;
+        let len = index(len)?;
+        disk.room(self.node, len)?;
+        let node = &mut disk.files[self.node];
+        node.data.resize(len, 0);
+        node.unsynced.push(Write::Len(len));
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk()?.files[self.node].data.len() as u64)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.call()?;
+        let node = &mut disk.files[self.node];
+        for write in std::mem::take(&mut node.unsynced) {
+            match write {
+                Write::Bytes(at, bytes) => put(&mut node.durable, &bytes, at),
+                Write::Len(len) => node.durable.resize(len, 0),
+            }
+        }
+        Ok(())
+    }
+}

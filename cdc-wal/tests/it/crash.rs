@@ -1,0 +1,370 @@
+//! A log on a disk that forgets, tears, fails and runs full.
+
+use std::sync::Arc;
+
+use cdc_core::testing::sim_storage::{Failure, SimStorage};
+use cdc_core::testing::{relation, row};
+use cdc_core::{BatchLimit, ChangeEvent, Image, Op, Position, Relation};
+use cdc_wal::{
+    Log, LogConfig, LogError, LogErrorKind, StartAt, SyncPolicy, Transaction, Visibility,
+};
+use proptest::prelude::*;
+
+use crate::support::{clock, config, drain};
+
+fn open(disk: &SimStorage, sync: SyncPolicy) -> Result<Log, LogError> {
+    Log::open(LogConfig {
+        storage: disk.shared(),
+        sync,
+        visibility: Visibility::Written,
+        ..config("/log".as_ref())
+    })
+}
+
+/// One step of a workload: transactions are numbered, up to three are open at once.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Adds changes with rows of this many bytes to one of the open transactions.
+    Change {
+        slot: usize,
+        count: usize,
+        bytes: usize,
+    },
+    Commit {
+        slot: usize,
+    },
+    Abort {
+        slot: usize,
+    },
+    Flush,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = prop_oneof![8 => 1usize..300, 2 => 2000usize..9000, 1 => 20_000usize..60_000];
+    prop_oneof![
+        8 => (0usize..3, 1usize..12, bytes).prop_map(|(slot, count, bytes)| Step::Change { slot, count, bytes }),
+        5 => (0usize..3).prop_map(|slot| Step::Commit { slot }),
+        1 => (0usize..3).prop_map(|slot| Step::Abort { slot }),
+        1 => Just(Step::Flush),
+    ]
+}
+
+/// What a transaction must look like: its id, and the length of each row's text.
+type Expected = (u64, Vec<usize>);
+
+#[derive(Default)]
+struct Outcome {
+    /// Commits that were acknowledged, in order.
+    acknowledged: Vec<Expected>,
+    /// Of these, how many were durable by a flush that came back.
+    flushed: usize,
+    /// The commit that failed, which may be there or not.
+    unknown: Option<Expected>,
+}
+
+/// Runs steps until one fails.
+fn run(log: &Log, steps: &[Step], relations: &[Arc<Relation>], first_id: u64) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut next_id = first_id;
+    let mut open: [Option<(Transaction, Expected)>; 3] = Default::default();
+    for step in steps {
+        match step {
+            Step::Change { slot, count, bytes } => {
+                let (tx, expected) = open[*slot].get_or_insert_with(|| {
+                    next_id += 1;
+                    (log.begin(next_id), (next_id, Vec::new()))
+                });
+                // Few of the large ones, or a workload takes megabytes.
+                let count = if *bytes > 1000 { 1 + count / 6 } else { *count };
+                for n in 0..count {
+                    let relation = &relations[(*bytes + n) % relations.len()];
+                    let text = "x".repeat(*bytes);
+                    if tx.insert(relation, &row(1, &text, "1")).is_err() {
+                        return outcome;
+                    }
+                    expected.1.push(*bytes);
+                }
+            }
+            Step::Commit { slot } => {
+                if let Some((tx, expected)) = open[*slot].take() {
+                    match tx.commit() {
+                        Ok(_) => outcome.acknowledged.push(expected),
+                        Err(_) => {
+                            outcome.unknown = Some(expected);
+                            return outcome;
+                        }
+                    }
+                }
+            }
+            Step::Abort { slot } => {
+                if let Some((tx, _)) = open[*slot].take()
+                    && tx.abort().is_err()
+                {
+                    return outcome;
+                }
+            }
+            Step::Flush => {
+                if log.flush().is_err() {
+                    return outcome;
+                }
+                outcome.flushed = outcome.acknowledged.len();
+            }
+        }
+    }
+    outcome
+}
+
+/// All transactions a log gives, checked to be whole and in order.
+fn transactions(log: &Log) -> (Vec<Expected>, Vec<ChangeEvent>) {
+    let mut tail = log.tail(StartAt::Earliest, clock()).expect("tail");
+    let limit = BatchLimit {
+        events_max: 5,
+        ..BatchLimit::default()
+    };
+    let events = drain(&mut tail, limit).expect("read the log");
+    let mut all: Vec<Expected> = Vec::new();
+    let mut position = Position::ZERO;
+    let mut open = false;
+    for event in &events {
+        assert!(event.position > position, "positions increase");
+        if open {
+            assert_eq!(
+                event.position.commit, position.commit,
+                "transactions are whole"
+            );
+        } else {
+            all.push((event.transaction.id, Vec::new()));
+        }
+        position = event.position;
+        open = !event.last;
+        let text = event.after.row().and_then(|row| row.get(1).ok().flatten());
+        let Some(cdc_core::ValueRef::Text(text)) = text else {
+            panic!("a row as it was written")
+        };
+        if let Some((_, lengths)) = all.last_mut() {
+            lengths.push(text.len());
+        }
+    }
+    assert!(!open, "the last transaction is whole");
+    (all, events)
+}
+
+fn relations() -> Vec<Arc<Relation>> {
+    let mut all = vec![relation()];
+    for version in 1..4 {
+        let mut other = Relation::clone(&relation());
+        other.version = version;
+        all.push(Arc::new(other));
+    }
+    all
+}
+
+/// Fails call `n` of a workload, crashes, reopens, and compares. False if the workload ended
+/// before that call.
+fn crash_at(steps: &[Step], sync: SyncPolicy, n: u64, failure: Failure, seed: u64) -> bool {
+    let disk = SimStorage::new();
+    let relations = relations();
+    let place = format!("call {n}, {failure:?}, {sync:?}, crash seed {seed}");
+    disk.fail_after(n, failure);
+    let Ok(log) = open(&disk, sync) else {
+        disk.crash(seed);
+        let log = open(&disk, sync).unwrap_or_else(|e| panic!("reopen after {place}: {e}"));
+        assert!(transactions(&log).0.is_empty());
+        return true;
+    };
+    let outcome = run(&log, steps, &relations, 0);
+    let failed = disk.has_failed();
+    if failed && failure == Failure::Once && sync == SyncPolicy::Always {
+        let error = log.flush().err().map(|error| error.kind);
+        assert!(
+            matches!(error, None | Some(LogErrorKind::Dead)),
+            "a log whose write failed is dead: {place}"
+        );
+    }
+    if failure == Failure::Stop {
+        disk.crash(seed);
+        drop(log);
+    } else {
+        drop(log);
+        disk.crash(seed);
+    }
+    let log = open(&disk, sync).unwrap_or_else(|e| panic!("reopen after {place}: {e}"));
+    let (found, events) = transactions(&log);
+    let mut possible = outcome.acknowledged.clone();
+    possible.extend(outcome.unknown);
+    assert!(
+        found.len() <= possible.len(),
+        "nothing that was not committed: {place}"
+    );
+    assert_eq!(
+        found,
+        possible[..found.len()],
+        "what was committed, in order: {place}"
+    );
+    let durable = match sync {
+        SyncPolicy::Always => outcome.acknowledged.len(),
+        _ => outcome.flushed,
+    };
+    assert!(
+        found.len() >= durable,
+        "nothing acknowledged is lost: {place}"
+    );
+    // The log works on, and from every position gives exactly the rest.
+    let mut tx = log.begin(9999);
+    tx.insert(&relations[3], &row(1, "after", "1"))
+        .expect("insert");
+    tx.commit().expect("commit after recovery");
+    let (again, all) = transactions(&log);
+    assert_eq!(again.len(), found.len() + 1, "{place}");
+    assert_eq!(all[..events.len()], events, "{place}");
+    for at in [
+        0,
+        events.len() / 3,
+        events.len() / 2,
+        events.len().saturating_sub(1),
+    ] {
+        let mut tail = log
+            .tail(StartAt::After(all[at].position), clock())
+            .expect("tail");
+        let rest = drain(&mut tail, BatchLimit::default()).expect("read");
+        assert_eq!(rest, all[at + 1..], "after event {at}: {place}");
+    }
+    failed
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_crash_loses_what_was_acknowledged(
+        steps in proptest::collection::vec(step(), 5..60), seed in any::<u64>(), never in any::<bool>(),
+    ) {
+        let sync = if never { SyncPolicy::Never } else { SyncPolicy::Always };
+        let mut n = 0;
+        while crash_at(&steps, sync, n, Failure::Stop, seed.wrapping_add(n)) {
+            n += 1;
+        }
+        prop_assert!(n > 5);
+    }
+
+    #[test]
+    fn no_failed_call_loses_what_was_acknowledged(
+        steps in proptest::collection::vec(step(), 5..40), seed in any::<u64>(),
+    ) {
+        let mut n = 0;
+        while crash_at(&steps, SyncPolicy::Always, n, Failure::Once, seed.wrapping_add(n)) {
+            n += 1;
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_kills_the_handle_and_nothing_else() {
+    let disk = SimStorage::new();
+    let log = open(&disk, SyncPolicy::Always).unwrap();
+    disk.set_capacity(Some(200 << 10));
+    let relation = relation();
+    let mut committed = 0;
+    let error = loop {
+        let mut tx = log.begin(committed);
+        tx.insert(&relation, &row(1, &"x".repeat(5000), "1"))
+            .unwrap();
+        match tx.commit() {
+            Ok(_) => committed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, LogErrorKind::Io);
+    assert_eq!(log.flush().unwrap_err().kind, LogErrorKind::Dead);
+    drop(log);
+    disk.set_capacity(None);
+    let log = open(&disk, SyncPolicy::Always).unwrap();
+    assert_eq!(transactions(&log).0.len() as u64, committed);
+}
+
+/// A log with ten small transactions, closed, and where its frames are.
+fn ten() -> (SimStorage, std::path::PathBuf) {
+    let disk = SimStorage::new();
+    let log = open(&disk, SyncPolicy::Always).unwrap();
+    for id in 0..10 {
+        let mut tx = log.begin(id);
+        tx.insert(&relation(), &row(1, "name", "1")).unwrap();
+        tx.commit().unwrap();
+    }
+    drop(log);
+    (disk, "/log/0000000000000000.wal".into())
+}
+
+#[test]
+fn damage_of_what_was_durable_is_refused_with_file_and_offset() {
+    let end = {
+        let (disk, _) = ten();
+        open(&disk, SyncPolicy::Always).unwrap().flushed_lsn().0
+    };
+    for offset in (4096..end - 64).step_by(29) {
+        let (disk, path) = ten();
+        disk.damage(&path, offset, |byte| byte ^ 0x55).unwrap();
+        match open(&disk, SyncPolicy::Always) {
+            Err(error) => {
+                assert_eq!(error.kind, LogErrorKind::Corrupt, "byte {offset}");
+                let message = error.to_string();
+                assert!(message.contains("0000000000000000.wal"), "{message}");
+                let at: u64 = message
+                    .split("at byte ")
+                    .nth(1)
+                    .and_then(|rest| rest.split(';').next())
+                    .and_then(|digits| digits.parse().ok())
+                    .expect("an offset");
+                assert!(
+                    at <= offset && offset < at + 300,
+                    "{at} names the frame of {offset}"
+                );
+            }
+            // Padding is not covered by a checksum, and says nothing.
+            Ok(log) => assert_eq!(transactions(&log).0.len(), 10, "byte {offset}"),
+        }
+    }
+}
+
+#[test]
+fn images_of_all_forms_come_back_as_they_were() {
+    let disk = SimStorage::new();
+    let log = open(&disk, SyncPolicy::Always).unwrap();
+    let meta = cdc_core::Meta(vec![("expires_at".into(), cdc_core::Value::Int(7))]);
+    let images = [
+        Image::Absent,
+        Image::Full(row(1, "a", "1")),
+        Image::Key(row(2, "b", "2")),
+        Image::Partial(row(3, "c", "3")),
+    ];
+    let mut expected = Vec::new();
+    let mut tx = log.begin(1);
+    for op in Op::ALL {
+        for before in &images {
+            for after in &images {
+                for cause in cdc_core::Cause::ALL {
+                    let meta = (expected.len() % 2 == 0).then_some(&meta);
+                    tx.change(op, &relation(), before, after, cause, meta)
+                        .unwrap();
+                    expected.push((op, before.clone(), after.clone(), cause, meta.cloned()));
+                }
+            }
+        }
+    }
+    tx.commit().unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    let events = drain(&mut tail, BatchLimit::default()).unwrap();
+    let found: Vec<_> = events
+        .into_iter()
+        .map(|e| {
+            (
+                e.op,
+                e.before,
+                e.after,
+                e.cause,
+                e.meta.map(|meta| (*meta).clone()),
+            )
+        })
+        .collect();
+    assert_eq!(found, expected);
+}
