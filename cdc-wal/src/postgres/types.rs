@@ -48,6 +48,9 @@ const BUILTIN: &[(u32, u32, &str, Scalar)] = &[
     (19, 1003, "name", Scalar::Text),
     (20, 1016, "int8", Scalar::Int),
     (21, 1005, "int2", Scalar::Int),
+    // Arrays to the catalog, but written without braces.
+    (22, 1006, "int2vector", Scalar::Text),
+    (30, 1013, "oidvector", Scalar::Text),
     (23, 1007, "int4", Scalar::Int),
     (25, 1009, "text", Scalar::Text),
     (26, 1028, "oid", Scalar::UInt),

@@ -1,1 +1,316 @@
-//! Placeholder.
+//! What is wrong is named, with its kind and its remedy.
+
+use cdc_core::{Lsn, Position, SourceErrorKind, WalSource};
+use cdc_wal::postgres::{PostgresConfig, PostgresSource, Severity, SqlSession, check};
+
+use super::{Db, next, server};
+
+async fn refused(config: PostgresConfig, resume: Option<Position>) -> cdc_core::SourceError {
+    PostgresSource::connect(config, resume)
+        .await
+        .expect_err("the source refuses")
+}
+
+#[track_caller]
+fn assert_says(error: &cdc_core::SourceError, kind: &SourceErrorKind, words: &[&str]) {
+    assert_eq!(error.kind, *kind, "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word:?} in: {error}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_passwords_hosts_and_databases_are_told_apart() {
+    let good = server();
+    let wrong = PostgresConfig {
+        password: Some("not-the-password".into()),
+        ..good.clone()
+    };
+    let error = refused(wrong, None).await;
+    assert_says(
+        &error,
+        &SourceErrorKind::Unreachable,
+        &["check user and password"],
+    );
+    assert!(!format!("{error} {error:?}").contains("not-the-password"));
+
+    let missing = PostgresConfig {
+        password: None,
+        ..good.clone()
+    };
+    assert_says(
+        &refused(missing, None).await,
+        &SourceErrorKind::Unreachable,
+        &["PGPASSWORD"],
+    );
+
+    let nowhere = PostgresConfig {
+        port: 1,
+        ..good.clone()
+    };
+    assert_says(
+        &refused(nowhere, None).await,
+        &SourceErrorKind::Unreachable,
+        &[":1/"],
+    );
+
+    let nothing = PostgresConfig {
+        database: "there_is_no_such".into(),
+        ..good
+    };
+    let kind = SourceErrorKind::Configuration;
+    assert_says(
+        &refused(nothing, None).await,
+        &kind,
+        &["there_is_no_such", "database's name"],
+    );
+}
+
+#[tokio::test]
+async fn a_slot_in_use_names_the_process() {
+    let mut db = Db::new("fail_in_use").await;
+    let source = db.connect(None).await;
+    let sql = format!(
+        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'",
+        db.config.slot
+    );
+    let pid = db.one(&sql).await;
+    let second = PostgresConfig {
+        slot_wait: std::time::Duration::ZERO,
+        ..db.config.clone()
+    };
+    let error = refused(second, None).await;
+    assert_says(
+        &error,
+        &SourceErrorKind::InUse,
+        &[&pid, &db.config.slot, "another slot"],
+    );
+    db.finish(source).await;
+}
+
+#[tokio::test]
+async fn changes_that_are_gone_are_a_gap() {
+    let mut db = Db::new("fail_gap").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    let mut source = db.connect(None).await;
+    let events = db
+        .changes(&mut source, "INSERT INTO public.t VALUES (1)")
+        .await;
+    let first = Position::end_of(events[0].position.commit);
+    let more = db
+        .changes(&mut source, "INSERT INTO public.t VALUES (2)")
+        .await;
+    source
+        .confirm(Position::end_of(more[0].position.commit))
+        .await
+        .unwrap();
+    source.close().await.unwrap();
+
+    // Somebody confirmed further than our checkpoint.
+    let error = refused(db.config.clone(), Some(first)).await;
+    assert_says(
+        &error,
+        &SourceErrorKind::Gap,
+        &[&first.to_string(), "accept-gap", &db.config.slot],
+    );
+
+    // Beyond the server's log: a restored backup.
+    let ahead = Position::end_of(Lsn(u64::MAX / 2));
+    let error = refused(db.config.clone(), Some(ahead)).await;
+    assert!(
+        matches!(
+            error.kind,
+            SourceErrorKind::Refused(cdc_core::TokenRefusal::Ahead { .. })
+        ),
+        "{error}"
+    );
+
+    // Accepted, it goes on with what there is.
+    let accepting = PostgresConfig {
+        accept_gap: true,
+        ..db.config.clone()
+    };
+    let mut source = PostgresSource::connect(accepting.clone(), Some(first))
+        .await
+        .unwrap();
+    let events = db
+        .changes(&mut source, "INSERT INTO public.t VALUES (3)")
+        .await;
+    assert!(events[0].position > more[0].position);
+    source.close().await.unwrap();
+
+    // The slot was dropped by somebody.
+    db.run(&format!(
+        "SELECT pg_drop_replication_slot('{}')",
+        db.config.slot
+    ))
+    .await;
+    let error = refused(db.config.clone(), Some(first)).await;
+    assert_says(
+        &error,
+        &SourceErrorKind::Gap,
+        &["does not exist", &first.to_string()],
+    );
+    let source = PostgresSource::connect(accepting, Some(first))
+        .await
+        .unwrap();
+    assert!(source.start() > first);
+    db.finish(source).await;
+}
+
+#[tokio::test]
+async fn what_is_absent_and_must_not_be_created_is_named() {
+    let mut db = Db::new("fail_absent").await;
+    let kind = SourceErrorKind::Configuration;
+    let no_publication = PostgresConfig {
+        create_publication: false,
+        ..db.config.clone()
+    };
+    let error = refused(no_publication, None).await;
+    assert_says(
+        &error,
+        &kind,
+        &["CREATE PUBLICATION", &db.config.publication],
+    );
+
+    let no_slot = PostgresConfig {
+        create_slot: false,
+        ..db.config.clone()
+    };
+    let error = refused(no_slot, None).await;
+    assert_says(
+        &error,
+        &kind,
+        &["pg_create_logical_replication_slot", &db.config.slot],
+    );
+
+    let no_table = PostgresConfig {
+        publication: format!("{}_x", db.config.publication),
+        tables: vec!["missing".into()],
+        ..db.config.clone()
+    };
+    assert_says(&refused(no_table, None).await, &kind, &["public.missing"]);
+
+    // A slot of another plugin.
+    db.run(&format!(
+        "SELECT pg_create_logical_replication_slot('{}', 'test_decoding')",
+        db.config.slot
+    ))
+    .await;
+    let error = refused(db.config.clone(), None).await;
+    assert_says(&error, &kind, &["test_decoding", "another slot"]);
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn a_publication_younger_than_its_changes_is_explained() {
+    let mut db = Db::new("fail_publication").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    let source = db.connect(None).await;
+    source.close().await.unwrap();
+    db.run(&format!("DROP PUBLICATION {}", db.config.publication))
+        .await;
+    db.run("INSERT INTO public.t VALUES (1)").await;
+    let mut source = db.connect(None).await;
+    let error = loop {
+        if let Err(error) = source.next_batch(cdc_core::BatchLimit::default()).await {
+            break error;
+        }
+    };
+    assert_says(
+        &error,
+        &SourceErrorKind::Configuration,
+        &["publication", "drop the slot"],
+    );
+    db.finish(source).await;
+}
+
+#[tokio::test]
+async fn a_role_without_rights_is_told_which() {
+    let mut db = Db::new("fail_role").await;
+    let role = db.config.database.clone();
+    db.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'"))
+        .await;
+    let config = PostgresConfig {
+        user: role.clone(),
+        password: Some("pw".into()),
+        ..db.config.clone()
+    };
+    let error = refused(config.clone(), None).await;
+    assert_says(&error, &SourceErrorKind::Configuration, &["REPLICATION"]);
+    let findings = check(&config).await.unwrap();
+    let finding = findings.iter().find(|f| f.subject == "role").unwrap();
+    assert_eq!(finding.severity, Severity::Error);
+    assert_eq!(finding.remedy, format!("ALTER ROLE \"{role}\" REPLICATION"));
+    db.run(&format!("DROP ROLE {role}")).await;
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn check_finds_what_is_wrong_and_changes_nothing() {
+    let mut db = Db::new("fail_check").await;
+    db.run("CREATE TABLE public.keyed (id int PRIMARY KEY); CREATE TABLE public.bare (id int); CREATE UNLOGGED TABLE public.fast (id int)")
+        .await;
+    let of = |findings: &[cdc_wal::postgres::Finding], subject: &str| {
+        findings
+            .iter()
+            .find(|f| f.subject == subject)
+            .unwrap_or_else(|| panic!("{subject} in {findings:?}"))
+            .clone()
+    };
+    let slot = format!("slot {}", db.config.slot);
+    let publication = format!("publication {}", db.config.publication);
+    let findings = check(&db.config).await.unwrap();
+    assert_eq!(of(&findings, "wal_level").severity, Severity::Ok);
+    assert_eq!(of(&findings, &slot).found, "does not exist");
+    assert_eq!(of(&findings, &publication).found, "does not exist");
+
+    let source = db.connect(None).await;
+    let findings = check(&db.config).await.unwrap();
+    assert!(of(&findings, &slot).severity <= Severity::Warning);
+    assert_eq!(of(&findings, &publication).found, "2 tables");
+    let bare = of(&findings, "table public.bare");
+    assert_eq!(bare.severity, Severity::Warning);
+    assert!(
+        bare.remedy.contains("REPLICA IDENTITY FULL"),
+        "{}",
+        bare.remedy
+    );
+    assert!(findings.iter().all(|f| f.subject != "table public.keyed"));
+    assert!(source.slot_state().await.unwrap().active_pid.is_some());
+    db.finish(source).await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_gives_empty_batches_until_it_is_back() {
+    let mut db = Db::new("fail_away").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    db.config.backoff_max = std::time::Duration::from_millis(50);
+    let mut source = db.connect(None).await;
+    // No connection can be made to this database for a while.
+    let mut admin = SqlSession::open(&server()).await.unwrap();
+    let name = db.config.database.clone();
+    admin
+        .query(&format!("ALTER DATABASE {name} CONNECTION LIMIT 0"))
+        .await
+        .unwrap();
+    let kill = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'",
+        db.config.slot
+    );
+    db.run(&kill).await;
+    while source.is_connected() {
+        assert!(next(&mut source).await.is_empty());
+    }
+    admin
+        .query(&format!("ALTER DATABASE {name} CONNECTION LIMIT -1"))
+        .await
+        .unwrap();
+    let events = db
+        .changes(&mut source, "INSERT INTO public.t VALUES (1)")
+        .await;
+    assert_eq!(events.len(), 1);
+    assert!(source.is_connected());
+    admin.close().await;
+    db.finish(source).await;
+}

@@ -89,10 +89,13 @@ impl Db {
         let mut events = Vec::new();
         loop {
             for event in next(source).await.into_events() {
-                let is_marker = event.op == Op::Message && &*event.relation.table == "marker";
-                if is_marker && after(&event) == [Value::Bytes(marker.clone().into_bytes())] {
-                    assert!(event.last);
-                    return events;
+                if event.op == Op::Message && &*event.relation.table == "marker" {
+                    if after(&event) == [Value::Bytes(marker.clone().into_bytes())] {
+                        assert!(event.last);
+                        return events;
+                    }
+                    // Of an earlier call, sent again after a restart.
+                    continue;
                 }
                 events.push(event);
             }
