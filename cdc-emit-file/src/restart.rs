@@ -1,0 +1,480 @@
+//! Going back to a checkpoint, and finishing what a crash interrupted. Every step may be
+//! interrupted and done again from the same checkpoint.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use cdc_core::storage::OpenMode;
+use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Position};
+use sha2::Digest;
+use tracing::{error, info, warn};
+
+use crate::emitter::{FileEmitter, OpenFile, Output, append_line, state_of};
+use crate::error::{contradiction, io_error};
+use crate::framing::{Framing, Scan, scan};
+use crate::manifest::{self, Entry, Line, Manifest};
+use crate::name::{FileName, PART};
+use crate::state::{FileState, OpenState};
+use crate::{FileConfig, Fsync, LOCK, OnRestart};
+
+/// A data file of ours in the directory.
+#[derive(Clone, Debug)]
+struct Found {
+    name: FileName,
+    text: String,
+    part: bool,
+}
+
+/// The whole lines of the manifest.
+struct Listed {
+    length: u64,
+    state: FileState,
+    names: BTreeSet<String>,
+    last: Option<Entry>,
+}
+
+impl FileEmitter {
+    pub(crate) fn restart(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
+        self.own_directory()?;
+        let position = from.map(|checkpoint| checkpoint.position);
+        let mut state = match state_of(from) {
+            Some(bytes) => Some(
+                FileState::decode(bytes).map_err(|what| contradiction(&self.config.path, what))?,
+            ),
+            None => None,
+        };
+        // The same process, and the lane's checkpoint is still where it began: back to there.
+        if state.is_none()
+            && let Some((began, base)) = &self.base
+            && *began == position
+        {
+            state = Some(base.clone());
+        }
+        self.out = Output {
+            lineage: from.map(|checkpoint| checkpoint.lineage),
+            ..Output::default()
+        };
+        match state {
+            Some(state) if self.config.on_restart == OnRestart::Truncate || self.base.is_some() => {
+                self.go_back(&state)?;
+            }
+            Some(state) => self.take_over(Some(&state))?,
+            None => self.take_over(None)?,
+        }
+        // Another format than that of the open file needs a file of its own.
+        let format = self.config.encoder.format();
+        let other = self.out.open.as_ref().is_some_and(|open| {
+            FileName::parse(&self.config.stream, &open.name).is_none_or(|n| n.format != format)
+        });
+        if other {
+            self.close_open()?;
+        }
+        self.written = position.unwrap_or_default();
+        self.dirty_since = None;
+        self.lost = None;
+        self.skip_through = None;
+        self.close_due = false;
+        self.mark = DurableMark {
+            through: self.written,
+            state: self.state().encode(),
+        };
+        if self.base.is_none() {
+            self.base = Some((position, self.state()));
+        }
+        Ok(())
+    }
+
+    /// Creates the directory and takes its lock.
+    fn own_directory(&mut self) -> Result<(), EmitError> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let (storage, dir) = (&self.config.storage, &self.config.path);
+        if !storage.exists(dir) {
+            storage
+                .create_dir_all(dir)
+                .map_err(|cause| io_error("create the directory", dir, cause))?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                storage
+                    .sync_dir(parent)
+                    .map_err(|cause| io_error("sync the directory", parent, cause))?;
+            }
+        }
+        let path = dir.join(LOCK);
+        let lock = storage.lock(&path).map_err(|cause| {
+            if cause.kind() == io::ErrorKind::WouldBlock {
+                EmitError::new(
+                    EmitErrorKind::EndpointStop,
+                    format!(
+                        "write to {}: another process writes there; stop it, or give this emitter a directory of its own",
+                        dir.display()
+                    ),
+                )
+            } else {
+                io_error("lock", &path, cause)
+            }
+        })?;
+        self.lock = Some(lock);
+        Ok(())
+    }
+
+    /// Brings the directory back to what it was at a mark.
+    fn go_back(&mut self, state: &FileState) -> Result<(), EmitError> {
+        let listed = self.listed(state.manifest_len)?;
+        let manifest = manifest::path(&self.config.path);
+        if listed.length < state.manifest_len {
+            return Err(contradiction(
+                &manifest,
+                "it is shorter than the checkpoint says",
+            ));
+        }
+        if (listed.state.sequence, listed.state.chain) != (state.sequence, state.chain) {
+            return Err(contradiction(
+                &manifest,
+                "its lines are not those of the checkpoint",
+            ));
+        }
+        self.cut_manifest(state.manifest_len)?;
+        let open_name = state.open.as_ref().map(|open| open.name.as_str());
+        for found in self.found()? {
+            if Some(found.text.as_str()) == open_name || listed.names.contains(&found.text) {
+                continue;
+            }
+            let path = self.path_of(&found);
+            if found.name.first > state.last {
+                info!(file = %path.display(), "removing a file behind the checkpoint; its events come again");
+                self.config
+                    .storage
+                    .remove(&path)
+                    .map_err(|cause| io_error("remove", &path, cause))?;
+            } else {
+                warn!(file = %path.display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
+            }
+        }
+        self.finish_renames(&listed)?;
+        let mut open = match &state.open {
+            Some(open) => self.reopen(open, state.last)?,
+            None => None,
+        };
+        if let Some(open) = &mut open {
+            self.age(open);
+        }
+        self.sync_dir()?;
+        self.out.sequence = state.sequence;
+        self.out.manifest_len = state.manifest_len;
+        self.out.chain = state.chain;
+        self.out.last = state.last;
+        self.out.open = open;
+        Ok(())
+    }
+
+    /// Cuts the file of a mark to the mark's length, and checks what is left.
+    fn reopen(&self, state: &OpenState, last: Position) -> Result<Option<OpenFile>, EmitError> {
+        let storage = &self.config.storage;
+        let closed = self.config.path.join(&state.name);
+        let part = self.part_path(&state.name);
+        let Some(name) = FileName::parse(&self.config.stream, &state.name) else {
+            return Err(contradiction(&closed, "it does not belong to this stream"));
+        };
+        match (storage.exists(&part), storage.exists(&closed)) {
+            (true, false) => {}
+            (false, true) => storage
+                .rename(&closed, &part)
+                .map_err(|cause| io_error("open again", &closed, cause))?,
+            (true, true) => {
+                return Err(contradiction(&part, "it is there closed and open at once"));
+            }
+            (false, false) if self.config.fsync == Fsync::None => {
+                error!(file = %part.display(), "the file is gone; fsync is \"none\", so a power cut may have taken it: its events are lost");
+                return Ok(None);
+            }
+            (false, false) => return Err(contradiction(&part, "it is gone")),
+        }
+        let file = storage
+            .open(&part, OpenMode::ReadWrite)
+            .map_err(|cause| io_error("open", &part, cause))?;
+        let failed = |cause| io_error("read", &part, cause);
+        let framing = Framing::of(name.format);
+        let length = file.len().map_err(failed)?;
+        let mut open = OpenFile {
+            name: state.name.clone(),
+            first: name.first,
+            length: state.length,
+            events: state.events,
+            lines: state.lines,
+            crc: state.crc,
+            sha: sha2::Sha256::new(),
+            opened_micros: state.opened_micros,
+            opened_at: Duration::ZERO,
+            last: Some(last),
+            torn: false,
+            name_dirty: false,
+            file,
+        };
+        let Scan {
+            whole,
+            lines,
+            crc,
+            sha,
+        } = scan(&*open.file, state.length, framing).map_err(failed)?;
+        open.sha = sha;
+        if (whole, lines, crc) != (state.length, state.lines, state.crc) {
+            if self.config.fsync != Fsync::None {
+                let what = if length < state.length {
+                    "it is shorter than the checkpoint says"
+                } else {
+                    "its bytes are not those of the checkpoint"
+                };
+                return Err(contradiction(&part, what));
+            }
+            error!(file = %part.display(), expected = state.length, found = whole, "the file lost its end; fsync is \"none\", so a power cut may have taken it: those events are lost");
+            (open.length, open.lines, open.crc) = (whole, lines, crc);
+            open.events = state.events.min(lines);
+        }
+        if length > open.length {
+            info!(file = %part.display(), bytes = length - open.length, "cutting off what lies behind the checkpoint; its events come again");
+        }
+        open.file
+            .set_len(open.length)
+            .and_then(|()| open.file.sync_data())
+            .map_err(|cause| io_error("cut", &part, cause))?;
+        Ok(Some(open))
+    }
+
+    /// Keeps every whole line that is there. With a state the newest open file is continued,
+    /// without one every open file is closed as it is.
+    fn take_over(&mut self, state: Option<&FileState>) -> Result<(), EmitError> {
+        let listed = self.listed(u64::MAX)?;
+        self.cut_manifest(listed.length)?;
+        self.finish_renames(&listed)?;
+        self.out.sequence = listed.state.sequence;
+        self.out.manifest_len = listed.length;
+        self.out.chain = listed.state.chain;
+        self.out.last = state.map(|state| state.last).unwrap_or_default();
+        let mut found: Vec<_> = self.found()?;
+        found.retain(|found| !listed.names.contains(&found.text));
+        let continued = found.iter().rposition(|found| found.part);
+        let continued = continued
+            .filter(|_| state.is_some())
+            .map(|index| found.remove(index));
+        for found in found {
+            self.adopt(&found)?;
+        }
+        if let Some(found) = continued {
+            let mut open = self.open_whole(&found)?;
+            if let Some(known) = state
+                .and_then(|state| state.open.as_ref())
+                .filter(|known| known.name == open.name)
+            {
+                open.opened_micros = known.opened_micros;
+                if known.length == open.length {
+                    open.events = known.events;
+                    open.last = state.map(|state| state.last);
+                }
+            }
+            self.age(&mut open);
+            self.out.open = Some(open);
+        }
+        Ok(())
+    }
+
+    /// Takes a file that the manifest does not know into it, as it is.
+    fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
+        let open = self.open_whole(found)?;
+        let (storage, path) = (&self.config.storage, self.path_of(found));
+        if open.length == 0 {
+            return storage
+                .remove(&path)
+                .map_err(|cause| io_error("remove the empty file", &path, cause));
+        }
+        warn!(file = %path.display(), lines = open.lines, "taking over a file that was not closed; its lines stay");
+        let entry = Entry {
+            sequence: self.out.sequence + 1,
+            name: open.name.clone(),
+            events: open.events,
+            lines: open.lines,
+            bytes: open.length,
+            crc: open.crc,
+            sha: open.sha.finalize().into(),
+        };
+        let (line, chain) = manifest::line(&entry, None, &self.out.chain);
+        let manifest = manifest::path(&self.config.path);
+        append_line(self, self.out.manifest_len, &line)
+            .map_err(|cause| io_error("append to", &manifest, cause))?;
+        if found.part {
+            self.rename_closed(&found.text)?;
+        }
+        self.out.sequence += 1;
+        self.out.manifest_len += line.len() as u64;
+        self.out.chain = chain;
+        Ok(())
+    }
+
+    /// Opens a file and cuts off a torn end.
+    fn open_whole(&self, found: &Found) -> Result<OpenFile, EmitError> {
+        let path = self.path_of(found);
+        let file = self
+            .config
+            .storage
+            .open(&path, OpenMode::ReadWrite)
+            .map_err(|cause| io_error("open", &path, cause))?;
+        let framing = Framing::of(found.name.format);
+        let scan =
+            scan(&*file, u64::MAX, framing).map_err(|cause| io_error("read", &path, cause))?;
+        let failed = |cause| io_error("cut the torn end of", &path, cause);
+        if file.len().map_err(failed)? > scan.whole {
+            warn!(file = %path.display(), "cutting off a torn end");
+            file.set_len(scan.whole).map_err(failed)?;
+        }
+        file.sync_data().map_err(failed)?;
+        self.sync_dir()?;
+        Ok(OpenFile {
+            file,
+            name: found.text.clone(),
+            first: found.name.first,
+            length: scan.whole,
+            events: scan.lines,
+            lines: scan.lines,
+            crc: scan.crc,
+            sha: scan.sha,
+            opened_micros: self.config.clock.wall_micros(),
+            opened_at: Duration::ZERO,
+            last: None,
+            torn: false,
+            name_dirty: false,
+        })
+    }
+
+    /// Puts the wall time of opening onto the clock that never goes back. A wall clock that was
+    /// set back makes the file young.
+    fn age(&self, open: &mut OpenFile) {
+        let clock = &self.config.clock;
+        let micros = clock.wall_micros().saturating_sub(open.opened_micros);
+        let age = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+        // Before the clock's beginning is as old as can be told.
+        open.opened_at = clock.elapsed().saturating_sub(age);
+    }
+
+    /// A crash between manifest and rename leaves the last listed file with its open name.
+    fn finish_renames(&self, listed: &Listed) -> Result<(), EmitError> {
+        let Some(last) = &listed.last else {
+            return Ok(());
+        };
+        let storage = &self.config.storage;
+        let part = self.part_path(&last.name);
+        if !storage.exists(&part) || storage.exists(&self.config.path.join(&last.name)) {
+            return Ok(());
+        }
+        let len = storage.open(&part, OpenMode::Read).and_then(|f| f.len());
+        let len = len.map_err(|cause| io_error("open", &part, cause))?;
+        if len != last.bytes {
+            return Err(contradiction(
+                &part,
+                "it is closed in the manifest with another length",
+            ));
+        }
+        self.rename_closed(&last.name)
+    }
+
+    fn rename_closed(&self, name: &str) -> Result<(), EmitError> {
+        let part = self.part_path(name);
+        self.config
+            .storage
+            .rename(&part, &self.config.path.join(name))
+            .map_err(|cause| io_error("rename", &part, cause))?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<(), EmitError> {
+        let FileConfig { storage, path, .. } = &self.config;
+        storage
+            .sync_dir(path)
+            .map_err(|cause| io_error("sync the directory", path, cause))
+    }
+
+    fn cut_manifest(&self, length: u64) -> Result<(), EmitError> {
+        let storage = &self.config.storage;
+        let path = manifest::path(&self.config.path);
+        if !storage.exists(&path) {
+            return Ok(());
+        }
+        let cut = || {
+            let file = storage.open(&path, OpenMode::ReadWrite)?;
+            if file.len()? > length {
+                file.set_len(length)?;
+                file.sync_data()?;
+            }
+            Ok(())
+        };
+        cut().map_err(|cause| io_error("cut", &path, cause))
+    }
+
+    /// Reads the first bytes of the manifest. A torn last line is left out.
+    fn listed(&self, limit: u64) -> Result<Listed, EmitError> {
+        let dir = &self.config.path;
+        let path = manifest::path(dir);
+        let failed = |cause| io_error("read", &path, cause);
+        let mut manifest = Manifest::open(&*self.config.storage, dir, limit).map_err(failed)?;
+        let mut listed = Listed {
+            length: 0,
+            state: FileState::default(),
+            names: BTreeSet::new(),
+            last: None,
+        };
+        loop {
+            match manifest.next().map_err(failed)? {
+                Line::End | Line::Torn => return Ok(listed),
+                Line::Whole(text) => {
+                    let number = listed.state.sequence + 1;
+                    let read = manifest::parse(&text, &listed.state.chain)
+                        .filter(|read| read.chained && read.entry.sequence == number);
+                    let Some(read) = read else {
+                        // A power cut may leave a line in pieces, but only the last one.
+                        let last = limit == u64::MAX
+                            && matches!(manifest.next().map_err(failed)?, Line::End | Line::Torn);
+                        if last {
+                            warn!(file = %path.display(), line = number, "dropping the manifest's torn last line");
+                            return Ok(listed);
+                        }
+                        return Err(contradiction(&path, &format!("line {number} is damaged")));
+                    };
+                    listed.length = manifest.length;
+                    listed.state.sequence = number;
+                    listed.state.chain = read.chain;
+                    listed.names.insert(read.entry.name.clone());
+                    listed.last = Some(read.entry);
+                }
+                Line::Endless => return Err(contradiction(&path, "it holds an endless line")),
+            }
+        }
+    }
+
+    /// Our data files, sorted by name. Nothing else in the directory is ever touched.
+    fn found(&self) -> Result<Vec<Found>, EmitError> {
+        let dir = &self.config.path;
+        let names = self
+            .config
+            .storage
+            .list(dir)
+            .map_err(|cause| io_error("list", dir, cause))?;
+        let found = names.into_iter().filter_map(|file| {
+            let (text, part) = match file.strip_suffix(PART) {
+                Some(text) => (text, true),
+                None => (file.as_str(), false),
+            };
+            let name = FileName::parse(&self.config.stream, text)?;
+            let text = text.to_owned();
+            Some(Found { name, text, part })
+        });
+        Ok(found.collect())
+    }
+
+    fn path_of(&self, found: &Found) -> std::path::PathBuf {
+        if found.part {
+            self.part_path(&found.text)
+        } else {
+            self.config.path.join(&found.text)
+        }
+    }
+}
