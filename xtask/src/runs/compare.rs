@@ -23,7 +23,7 @@ pub(super) struct Compared {
 struct Real {
     schema: String,
     table: String,
-    /// Column name and base type, arrays as their element's type.
+    /// Column name and type, that of an array as its element's with `[]`.
     columns: BTreeMap<String, String>,
 }
 
@@ -40,7 +40,6 @@ pub(super) fn compare(
     schemas: &[&str],
     dir: &TempDir,
 ) -> Result<Compared> {
-    postgres.psql("drop schema if exists copy cascade; create schema copy")?;
     let mut compared = Compared::default();
     let empty = Table::default();
     let reals = tables(postgres, schemas)?;
@@ -70,14 +69,14 @@ fn tables(postgres: &Postgres, schemas: &[&str]) -> Result<Vec<Real>> {
         .join(", ");
     let text = postgres.psql(&format!(
         "select json_build_array(n.nspname, c.relname, json_object_agg(a.attname, \
-         coalesce(e.typname, t.typname) order by a.attnum)) \
+         coalesce(e.typname || '[]', t.typname::text) order by a.attnum)) \
          from pg_class c join pg_namespace n on n.oid = c.relnamespace \
          join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
            and a.attgenerated = '' \
          join pg_type t on t.oid = a.atttypid \
          left join pg_type e on e.oid = t.typelem and t.typcategory = 'A' \
          where c.relkind = 'r' and n.nspname in ({schemas}) \
-         group by n.nspname, c.relname order by 1, 2"
+         group by n.nspname, c.relname order by n.nspname, c.relname"
     ))?;
     let mut tables = Vec::new();
     for line in text.lines() {
@@ -117,25 +116,31 @@ fn compare_table(postgres: &Postgres, real: &Real, copy: &Table, dir: &TempDir) 
         .columns
         .iter()
         .map(|(name, base)| {
-            // JSON text may be spelled in many ways; its meaning is what must be the same.
-            let cast = if base == "json" { "::jsonb" } else { "" };
-            format!("(r).{}{cast}::text", quoted(name))
+            let column = format!("(r).{}", quoted(name));
+            // JSON text may be spelled in many ways; its meaning is what must be the same. The
+            // envelope embeds it, so JSON's null and SQL's are one there.
+            match base.as_str() {
+                "json" | "jsonb" => {
+                    format!("nullif({column}::jsonb::text, 'null') as {}", quoted(name))
+                }
+                _ => format!("{column}::text as {}", quoted(name)),
+            }
         })
         .collect();
     let columns = columns.join(", ");
     // A column added with a default has that value in the rows that were there and never
     // written again, without an event.
     let sql = format!(
-        "drop table if exists copy.docs; create unlogged table copy.docs (doc json);\n\
-         \\copy copy.docs from {file}\n\
-         create temp view real as select {columns} from (select t as r from {table} t) t;\n\
+        "create temp table docs (doc json);\n\
+         \\copy docs from {file}\n\
+         create temp view real as select {columns} from (select whole_row as r from {table} whole_row) t;\n\
          create temp view mirror as select {columns} from (\n\
            select json_populate_record(\n\
              jsonb_populate_record(null::{table}, (\n\
                select coalesce(jsonb_object_agg(attname, (attmissingval::text::text[])[1]), '{{}}')\n\
                from pg_attribute where attrelid = {name}::regclass and atthasmissing\n\
                  and not attisdropped)),\n\
-             doc) as r from copy.docs) t;\n\
+             doc) as r from docs) t;\n\
          select (select count(*) from real),\n\
            (select count(*) from (select * from real except all select * from mirror) m),\n\
            (select count(*) from (select * from mirror except all select * from real) m);\n",
@@ -220,12 +225,11 @@ fn native(value: &Json, base: &str) -> Result<Json> {
             _ => value.clone(),
         },
         (_, "json" | "jsonb") => value.clone(),
-        (Json::Array(items), _) => Json::Array(
-            items
-                .iter()
-                .map(|item| native(item, base))
-                .collect::<Result<_>>()?,
-        ),
+        (Json::Array(items), _) => {
+            let base = base.strip_suffix("[]").unwrap_or(base);
+            let items = items.iter().map(|item| native(item, base));
+            Json::Array(items.collect::<Result<_>>()?)
+        }
         (Json::String(text), "bytea") => {
             let mut hex = String::from("\\x");
             for byte in base64(text)? {
@@ -296,7 +300,100 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::Event;
+    use super::super::workload::{self, KEYLESS};
     use super::*;
+
+    /// Every row of the database as an insert, spelled by the database itself.
+    fn copy_of(postgres: &Postgres) -> Mirror {
+        let mut mirror = Mirror::new(&KEYLESS);
+        let mut number = 0;
+        for real in tables(postgres, &["torture"]).unwrap() {
+            let columns: Vec<String> = real
+                .columns
+                .iter()
+                .map(|(name, base)| {
+                    let column = quoted(name);
+                    let encoded =
+                        |from: &str| format!("translate(encode({from}, 'base64'), E'\\n', '')");
+                    match base.as_str() {
+                        "bytea[]" => format!(
+                            "(select array_agg({} order by n) from unnest({column}) \
+                             with ordinality u(x, n)) as {column}",
+                            encoded("x")
+                        ),
+                        "bytea" => format!("{} as {column}", encoded(&column)),
+                        "json" => format!("{column}::jsonb as {column}"),
+                        _ => column,
+                    }
+                })
+                .collect();
+            let rows = postgres
+                .psql(&format!(
+                    "select row_to_json(s) from (select {} from {}.{}) s",
+                    columns.join(", "),
+                    quoted(&real.schema),
+                    quoted(&real.table)
+                ))
+                .unwrap();
+            let table = Json::String(real.table.clone()).text();
+            for row in rows.lines() {
+                number += 1;
+                let text = format!(
+                    r#"{{"id":"i","position":"0/{number:X}:0","op":"insert","engine":"relational","source":{{"name":"s","kind":"postgres","database":"d"}},"schema":"{}","table":{table},"tx":{{"id":"1","ordinal":0,"last":true}},"ts":"2026-11-22T13:05:07.123456Z","key":{{"n":{number}}},"before":null,"after":{row}}}"#,
+                    real.schema
+                );
+                mirror.apply(Event::parse(&text).unwrap()).unwrap();
+            }
+        }
+        mirror
+    }
+
+    #[test]
+    fn the_judge_over_postgres_accepts_what_is_equal_and_nothing_else() {
+        let postgres = Postgres::start().unwrap();
+        let dir = TempDir::new("compare").unwrap();
+        workload::create_torture(&postgres).unwrap();
+        let script = workload::script(3, 0, 0, 200) + &workload::script(3, 0, 1, 40);
+        let file = dir.join("script.sql");
+        std::fs::write(&file, script).unwrap();
+        let mut psql = postgres.psql_command("postgres").unwrap();
+        psql.args(["-v", "ON_ERROR_STOP=0", "-f"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let mirror = copy_of(&postgres);
+        let compared = compare(&postgres, &mirror, &["torture"], &dir).unwrap();
+        assert!(compared.tables >= 14 && compared.rows > 100, "{compared:?}");
+        for (change, undo, expected) in [
+            (
+                "insert into torture.bag values (99, 'more')",
+                "delete from torture.bag where v = 99",
+                "torture.bag: 1 of",
+            ),
+            (
+                "insert into torture.bulk values (1, 'a', 1)",
+                "truncate torture.bulk",
+                "columns that differ: id (int4)",
+            ),
+            (
+                "update torture.types set n2 = n2 + 1",
+                "update torture.types set n2 = n2 - 1",
+                "columns that differ: n2 (numeric)",
+            ),
+            (
+                "truncate torture.types",
+                "select 1",
+                "torture.types: 0 of 0 rows are missing",
+            ),
+            ("drop table torture.types", "select 1", "has no such table"),
+        ] {
+            postgres.psql(change).unwrap();
+            let error = compare(&postgres, &mirror, &["torture"], &dir).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            postgres.psql(undo).unwrap();
+        }
+    }
 
     #[test]
     fn base64_is_decoded() {
