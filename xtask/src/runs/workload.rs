@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use super::random::Random;
 use crate::command::Running;
@@ -368,7 +367,6 @@ impl Writers {
             psql.args(["-v", "ON_ERROR_STOP=0", "-f"])
                 .arg(&file)
                 .env("PGOPTIONS", OPTIONS);
-            psql.stderr(Stdio::null());
             running.push(Running::start(&mut psql, "a writer", Some(&log))?);
             scripts.push(file);
         }
@@ -408,7 +406,7 @@ impl Writers {
     }
 }
 
-const OPTIONS: &str = "-c deadlock_timeout=20ms -c client_min_messages=panic";
+const OPTIONS: &str = "-c deadlock_timeout=20ms -c client_min_messages=error";
 
 /// The transactions of one writer, as a psql script.
 pub(super) fn script(seed: u64, round: u64, writer: u64, transactions: u64) -> String {
