@@ -91,12 +91,13 @@ impl Segment {
         })
     }
 
-    /// Gives a prepared file its header and its name, durably.
+    /// Gives a prepared file its header and its name; durably if `sync`.
     pub(crate) fn create(
         storage: &dyn Storage,
         dir: &Path,
         header: SegmentHeader,
         file: Box<dyn StorageFile>,
+        sync: bool,
     ) -> Result<Self, LogError> {
         let path = dir.join(file_name(header.base));
         let io = |cause| LogError::io("create the log segment", &path, cause);
@@ -104,9 +105,13 @@ impl Segment {
             LogError::new(LogErrorKind::TooLarge, format!("create a log: {error}"))
         })?;
         file.write_all_at(&bytes, 0).map_err(io)?;
-        file.sync_data().map_err(io)?;
+        if sync {
+            file.sync_data().map_err(io)?;
+        }
         storage.rename(&dir.join(PREPARED), &path).map_err(io)?;
-        storage.sync_dir(dir).map_err(io)?;
+        if sync {
+            storage.sync_dir(dir).map_err(io)?;
+        }
         let seed = header.seed();
         Ok(Self {
             header,

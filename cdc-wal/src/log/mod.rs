@@ -463,7 +463,7 @@ fn make(config: &LogConfig, header: SegmentHeader) -> Result<Segment, LogError> 
     let zero = config.sync != SyncPolicy::Never;
     let (storage, dir) = (config.storage.as_ref(), config.dir.as_path());
     let file = segment::prepare(storage, dir, header.segment_bytes, zero)?;
-    Segment::create(storage, dir, header, file)
+    Segment::create(storage, dir, header, file, true)
 }
 
 fn check_source(

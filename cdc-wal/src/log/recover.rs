@@ -79,6 +79,65 @@ pub(crate) fn catalog(
     }
 }
 
+/// The segments up to the first whose header or name did not survive. Under
+/// [`SyncPolicy::Never`](crate::SyncPolicy::Never) a segment's header is not synced when it is
+/// made: without it, this and all later segments are a torn tail, unless something says that they
+/// were durable.
+fn whole_segments(
+    storage: &dyn Storage,
+    dir: &Path,
+    bases: &[u64],
+    control: Option<Control>,
+) -> Result<Vec<u64>, LogError> {
+    let mut id = None;
+    let mut flushed = 0;
+    let mut broken = None;
+    let mut next = None;
+    for (index, &base) in bases.iter().enumerate() {
+        match Segment::open(storage, dir, base, OpenMode::Read) {
+            Ok(segment) => {
+                let own = LogId::of(&segment.header);
+                if *id.get_or_insert(own) != own || next.is_some_and(|next| next != base) {
+                    // Named by `catalog` if it is not cut below.
+                    broken.get_or_insert((index, None));
+                } else {
+                    flushed = flushed.max(segment.header.flushed);
+                }
+                next = Some(segment.end());
+            }
+            Err(error) if error.kind == LogErrorKind::Corrupt => {
+                broken.get_or_insert((index, Some(error)));
+                next = None;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let Some((index, error)) = broken else {
+        return Ok(bases.to_vec());
+    };
+    if let Some(control) = control
+        && id.is_some_and(|id| id.uuid == control.uuid && id.epoch == control.epoch)
+    {
+        flushed = flushed.max(control.flushed);
+    }
+    let (kept, torn) = bases.split_at(index);
+    let Some(&last) = kept.last() else {
+        return error.map_or_else(|| Ok(bases.to_vec()), Err);
+    };
+    let end = last + id.map_or(0, |id| u64::from(id.segment_bytes));
+    if flushed > end {
+        return error.map_or_else(|| Ok(bases.to_vec()), Err);
+    }
+    for base in torn.iter().rev() {
+        let path = dir.join(file_name(*base));
+        storage
+            .remove(&path)
+            .and_then(|()| storage.sync_dir(dir))
+            .map_err(|cause| LogError::io("remove the torn log segment", &path, cause))?;
+    }
+    Ok(kept.to_vec())
+}
+
 /// Recovers the log in a directory whose lock the caller holds.
 pub(crate) fn recover(
     storage: &Arc<dyn Storage>,
@@ -86,7 +145,8 @@ pub(crate) fn recover(
     bases: &[u64],
     control: Option<Control>,
 ) -> Result<Recovered, LogError> {
-    let (id, mut segments, newest) = catalog(storage.as_ref(), dir, bases)?;
+    let bases = whole_segments(storage.as_ref(), dir, bases, control)?;
+    let (id, mut segments, newest) = catalog(storage.as_ref(), dir, &bases)?;
     let mut flushed = newest.header.flushed;
     if let Some(control) = control
         && control.uuid == id.uuid

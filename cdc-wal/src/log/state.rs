@@ -24,8 +24,9 @@ use crate::{LogError, LogErrorKind};
 const WRITE_BYTES: usize = 256 << 10;
 /// Appending waits while more than this is buffered behind a write under way.
 const PENDING_BYTES_MAX: usize = 8 << 20;
-/// Sealed segments that may await their sync under [`SyncPolicy::Never`].
-const UNSYNCED_MAX: usize = 3;
+/// Sealed segments that may await their sync under [`SyncPolicy::Never`]; they are what a recovery
+/// has to look at.
+const UNSYNCED_MAX: usize = 16;
 
 /// A segment's place and first position, kept in memory for every retained segment.
 #[derive(Clone, Copy, Debug)]
@@ -394,6 +395,11 @@ impl Shared {
                     .sync_data()
                     .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
             }
+            if !job.unsynced.is_empty() {
+                self.storage
+                    .sync_dir(&self.dir)
+                    .map_err(|cause| LogError::io("sync the log directory", &self.dir, cause))?;
+            }
         }
         let flushed = if job.sync { job.end } else { job.flushed };
         self.write_control(job.end, flushed)
@@ -500,7 +506,9 @@ impl Shared {
             ..sealed.header.clone()
         };
         state.segments.push_back(SegmentMeta::of(&header));
-        let segment = Segment::create(self.storage.as_ref(), &self.dir, header, file)?;
+        // Unsynced log means unsynced names: a crash may take both, and recovery cuts there.
+        let sync = state.unsynced.is_empty();
+        let segment = Segment::create(self.storage.as_ref(), &self.dir, header, file, sync)?;
         state.current = Arc::new(segment);
         state.next = first;
         state.written = first;

@@ -83,6 +83,8 @@ pub(crate) struct Assembler {
     held: usize,
     memory_max: usize,
     delivering: Option<Delivering>,
+    /// Events of the last batch.
+    expected: usize,
 }
 
 impl Assembler {
@@ -120,6 +122,7 @@ impl Assembler {
             held: 0,
             memory_max,
             delivering: None,
+            expected: 0,
         })
     }
 
@@ -156,7 +159,7 @@ impl Assembler {
         visible: u64,
         limit: &BatchLimit,
     ) -> Result<Vec<ChangeEvent>, LogError> {
-        let mut events = Vec::new();
+        let mut events = Vec::with_capacity(self.expected.min(limit.events_max));
         let mut bytes = 0;
         let walk_end = self.at.saturating_add(WALK_BYTES);
         loop {
@@ -176,6 +179,8 @@ impl Assembler {
             };
             self.take(frame)?;
         }
+        // The next batch is probably as large; growing step by step would copy it.
+        self.expected = events.len();
         if let Some(last) = events.last() {
             self.end = self.end.max(last.position);
         }

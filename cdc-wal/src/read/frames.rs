@@ -1,9 +1,10 @@
 //! Frames from segment files, in large reads.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cdc_core::storage::{OpenMode, Storage};
 
 use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
@@ -14,6 +15,9 @@ use crate::{LogError, LogErrorKind};
 
 /// One read of a file.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+
+/// Chunks kept for reuse: 4 MiB.
+const RETIRED_MAX: usize = 16;
 
 /// Which log, so that a file of another one is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub(crate) struct FrameReader {
     segment: Option<Segment>,
     chunk: Bytes,
     chunk_at: u64,
+    /// Earlier chunks, to be used again once nothing is a slice of them.
+    retired: VecDeque<Bytes>,
     /// Whether checksums are looked at.
     verify: bool,
 }
@@ -73,6 +79,7 @@ impl FrameReader {
             segment: None,
             chunk: Bytes::new(),
             chunk_at: 0,
+            retired: VecDeque::new(),
             verify,
         }
     }
@@ -165,15 +172,37 @@ impl FrameReader {
 
     /// Reads from `at` on: a chunk, or as much as is needed.
     fn load(&mut self, at: u64, end: u64, need: usize) -> Result<(), LogError> {
-        let Some(segment) = &self.segment else {
+        if self.segment.is_none() {
             return Err(self.corrupt(at, "no segment"));
+        }
+        // The buffers of events that are gone are used again: fresh memory costs a page fault
+        // every 4 KiB.
+        let chunk = std::mem::take(&mut self.chunk);
+        if chunk.len() == CHUNK_BYTES {
+            self.retired.push_back(chunk);
+        }
+        let used = match self.retired.front() {
+            Some(chunk) if chunk.is_unique() || self.retired.len() > RETIRED_MAX => {
+                self.retired.pop_front().unwrap_or_default()
+            }
+            _ => Bytes::new(),
+        };
+        let Some(segment) = &self.segment else {
+            return Ok(());
         };
         let limit = end.min(segment.end()).saturating_sub(at);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let len = need.max(CHUNK_BYTES).min(limit);
         if need > limit {
             return Err(self.corrupt(at, "a frame that reaches past the end of the log"));
         }
-        let mut buffer = vec![0; need.max(CHUNK_BYTES).min(limit)];
+        let mut buffer = match Bytes::try_into_mut(used) {
+            Ok(mut buffer) => {
+                buffer.resize(len, 0);
+                buffer
+            }
+            Err(_) => BytesMut::zeroed(len),
+        };
         let mut filled = 0;
         while filled < buffer.len() {
             let offset = at - segment.base() + filled as u64;
@@ -190,7 +219,7 @@ impl FrameReader {
             return Err(self.corrupt(at, "the file ends inside a frame"));
         }
         buffer.truncate(filled);
-        self.chunk = Bytes::from(buffer);
+        self.chunk = buffer.freeze();
         self.chunk_at = at;
         Ok(())
     }

@@ -285,11 +285,11 @@ fn a_full_disk_kills_the_handle_and_nothing_else() {
 /// A log with ten small transactions, closed, and where its frames are.
 fn ten() -> (SimStorage, std::path::PathBuf) {
     let disk = SimStorage::new();
-    let log = open(&disk, SyncPolicy::Always).unwrap();
+    let log = open(&disk, SyncPolicy::Always).expect("a healthy log");
     for id in 0..10 {
         let mut tx = log.begin(id);
-        tx.insert(&relation(), &row(1, "name", "1")).unwrap();
-        tx.commit().unwrap();
+        tx.insert(&relation(), &row(1, "name", "1")).expect("a healthy log");
+        tx.commit().expect("a healthy log");
     }
     drop(log);
     (disk, "/log/0000000000000000.wal".into())
