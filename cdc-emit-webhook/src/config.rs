@@ -382,6 +382,16 @@ fn is_reserved(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_url_is_read_or_refused(text in "\\PC{0,60}|https?://[a-z@:.\\[\\]0-9%/?#]{0,30}") {
+            let mut config = WebhookConfig::new("hook", text);
+            config.allow_http = true;
+            let _ = (config.endpoint(), format!("{config:?}"));
+        }
+    }
 
     fn url(url: &str) -> Result<(Endpoint, Policy), String> {
         WebhookConfig::new("hook", url)

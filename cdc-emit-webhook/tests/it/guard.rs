@@ -94,6 +94,41 @@ async fn allowed_private_addresses_are_connected_to_as_resolved() {
 }
 
 #[tokio::test]
+async fn the_next_address_is_tried_if_one_fails() {
+    let server = Server::start([]).await;
+    let mut config = config(server.port);
+    config.allow_private = true;
+    // Nobody listens on the first.
+    let names = Names::new(&[&["127.0.0.9", "127.0.0.1"]], server.port);
+    let mut emitter = WebhookEmitter::new(config).unwrap().with_resolver(names);
+    emitter.emit(&batch(1)).await.unwrap();
+}
+
+#[derive(Debug)]
+struct NeverAnswers;
+
+impl Resolve for NeverAnswers {
+    fn resolve(&self, _: &str, _: u16) -> Resolving {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_that_hangs_is_bounded() {
+    let mut config = config(1);
+    config.connect_timeout = std::time::Duration::from_millis(20);
+    let mut emitter = WebhookEmitter::new(config)
+        .unwrap()
+        .with_resolver(Arc::new(NeverAnswers));
+    let error = emitter.emit(&batch(1)).await.unwrap_err();
+    assert_eq!(
+        error.kind,
+        EmitErrorKind::EndpointRetry { retry_after: None }
+    );
+    assert!(error.to_string().contains("in time"), "{error}");
+}
+
+#[tokio::test]
 async fn localhost_is_not_asked_of_the_resolver() {
     let server = Server::start([]).await;
     let names = Names::new(&[&["8.8.8.8"]], server.port);

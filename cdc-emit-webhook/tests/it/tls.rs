@@ -78,3 +78,22 @@ async fn authorities_are_loaded_at_the_start() {
         assert!(error.to_string().contains(words), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_receiver_that_never_shakes_hands_is_bounded() {
+    // It speaks plain HTTP and waits for the end of a head that never comes.
+    let server = Server::start([]).await;
+    let mut config = WebhookConfig::new("hook", format!("https://localhost:{}/", server.port));
+    config.ca_file = Some(fixture("ca.pem"));
+    config.connect_timeout = std::time::Duration::from_millis(50);
+    let error = WebhookEmitter::new(config)
+        .unwrap()
+        .emit(&batch(1))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind,
+        EmitErrorKind::EndpointRetry { retry_after: None }
+    );
+    assert!(error.to_string().contains("in time"), "{error}");
+}

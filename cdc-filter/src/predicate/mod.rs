@@ -1,33 +1,4 @@
-//! Row predicates: `op != 'update' || after.total != before.total`.
-//!
-//! A subset of CEL over one event, evaluated on the encoded rows without allocating.
-//!
-//! | Write | For |
-//! |---|---|
-//! | `op`, `schema`, `table` | the event's operation name, schema, table |
-//! | `before.col`, `after.col`, `after["odd name"]` | a column of an image |
-//! | `key.col` | a key column, of the new row if there is one, else of the old |
-//! | `7`, `-1.50`, `1e3`, `'text'`, `"text"`, `true`, `false`, `null` | values; `\'` `\"` `\\` `\n` `\r` `\t` in text |
-//! | `==` `!=` `<` `<=` `>` `>=` | comparison |
-//! | `x in [1, 2]` | equal to any |
-//! | `&&` <code>\|\|</code> `!` `( )` | conditions |
-//! | `x.startsWith('a')`, `.endsWith`, `.contains` | text |
-//! | `has(after.col)` | the image is there and the source sent the column (null counts) |
-//! | `changed(col)` | old and new value differ, as encoded; true for insert, read and delete |
-//!
-//! # Values
-//! Integers and decimals compare exactly, whatever their length. Against a float column, a decimal
-//! is first rounded to the column's precision, so `after.price == 0.1` is true for a float that
-//! prints as 0.1. NaN is unequal to everything and not ordered. Text compares byte by byte. UUIDs,
-//! dates, times and timestamps compare with text in ISO form; text without zone is UTC where a zone
-//! is wanted. Null equals only null and is neither less nor greater than anything; as a condition
-//! it is false.
-//!
-//! # Unknown is kept
-//! A column of an absent image, a column the source did not send, a column the table does not have,
-//! and two values whose types do not compare make a condition *unknown*. `false && unknown` is
-//! false, `true || unknown` is true, `!unknown` is unknown. An event whose whole predicate is
-//! unknown is **kept**: a predicate drops only what it is sure about.
+//! Row predicates: their language, tree and parts. The language is described at [`Predicate`].
 
 mod datetime;
 mod eval;
@@ -58,7 +29,36 @@ pub struct PredicateError {
     pub span: Range<usize>,
 }
 
-/// A parsed row predicate. See the module's description of the language in `docs/specs`.
+/// A row predicate: `op != 'update' || after.total != before.total`.
+///
+/// A subset of CEL over one event, evaluated on the encoded rows without allocating.
+///
+/// | Write | For |
+/// |---|---|
+/// | `op`, `schema`, `table` | the event's operation name, schema, table |
+/// | `before.col`, `after.col`, `after["odd name"]` | a column of an image |
+/// | `key.col` | a key column, of the new row if there is one, else of the old |
+/// | `7`, `-1.50`, `1e3`, `'text'`, `"text"`, `true`, `false`, `null` | values; `\'` `\"` `\\` `\n` `\r` `\t` in text |
+/// | `==` `!=` `<` `<=` `>` `>=` | comparison |
+/// | `x in [1, 2]` | equal to any |
+/// | `&&` <code>\|\|</code> `!` `( )` | conditions |
+/// | `x.startsWith('a')`, `.endsWith`, `.contains` | text |
+/// | `has(after.col)` | the image is there and the source sent the column (null counts) |
+/// | `changed(col)` | old and new value differ, as encoded; true for insert, read and delete |
+///
+/// # Values
+/// Integers and decimals compare exactly, whatever their length. Against a float column, a decimal
+/// is first rounded to the column's precision, so `after.price == 0.1` is true for a float that
+/// prints as 0.1. NaN is unequal to everything and not ordered. Text compares byte by byte. UUIDs,
+/// dates, times and timestamps compare with text in ISO form; text without zone is UTC where a zone
+/// is wanted. Null equals only null and is neither less nor greater than anything; as a condition
+/// it is false.
+///
+/// # Unknown is kept
+/// A column of an absent image, a column the source did not send, a column the table does not have,
+/// and two values whose types do not compare make a condition *unknown*. `false && unknown` is
+/// false, `true || unknown` is true, `!unknown` is unknown. An event whose whole predicate is
+/// unknown is **kept**: a predicate drops only what it is sure about.
 #[derive(Debug)]
 pub struct Predicate {
     root: Node,
