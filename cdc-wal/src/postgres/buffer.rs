@@ -12,6 +12,12 @@ pub(crate) struct Frame {
     pub(crate) len: usize,
 }
 
+/// Where the whole messages end, and where the body of the last of them begins.
+struct WholeEnd {
+    end: usize,
+    last_body: usize,
+}
+
 /// Bytes received and not consumed yet. Grows to hold one large message, by doubling as its bytes
 /// arrive (a length alone reserves nothing), and shrinks again after it.
 #[derive(Debug)]
@@ -43,7 +49,7 @@ impl FrameBuffer {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        if length < 4 || length > Self::MESSAGE_MAX {
+        if !(4..=Self::MESSAGE_MAX).contains(&length) {
             return Err(DecodeError {
                 what: "message with an impossible length",
                 offset: 0,
@@ -91,6 +97,67 @@ impl FrameBuffer {
         self.end = (self.end + count).min(self.bytes.len());
     }
 
+    /// Moves the whole messages out, keeping a message cut off at the end in `next`, which takes
+    /// this buffer's place. `None` if there is no whole message.
+    ///
+    /// A length that makes no sense counts as whole: its reader finds it by [`FrameBuffer::peek`].
+    pub(crate) fn split_whole(&mut self, mut next: Self) -> Option<Self> {
+        let whole = self.whole_end();
+        if whole.end == self.start {
+            return None;
+        }
+        let tail = self.bytes.get(whole.end..self.end).unwrap_or_default();
+        (next.start, next.end) = (0, 0);
+        while next.bytes.len() < tail.len() {
+            next.bytes.resize(next.bytes.len() * 2, 0);
+        }
+        if let Some(space) = next.bytes.get_mut(..tail.len()) {
+            space.copy_from_slice(tail);
+            next.end = tail.len();
+        }
+        self.end = whole.end;
+        Some(std::mem::replace(self, next))
+    }
+
+    /// True if the last bytes are those of a whole commit or keepalive.
+    pub(crate) fn ends_between_transactions(&self) -> bool {
+        let whole = self.whole_end();
+        let body = self.bytes.get(whole.last_body..whole.end);
+        whole.end == self.end
+            && match body {
+                // CopyData, XLogData (25 bytes), Commit.
+                Some(body) => match body.first() {
+                    Some(b'w') => body.get(25) == Some(&b'C'),
+                    Some(b'k') => true,
+                    _ => false,
+                },
+                None => false,
+            }
+    }
+
+    fn whole_end(&self) -> WholeEnd {
+        let mut whole = WholeEnd {
+            end: self.start,
+            last_body: self.start,
+        };
+        let at = |n: usize| -> Option<usize> {
+            let length = self.bytes.get(n + 1..self.end.min(n + 5))?;
+            Some(u32::from_be_bytes(length.try_into().ok()?) as usize)
+        };
+        while let Some(length) = at(whole.end) {
+            if !(4..=Self::MESSAGE_MAX).contains(&length) {
+                whole.end = self.end;
+                break;
+            }
+            if self.end - whole.end < length + 1 {
+                break;
+            }
+            whole.last_body = whole.end + 5;
+            whole.end += length + 1;
+        }
+        whole
+    }
+
     /// Bytes that are received and not consumed.
     pub(crate) const fn len(&self) -> usize {
         self.end - self.start
@@ -101,6 +168,11 @@ impl FrameBuffer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A message's length field.
+    fn length(body: &[u8]) -> [u8; 4] {
+        (u32::try_from(body.len()).unwrap() + 4).to_be_bytes()
+    }
 
     fn fill(buffer: &mut FrameBuffer, mut bytes: &[u8], step: usize) {
         while !bytes.is_empty() {
@@ -121,7 +193,7 @@ mod tests {
             let mut stream = Vec::new();
             for body in &bodies {
                 stream.push(b'd');
-                stream.extend((body.len() as u32 + 4).to_be_bytes());
+                stream.extend(length(body));
                 stream.extend(body);
             }
             let mut buffer = FrameBuffer::new();
@@ -138,6 +210,33 @@ mod tests {
         }
 
         #[test]
+        fn splitting_keeps_every_byte_and_only_whole_messages(
+            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..700), 1..20),
+            step in 1usize..2000,
+        ) {
+            let mut stream = Vec::new();
+            for body in &bodies {
+                stream.push(b'd');
+                stream.extend(length(body));
+                stream.extend(body);
+            }
+            let mut buffer = FrameBuffer::new();
+            let mut out = Vec::new();
+            for part in stream.chunks(step) {
+                fill(&mut buffer, part, usize::MAX);
+                if let Some(mut chunk) = buffer.split_whole(FrameBuffer::new()) {
+                    while let Some(frame) = chunk.peek().unwrap() {
+                        out.push(chunk.body(&frame).to_vec());
+                        chunk.consume(&frame);
+                    }
+                    prop_assert_eq!(chunk.len(), 0);
+                }
+            }
+            prop_assert_eq!(out, bodies);
+            prop_assert_eq!(buffer.len(), 0);
+        }
+
+        #[test]
         fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let mut buffer = FrameBuffer::new();
             fill(&mut buffer, &bytes, 7);
@@ -145,6 +244,27 @@ mod tests {
                 let _ = buffer.body(&frame);
                 buffer.consume(&frame);
             }
+            let _ = buffer.ends_between_transactions();
+            let _ = buffer.split_whole(FrameBuffer::new());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_is_seen() {
+        let message = |body: &[u8]| [&[b'd'][..], &length(body), body].concat();
+        let data = |kind: u8| message(&[&[b'w'][..], &[0; 24], &[kind, 1, 2]].concat());
+        let cut = [data(b'C'), data(b'B')[..9].to_vec()].concat();
+        for (bytes, expected) in [
+            (data(b'C'), true),
+            ([data(b'B'), data(b'I')].concat(), false),
+            ([data(b'I'), data(b'C')].concat(), true),
+            (message(&[b'k'; 18]), true),
+            (cut, false),
+            (Vec::new(), false),
+        ] {
+            let mut buffer = FrameBuffer::new();
+            fill(&mut buffer, &bytes, usize::MAX);
+            assert_eq!(buffer.ends_between_transactions(), expected, "{bytes:?}");
         }
     }
 
@@ -154,7 +274,7 @@ mod tests {
         let body = vec![7; 3 << 20];
         fill(
             &mut buffer,
-            &[&[b'd'][..], &(body.len() as u32 + 4).to_be_bytes(), &body].concat(),
+            &[&[b'd'][..], &length(&body), &body].concat(),
             usize::MAX,
         );
         let frame = buffer.peek().unwrap().unwrap();

@@ -46,7 +46,8 @@ impl Progress {
         self.wake.notify_one();
     }
 
-    fn close(&self) {
+    /// Has the feedback task tell the last confirmation and leave the server.
+    pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
@@ -54,10 +55,7 @@ impl Progress {
 
 /// The task; it ends with this value.
 #[derive(Debug)]
-pub(crate) struct Feedback {
-    progress: Arc<Progress>,
-    task: JoinHandle<()>,
-}
+pub(crate) struct Feedback(JoinHandle<()>);
 
 impl Feedback {
     /// Spawns the task on the current runtime.
@@ -66,22 +64,13 @@ impl Feedback {
         progress: Arc<Progress>,
         interval: Duration,
     ) -> Self {
-        progress.closing.store(false, Ordering::Relaxed);
-        let task = tokio::spawn(run(write, progress.clone(), interval));
-        Self { progress, task }
-    }
-
-    /// Tells the server the last confirmation and that we go; at most one second.
-    pub(crate) async fn close(mut self) {
-        self.progress.close();
-        // Whether it ended or ran out of time, the stream is given up.
-        let _ignored = tokio::time::timeout(Duration::from_secs(1), &mut self.task).await;
+        Self(tokio::spawn(run(write, progress, interval)))
     }
 }
 
 impl Drop for Feedback {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -159,7 +148,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let (_read, write) = tokio::io::split(Box::new(ours) as Stream);
         let progress = Arc::new(Progress::default());
-        let feedback = Feedback::spawn(write, progress.clone(), Duration::from_secs(10));
+        let _feedback = Feedback::spawn(write, progress.clone(), Duration::from_secs(10));
         for _ in 0..5 {
             let mut update = [0; 39];
             theirs.read_exact(&mut update).await.unwrap();
@@ -170,7 +159,7 @@ mod tests {
         theirs.read_exact(&mut update).await.unwrap();
         assert_eq!(update[14..22], 77u64.to_be_bytes());
         assert_eq!(update[38], 0);
-        feedback.close().await;
+        progress.close();
         let mut rest = Vec::new();
         theirs.read_buf(&mut rest).await.unwrap();
         assert!(rest.ends_with(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4]));

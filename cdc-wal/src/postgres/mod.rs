@@ -25,7 +25,7 @@
 //!
 //! Layers, from bytes upwards: `buffer` cuts messages, `decode` reads them, `relation`, `types`,
 //! `value`, `array` and `time` turn text into encoded rows, `assemble` makes events and positions;
-//! none of these do I/O. `connection`, `tls`, `setup`, `catalog` and `feedback` speak with the
+//! none of these do I/O. `connection`, `tls`, `setup`, `catalog`, `pump` and `feedback` speak with the
 //! server, `source` ties all together.
 
 mod array;
@@ -39,6 +39,7 @@ mod connection;
 mod decode;
 mod error;
 mod feedback;
+mod pump;
 mod relation;
 mod session;
 mod setup;

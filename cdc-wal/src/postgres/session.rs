@@ -43,7 +43,7 @@ impl SqlSession {
         let in_step = match &outcome {
             Ok(_) => true,
             Err(error) => std::error::Error::source(error)
-                .is_some_and(|cause| cause.is::<super::error::ServerError>()),
+                .is_some_and(<dyn std::error::Error>::is::<super::error::ServerError>),
         };
         if in_step {
             self.0 = Some(connection);

@@ -1,82 +1,53 @@
 //! The reader: connection, reconnection, batches.
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use cdc_core::{
     BatchLimit, EventBatch, Lsn, Position, SourceError, SourceErrorKind, SourceInfo, WalSource,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, ReadHalf};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::assemble::Assembler;
-use super::backoff::Backoff;
 use super::buffer::FrameBuffer;
 use super::catalog::{Catalog, Lookup};
 use super::config::PostgresConfig;
-use super::connection::{Connection, Purpose, Stream};
+use super::connection::{Connection, Purpose};
 use super::decode::{self, Envelope, Message};
-use super::error::{ServerError, broken, protocol};
-use super::feedback::{Feedback, Progress};
+use super::error::{ServerError, protocol};
+use super::feedback::Progress;
+use super::pump::{Begun, Pump};
 use super::relation::{OwnedDef, Table};
-use super::setup::{self, SlotState, Started};
+use super::setup::{self, SlotState};
 use super::types::Types;
 
-/// A read that gave less than this took all there was.
-const READ_SHORT: usize = 32 << 10;
-/// After a pause a read that gives less than this means that little is going on.
-const READ_TRICKLE: usize = 8 << 10;
-/// The pause after a short read while data flow: it lets the server write more than one message
-/// a wake-up, of both sides.
-const COALESCE: Duration = Duration::from_micros(500);
-/// Data that were waited for this long do not flow.
-const QUIET: Duration = Duration::from_millis(1);
-/// Longest time finished events wait for more, while data flow.
-const FILL_MAX: Duration = Duration::from_millis(10);
+/// Longest wait for the server's goodbye.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// A running stream.
+#[derive(Debug)]
 struct Session {
-    read: ReadHalf<Stream>,
-    buffer: FrameBuffer,
-    /// Ends with the session.
-    feedback: Feedback,
-    /// How long nothing may come before the connection counts as dead.
-    silence_max: Duration,
-    /// Time spent waiting since something came.
-    silent: Duration,
-    /// The last read took all there was.
-    short: bool,
-    /// Data had to be waited for, and nothing was given out since.
-    quiet: bool,
+    pump: Pump,
+    /// Whole messages being decoded.
+    chunk: Option<FrameBuffer>,
 }
 
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session({} bytes buffered)", self.buffer.len())
-    }
+#[derive(Debug)]
+enum Link {
+    Up(Session),
+    /// The thread reconnects, with backoff, until it is done or it makes no sense to go on.
+    Connecting(Pump, oneshot::Receiver<Result<Begun, SourceError>>),
+    Down,
 }
 
 type Task<T> = JoinHandle<Result<T, SourceError>>;
 
-#[derive(Debug)]
-enum Link {
-    Up(Box<Session>),
-    /// A task reconnects, with backoff, until it is done or it makes no sense to go on.
-    Connecting(Task<Started>),
-    Down,
-}
-
 impl Drop for PostgresSource {
     fn drop(&mut self) {
-        if let Link::Connecting(task) = &self.link {
-            task.abort();
-        }
         if let Some(task) = &self.lookup {
             task.abort();
         }
@@ -123,10 +94,6 @@ pub struct PostgresSource {
     progress: Arc<Progress>,
     link: Link,
     lookup: Option<Task<Lookup>>,
-    /// When the first event of the batch being filled was there.
-    filling_since: Option<Instant>,
-    /// The batch being filled goes out with what is decoded now.
-    give: bool,
     start: Position,
     reconnects: u64,
     created_publication: bool,
@@ -148,27 +115,28 @@ impl PostgresSource {
     ) -> Result<Self, SourceError> {
         config.validate()?;
         let config = Arc::new(config);
-        let started = setup::start(&config, resume_from).await.map_err(|mut e| {
-            if e.kind == SourceErrorKind::Transient {
-                e.kind = SourceErrorKind::Unreachable;
-            }
-            e
-        })?;
         let progress = Arc::new(Progress::default());
-        let assembler = Assembler::new(started.floor);
+        let (pump, answer) = Pump::spawn(&config, resume_from, progress.clone(), false)?;
+        let outcome = answer.await.unwrap_or_else(|_| Err(stopped("connect")));
+        let begun = outcome.map_err(|mut error| {
+            if error.kind == SourceErrorKind::Transient {
+                error.kind = SourceErrorKind::Unreachable;
+            }
+            error
+        })?;
+        progress.receive(begun.confirmed.0);
+        let assembler = Assembler::new(begun.floor);
         Ok(Self {
-            info: Arc::new(started.info.clone()),
+            info: Arc::new(begun.info),
             start: assembler.covered(),
+            server_end: begun.server_end,
             assembler,
             types: Types::new(),
             catalog: Catalog::new(config.clone()),
-            created_publication: started.created_publication,
-            server_end: started.server_end,
-            link: Link::Up(Box::new(Session::new(started, &progress))),
+            created_publication: begun.created_publication,
+            link: Link::Up(Session { pump, chunk: None }),
             progress,
             lookup: None,
-            filling_since: None,
-            give: false,
             reconnects: 0,
             config,
         })
@@ -238,8 +206,12 @@ impl PostgresSource {
     /// # Errors
     /// Only if a publication was to be dropped and could not be.
     pub async fn close(mut self) -> Result<(), SourceError> {
-        if let Link::Up(session) = std::mem::replace(&mut self.link, Link::Down) {
-            session.close().await;
+        if let Link::Up(mut session) = std::mem::replace(&mut self.link, Link::Down) {
+            self.progress.close();
+            // What is still sent is not read: it was not confirmed, so it comes again. Once the
+            // server has let go of the slot, the channel ends.
+            let drained = async { while let Some(Ok(_)) = session.pump.chunks.recv().await {} };
+            let _ignored = timeout(CLOSE_TIME_MAX, drained).await;
         }
         self.catalog.close().await;
         if self.config.temporary && self.created_publication {
@@ -265,10 +237,16 @@ impl PostgresSource {
             {
                 break Stop::Full;
             }
-            let Some(frame) = session.buffer.peek().map_err(corrupt)? else {
+            let Some(chunk) = &mut session.chunk else {
                 break Stop::Dry;
             };
-            let body = session.buffer.body(&frame);
+            let Some(frame) = chunk.peek().map_err(corrupt)? else {
+                if let Some(empty) = session.chunk.take() {
+                    session.pump.recycle(empty);
+                }
+                break Stop::Dry;
+            };
+            let body = chunk.body(&frame);
             match frame.tag {
                 b'd' => match decode::copy_data(body).map_err(corrupt)? {
                     Envelope::Data {
@@ -313,7 +291,7 @@ impl PostgresSource {
                     ));
                 }
             }
-            session.buffer.consume(&frame);
+            chunk.consume(&frame);
         };
         self.progress.receive(received);
         Ok(stop)
@@ -331,7 +309,7 @@ impl PostgresSource {
             });
             let outcome = task.await;
             self.lookup = None;
-            let lookup = outcome.map_err(|e| stopped("look up a relation", &e))??;
+            let lookup = outcome.unwrap_or_else(|_| Err(stopped("look up a relation")))?;
             for (oid, info) in lookup.types {
                 self.types.insert(oid, info);
             }
@@ -340,9 +318,10 @@ impl PostgresSource {
         let table = Table::new(def, &self.types, &primary_key);
         self.assembler.define(def, table);
         if let Link::Up(session) = &mut self.link
-            && let Ok(Some(frame)) = session.buffer.peek()
+            && let Some(chunk) = &mut session.chunk
+            && let Ok(Some(frame)) = chunk.peek()
         {
-            session.buffer.consume(&frame);
+            chunk.consume(&frame);
         }
         Ok(())
     }
@@ -364,17 +343,19 @@ impl PostgresSource {
     /// Has a connection or waits for one until the deadline. False if there is none yet.
     async fn link_up(&mut self, deadline: Instant) -> Result<bool, SourceError> {
         if matches!(self.link, Link::Down) {
-            let (config, resume) = (self.config.clone(), self.assembler.covered());
-            self.link = Link::Connecting(tokio::spawn(reconnect(config, resume)));
+            let resume = Some(self.assembler.covered());
+            let progress = self.progress.clone();
+            let (pump, answer) = Pump::spawn(&self.config, resume, progress, true)?;
+            self.link = Link::Connecting(pump, answer);
         }
-        let Link::Connecting(task) = &mut self.link else {
+        let Link::Connecting(_, answer) = &mut self.link else {
             return Ok(true);
         };
-        let Ok(outcome) = timeout_at(deadline, task).await else {
+        let Ok(outcome) = timeout_at(deadline, answer).await else {
             return Ok(false);
         };
-        self.link = Link::Down;
-        let started = outcome.map_err(|e| stopped("reconnect", &e))??;
+        let link = std::mem::replace(&mut self.link, Link::Down);
+        let started = outcome.unwrap_or_else(|_| Err(stopped("reconnect")))?;
         if started.info.lineage != self.info.lineage {
             return Err(SourceError::new(
                 SourceErrorKind::Refused(cdc_core::TokenRefusal::OtherTimeline {
@@ -391,56 +372,36 @@ impl PostgresSource {
             ));
         }
         self.reconnects += 1;
-        self.link = Link::Up(Box::new(Session::new(started, &self.progress)));
+        if let Link::Connecting(pump, _) = link {
+            self.link = Link::Up(Session { pump, chunk: None });
+        }
         Ok(true)
     }
 
     fn batch(&mut self) -> EventBatch {
-        self.filling_since = None;
-        self.give = false;
         let (events, end) = self.assembler.take();
-        if let Link::Up(session) = &mut self.link {
-            session.quiet &= events.is_empty();
-        }
         EventBatch::new(self.info.clone(), events, end)
     }
 
-    /// Receives more. False if the batch should go out as it is.
-    ///
-    /// After a quiet time a transaction goes out as soon as it is whole. While data flow, a pause
-    /// comes after every read that took all there was: without it both sides wake up for every
-    /// message, which costs more than the messages themselves.
+    /// Gets more messages. False if the batch should go out as it is: it has events and nothing
+    /// more is there, or the deadline has come.
     async fn fill(&mut self, deadline: Instant) -> Result<bool, SourceError> {
-        let ready = self.assembler.ready() > 0;
-        let between = !self.assembler.in_transaction();
         let Link::Up(session) = &mut self.link else {
             return Ok(false);
         };
-        let mut until = deadline;
-        if ready {
-            let full_at = *self.filling_since.get_or_insert_with(Instant::now) + FILL_MAX;
-            if (session.quiet && between) || self.give || Instant::now() >= full_at {
-                return Ok(false);
-            }
-            until = deadline.min(full_at);
-        }
-        if !session.short {
-            session.read_now().await?;
-            return Ok(true);
-        }
-        if !session.quiet {
-            sleep(COALESCE).await;
-            let count = session.read_now().await?;
-            // Decode what came, then give: little is going on.
-            self.give = ready && count < READ_TRICKLE;
-            if ready || count > 0 {
-                return Ok(true);
-            }
-        }
-        match timeout_at(until, session.read()).await {
-            Ok(outcome) => outcome.map(|()| true),
-            Err(_) => Ok(false),
-        }
+        let chunks = &mut session.pump.chunks;
+        let received = match chunks.try_recv() {
+            Ok(item) => Some(item),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) if self.assembler.ready() > 0 => return Ok(false),
+            Err(TryRecvError::Empty) => match timeout_at(deadline, chunks.recv()).await {
+                Ok(item) => item,
+                Err(_) => return Ok(false),
+            },
+        };
+        let ended = || Err(setup::ended(&self.config, "its thread ended"));
+        session.chunk = Some(received.unwrap_or_else(ended)?);
+        Ok(true)
     }
 }
 
@@ -450,8 +411,7 @@ impl WalSource for PostgresSource {
     }
 
     async fn next_batch(&mut self, limit: BatchLimit) -> Result<Option<EventBatch>, SourceError> {
-        let began = Instant::now();
-        let deadline = began + limit.linger;
+        let deadline = Instant::now() + limit.linger;
         loop {
             if !self.link_up(deadline).await? {
                 return Ok(Some(self.batch()));
@@ -464,10 +424,7 @@ impl WalSource for PostgresSource {
             };
             match step {
                 Ok(true) => {}
-                Ok(false) => {
-                    self.note_silence(began)?;
-                    return Ok(Some(self.batch()));
-                }
+                Ok(false) => return Ok(Some(self.batch())),
                 Err(error) => self.broke(error)?,
             }
         }
@@ -479,128 +436,10 @@ impl WalSource for PostgresSource {
     }
 }
 
-impl PostgresSource {
-    /// Adds a wait in vain to the silence; too long a one breaks the connection.
-    fn note_silence(&mut self, began: Instant) -> Result<(), SourceError> {
-        let Link::Up(session) = &mut self.link else {
-            return Ok(());
-        };
-        if self.assembler.ready() > 0 {
-            return Ok(());
-        }
-        session.silent += began.elapsed();
-        if session.silent < session.silence_max {
-            return Ok(());
-        }
-        let what = format!("nothing was heard for {:?}", session.silent);
-        self.broke(setup::ended(&self.config, &what))
-    }
-}
-
-impl Session {
-    fn new(started: Started, progress: &Arc<Progress>) -> Self {
-        progress.receive(started.confirmed.0);
-        let interval = started.status_interval;
-        let (read, write) = tokio::io::split(started.stream);
-        Self {
-            read,
-            buffer: started.buffer,
-            feedback: Feedback::spawn(write, progress.clone(), interval),
-            silence_max: (interval * 3).max(Duration::from_secs(30)),
-            silent: Duration::ZERO,
-            short: true,
-            quiet: true,
-        }
-    }
-
-    fn took(&mut self, count: usize) {
-        self.buffer.received(count);
-        self.silent = Duration::ZERO;
-        self.short = count < READ_SHORT;
-        self.quiet &= self.short;
-    }
-
-    /// Waits for bytes.
-    async fn read(&mut self) -> Result<(), SourceError> {
-        let began = Instant::now();
-        let count = self
-            .read
-            .read(self.buffer.space())
-            .await
-            .map_err(|e| broken("read the replication stream", e))?;
-        if count == 0 {
-            return Err(broken(
-                "read the replication stream",
-                io::ErrorKind::UnexpectedEof.into(),
-            ));
-        }
-        self.took(count);
-        self.quiet |= began.elapsed() >= QUIET;
-        Ok(())
-    }
-
-    /// Takes the bytes that are there; 0 if there are none.
-    async fn read_now(&mut self) -> Result<usize, SourceError> {
-        let outcome = poll_fn(|context| {
-            let mut space = ReadBuf::new(self.buffer.space());
-            match Pin::new(&mut self.read).poll_read(context, &mut space) {
-                Poll::Pending => Poll::Ready(Ok(None)),
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(space.filled().len()))),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            }
-        })
-        .await;
-        match outcome {
-            Ok(None) => {
-                self.short = true;
-                Ok(0)
-            }
-            Ok(Some(0)) => Err(broken(
-                "read the replication stream",
-                io::ErrorKind::UnexpectedEof.into(),
-            )),
-            Ok(Some(count)) => {
-                self.took(count);
-                Ok(count)
-            }
-            Err(error) => Err(broken("read the replication stream", error)),
-        }
-    }
-
-    /// Says goodbye and waits until the server has let go of the slot, at most two seconds.
-    async fn close(mut self) {
-        self.feedback.close().await;
-        let drained = async {
-            loop {
-                let mut space = [0; 4096];
-                match self.read.read(&mut space).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                }
-            }
-        };
-        // The server drops the slot with the connection in any case.
-        let _ignored = tokio::time::timeout(Duration::from_secs(2), drained).await;
-    }
-}
-
-/// Connects until it works or waiting cannot help.
-async fn reconnect(config: Arc<PostgresConfig>, resume: Position) -> Result<Started, SourceError> {
-    let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-    loop {
-        sleep(backoff.next()).await;
-        match setup::start(&config, Some(resume)).await {
-            Err(error) if error.is_transient() => {
-                tracing::info!(source = %config.address(), %error, "not connected yet");
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn stopped(attempted: &str, error: &tokio::task::JoinError) -> SourceError {
+#[cold]
+fn stopped(attempted: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::Transient,
-        format!("{attempted}: its task was stopped: {error}"),
+        format!("{attempted}: its task or thread was stopped"),
     )
 }

@@ -33,7 +33,7 @@ pub(crate) async fn wrap(
         .map_err(|e| refuse(format!("{attempted}: the host is no name TLS can use: {e}")))?;
     match connector.connect(name, stream).await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) if error.get_ref().is_some_and(|e| e.is::<rustls::Error>()) => {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             Err(SourceError::new(
                 SourceErrorKind::Unreachable,
                 format!(

@@ -58,34 +58,45 @@ pub(super) fn write_scalar(
     scalar: Scalar,
     text: &[u8],
 ) {
+    // Each arm gives true if it wrote the value.
     let written = match scalar {
-        Scalar::Text => None,
-        Scalar::Int => int(text).map(|v| row.int(v)),
-        Scalar::UInt => uint(text).map(|v| row.uint(v)),
-        Scalar::Bool => match text {
-            b"t" => Some(row.bool(true)),
-            b"f" => Some(row.bool(false)),
-            _ => None,
-        },
-        Scalar::Float32 => parse::<f32>(text).map(|v| row.float32(v)),
-        Scalar::Float64 => parse::<f64>(text).map(|v| row.float64(v)),
-        Scalar::Decimal => decimal(text).map(|v| row.decimal(v)),
-        Scalar::Bytes => match unhex(text, &mut scratch.bytes) {
-            true => Some(row.bytes(&scratch.bytes)),
-            false => None,
-        },
-        Scalar::Uuid => uuid(text).map(|v| row.uuid(v)),
-        Scalar::Json => std::str::from_utf8(text).ok().map(|v| row.json(v)),
-        Scalar::Date => time::date(text).map(|v| row.date(v)),
-        Scalar::Time => time::time(text).map(|v| row.time(v)),
-        Scalar::Timestamp => time::timestamp(text).map(|v| row.timestamp(v)),
-        Scalar::TimestampTz => time::timestamp_tz(text).map(|v| row.timestamp_tz(v)),
-        Scalar::Vector => match vector(text, &mut scratch.floats) {
-            true => Some(row.vector(&scratch.floats)),
-            false => None,
-        },
+        Scalar::Text => false,
+        Scalar::Int => int(text).map(|v| row.int(v)).is_some(),
+        Scalar::UInt => uint(text).map(|v| row.uint(v)).is_some(),
+        Scalar::Bool => {
+            let known = matches!(text, b"t" | b"f");
+            if known {
+                row.bool(text == b"t");
+            }
+            known
+        }
+        Scalar::Float32 => parse::<f32>(text).map(|v| row.float32(v)).is_some(),
+        Scalar::Float64 => parse::<f64>(text).map(|v| row.float64(v)).is_some(),
+        Scalar::Decimal => decimal(text).map(|v| row.decimal(v)).is_some(),
+        Scalar::Bytes => {
+            let read = unhex(text, &mut scratch.bytes);
+            if read {
+                row.bytes(&scratch.bytes);
+            }
+            read
+        }
+        Scalar::Uuid => uuid(text).map(|v| row.uuid(v)).is_some(),
+        Scalar::Json => std::str::from_utf8(text).map(|v| row.json(v)).is_ok(),
+        Scalar::Date => time::date(text).map(|v| row.date(v)).is_some(),
+        Scalar::Time => time::time(text).map(|v| row.time(v)).is_some(),
+        Scalar::Timestamp => time::timestamp(text).map(|v| row.timestamp(v)).is_some(),
+        Scalar::TimestampTz => time::timestamp_tz(text)
+            .map(|v| row.timestamp_tz(v))
+            .is_some(),
+        Scalar::Vector => {
+            let read = vector(text, &mut scratch.floats);
+            if read {
+                row.vector(&scratch.floats);
+            }
+            read
+        }
     };
-    if written.is_none() {
+    if !written {
         write_text(row, text);
     }
 }

@@ -134,11 +134,6 @@ impl Assembler {
         self.arena.len()
     }
 
-    /// True between a transaction's begin and its commit.
-    pub(crate) const fn in_transaction(&self) -> bool {
-        self.open.is_some()
-    }
-
     /// Everything up to here has been pushed; ends on a whole transaction.
     pub(crate) const fn covered(&self) -> Position {
         self.covered

@@ -1,4 +1,8 @@
 //! The PostgreSQL reader against a real server.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a panic is the test's failure"
+)]
 
 mod failures;
 mod rows;
