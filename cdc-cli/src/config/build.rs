@@ -41,7 +41,8 @@ pub(crate) fn build(
     }
     problems.sort_by_key(Problem::order);
     // Emitters inherit keys of [cdc]: one wrong value must not be told once an emitter.
-    problems.dedup_by(|a, b| a.order() == b.order() && a.message() == b.message());
+    let mut told = std::collections::BTreeSet::new();
+    problems.retain(|problem| told.insert((problem.order(), problem.message().to_owned())));
     Err(problems)
 }
 

@@ -1,5 +1,8 @@
 //! The four destinations: which of their keys are needed, and which combinations make no sense.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use cdc_core::envelope::Format;
 use hyper::Uri;
 
@@ -12,6 +15,30 @@ use super::problem::Problem;
 use super::read::{Placed, Reading, Section};
 use super::tree::Value;
 use super::value::{DURATION_HELP, parse_duration};
+
+/// Longest timeout of a webhook.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Most events of one request.
+const WEBHOOK_BATCH_MAX: u64 = 10_000;
+/// Headers that HTTP or the emitter sets.
+const RESERVED_HEADERS: [&str; 14] = [
+    "host",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "idempotency-key",
+    "accept-encoding",
+    "proxy-connection",
+];
+/// Most signing secrets of one webhook.
+const SECRETS_MAX: usize = 8;
 
 /// The destination of an emitter. `at` is where its kind was chosen.
 pub(crate) fn read(
@@ -55,6 +82,18 @@ pub(crate) fn batch_size(
         "file" if section.parent.is_none() || !section.own.contains_key("batch_size") => None,
         _ => general,
     };
+    if let Some((count, at)) = &count
+        && kind == "webhook"
+        && *count > WEBHOOK_BATCH_MAX
+    {
+        reading.refuse(
+            Problem::new(
+                format!("`batch_size` must be at most {WEBHOOK_BATCH_MAX} for a webhook"),
+                at,
+            )
+            .help("lower it, or give the webhook its own: batch_size = 1000 in [cdc.webhook]"),
+        );
+    }
     count.and_then(|(count, _)| usize::try_from(count).ok())
 }
 
@@ -108,6 +147,9 @@ fn webhook(
     let allow_http = reading
         .flag(section, "webhook.allow_http")
         .unwrap_or_default();
+    let allow_private = reading
+        .flag(section, "webhook.allow_private")
+        .unwrap_or_default();
     let url = if section.node("webhook.url").is_some() {
         reading.interpolated(section, "webhook.url")
     } else {
@@ -121,7 +163,7 @@ fn webhook(
         None
     };
     if let Some((url, at)) = &url {
-        check_url(reading, url, at, allow_http);
+        check_url(reading, url, at, allow_http, allow_private);
     }
     if let Some((count, at)) = reading.count(section, "webhook.concurrency")
         && count != 1
@@ -134,28 +176,17 @@ fn webhook(
             .help("write 1 or leave it out: requests go one at a time, in order; raise batch_size for throughput"),
         );
     }
-    let body = reading.choice(section, "webhook.body");
-    let body = match body {
-        Some(("ndjson", _)) => WebhookBody::Ndjson,
-        Some(("json", at)) => {
-            let node = section
-                .node("webhook.batch_size")
-                .or_else(|| section.node("batch_size"));
-            if let Some(node) = node
-                && !matches!(node.value, Value::Integer(Some(1)))
-            {
-                warnings.push(format!("webhook.body = \"json\" sends one event a request: batch_size does not apply ({at})"));
-            }
-            WebhookBody::Single
+    let body = webhook_body(reading, section, format, at);
+    for key in ["webhook.timeout", "webhook.connect_timeout"] {
+        if let Some(node) = section.node(key)
+            && let Value::Text(text) = &node.value
+            && parse_duration(text).is_some_and(|duration| duration > TIMEOUT_MAX)
+        {
+            reading.refuse(
+                Problem::new(format!("`{key}` must be an hour at most"), &node.at)
+                    .help("a request that takes longer has failed"),
+            );
         }
-        _ => WebhookBody::Array,
-    };
-    if format == Format::Bincode {
-        let at = section.node("format").map_or(at, |node| &node.at);
-        reading.refuse(
-            Problem::new("a webhook cannot send format = \"bincode\"", at)
-                .help("use \"json\", \"debezium\" or \"cloudevents\"; \"bincode\" is for files and queues"),
-        );
     }
     WebhookConfig {
         url: url.map(|(url, _)| url).unwrap_or_default(),
@@ -172,26 +203,86 @@ fn webhook(
             .map(|(d, _)| d)
             .unwrap_or_default(),
         allow_http,
-        allow_private: reading
-            .flag(section, "webhook.allow_private")
-            .unwrap_or_default(),
+        allow_private,
         ca_file: reading
             .path(section, "webhook.ca_file")
             .map(|(path, _)| path),
     }
 }
 
-fn check_url(reading: &mut Reading<'_>, url: &str, at: &Origin, allow_http: bool) {
+/// The shape of the body: its own key, or what the format asks for.
+fn webhook_body(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    format: Format,
+    at: &Origin,
+) -> WebhookBody {
+    let format_at = section.node("format").map_or(at, |node| &node.at);
+    let by_format = match format {
+        Format::Debezium => WebhookBody::Debezium,
+        Format::CloudEvents => WebhookBody::CloudEventsBatch,
+        Format::Json => WebhookBody::Array,
+        Format::Bincode => {
+            reading.refuse(
+                Problem::new("a webhook cannot send format = \"bincode\"", format_at)
+                    .help("use \"json\", \"debezium\" or \"cloudevents\"; \"bincode\" is for files and queues"),
+            );
+            return WebhookBody::Array;
+        }
+    };
+    if section.node("webhook.body").is_none() {
+        return by_format;
+    }
+    let Some((word, body_at)) = reading.choice(section, "webhook.body") else {
+        return by_format;
+    };
+    let (body, needs) = match word {
+        "ndjson" => (WebhookBody::Ndjson, "json"),
+        "json" => (WebhookBody::Json, "json"),
+        "cloudevents-batch" => (WebhookBody::CloudEventsBatch, "cloudevents"),
+        "debezium" => (WebhookBody::Debezium, "debezium"),
+        _ => (WebhookBody::Array, "json"),
+    };
+    if let Some(format) = section.node("format")
+        && !matches!(&format.value, Value::Text(text) if text == needs)
+    {
+        reading.refuse(
+            Problem::new(
+                format!("`webhook.body` = {word:?} does not go with this `format`"),
+                &body_at,
+            )
+            .note("the format is chosen here", &format.at)
+            .help(format!(
+                "write format = {needs:?}, or leave `body` out: the format decides it"
+            )),
+        );
+    }
+    body
+}
+
+fn check_url(
+    reading: &mut Reading<'_>,
+    url: &str,
+    at: &Origin,
+    allow_http: bool,
+    allow_private: bool,
+) {
     let example = "write a URL such as \"https://example.com/hooks/orders\"";
     let Ok(uri) = url.parse::<Uri>() else {
         reading.refuse(Problem::new("`webhook.url` is not a URL", at).help(example));
         return;
     };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback = host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
+    let loopback = matches!(host, "localhost" | "127.0.0.1" | "::1");
+    if let Ok(address) = host.parse::<IpAddr>()
+        && is_private(address)
+        && !loopback
+        && !allow_private
+    {
+        reading.refuse(Problem::new("`webhook.url` is a private address", at).help(
+            "set allow_private = true in [cdc.webhook] if the receiver is in your own network",
+        ));
+    }
     match uri.scheme_str() {
         Some("https") => {}
         Some("http") if allow_http || loopback => {}
@@ -225,6 +316,14 @@ fn check_url(reading: &mut Reading<'_>, url: &str, at: &Origin, allow_http: bool
                 "send credentials as a header: headers = { Authorization = \"Basic ${TOKEN}\" }",
             ),
         );
+    }
+}
+
+/// What the egress guard refuses by default and `allow_private` allows.
+const fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private() || address.is_loopback(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_loopback(),
     }
 }
 
@@ -265,13 +364,9 @@ fn secrets(
         let Some(secret) = reading.interpolate(path, &text, &at) else {
             return Vec::new();
         };
-        if secret.is_empty() {
-            reading.refuse(
-                Problem::new("`webhook.secret` is empty", &at)
-                    .help("leave it out to send unsigned requests"),
-            );
-        }
-        return vec![Secret::new(secret)];
+        let secret = Secret::new(secret);
+        check_secret(reading, path, &secret, &at);
+        return vec![secret];
     }
     let files: Vec<Placed<String>> = if *path == "webhook.secret_file" {
         reading.node_text(path, node).into_iter().collect()
@@ -281,13 +376,38 @@ fn secrets(
     if files.is_empty() && matches!(&node.value, Value::List(items) if items.is_empty()) {
         return Vec::new();
     }
+    if files.len() > SECRETS_MAX {
+        reading.refuse(
+            Problem::new(
+                format!("`{path}` lists more than {SECRETS_MAX} secrets"),
+                &node.at,
+            )
+            .help("remove the oldest: a rotation needs two"),
+        );
+        return Vec::new();
+    }
     let mut secrets = Vec::with_capacity(files.len());
     for (file, at) in files {
-        if let Some(file) = reading.interpolate(path, &file, &at) {
-            secrets.extend(reading.secret_file(path, file.as_ref(), &at));
+        if let Some(file) = reading.interpolate(path, &file, &at)
+            && let Some(secret) = reading.secret_file(path, file.as_ref(), &at)
+        {
+            check_secret(reading, path, &secret, &at);
+            secrets.push(secret);
         }
     }
     secrets
+}
+
+fn check_secret(reading: &mut Reading<'_>, path: &str, secret: &Secret, at: &Origin) {
+    if let Err(error) = cdc_emit_webhook::Secret::parse(secret.expose()) {
+        let text = error.to_string();
+        let what = text.split("secret: ").last().unwrap_or(&text);
+        let what = what.split(';').next().unwrap_or(what);
+        reading.refuse(
+            Problem::new(format!("`{path}` is not a signing secret: {what}"), at)
+                .help("make one with `echo whsec_$(openssl rand -base64 32)` and give it to the receiver; without one requests are unsigned"),
+        );
+    }
 }
 
 fn headers(reading: &mut Reading<'_>, section: Section<'_>) -> Vec<(String, Secret)> {
@@ -303,6 +423,13 @@ fn headers(reading: &mut Reading<'_>, section: Section<'_>) -> Vec<(String, Secr
         );
         return Vec::new();
     };
+    if table.len() > cdc_emit_webhook::HEADERS_MAX {
+        reading.refuse(Problem::new(
+            "`webhook.headers` has more than 64 headers",
+            &node.at,
+        ));
+        return Vec::new();
+    }
     let mut headers = Vec::with_capacity(table.len());
     for (name, node) in table {
         if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
@@ -316,17 +443,10 @@ fn headers(reading: &mut Reading<'_>, section: Section<'_>) -> Vec<(String, Secr
             continue;
         }
         let lower = name.to_ascii_lowercase();
-        if lower.starts_with("webhook-")
-            || [
-                "content-length",
-                "content-type",
-                "content-encoding",
-                "host",
-                "transfer-encoding",
-                "connection",
-            ]
-            .contains(&lower.as_str())
-        {
+        let ours = ["webhook-", "cdc-"]
+            .iter()
+            .any(|prefix| lower.starts_with(prefix));
+        if ours || RESERVED_HEADERS.contains(&lower.as_str()) {
             reading.refuse(
                 Problem::new(
                     format!("the header {name} is the emitter's own"),
@@ -377,16 +497,16 @@ fn file(reading: &mut Reading<'_>, section: Section<'_>, name: &str, at: &Origin
             );
         }
     }
-    let rotate_age = section
-        .node("file.rotate_age")
-        .and_then(|_| reading.duration(section, "file.rotate_age"));
     FileConfig {
         path: path.map(|(path, _)| path).unwrap_or_default(),
         stream: stream.map_or_else(|| name.replace('.', "-"), |(stream, _)| stream),
         rotate_bytes: reading
             .size_above_zero(section, "file.rotate_bytes")
             .unwrap_or_default(),
-        rotate_age: rotate_age.map(|(age, _)| age),
+        rotate_age: reading
+            .duration(section, "file.rotate_age")
+            .map(|(age, _)| age)
+            .unwrap_or_default(),
         fsync: file_sync(reading, section),
         on_restart: match reading.choice(section, "file.on_restart") {
             Some(("append", _)) => OnRestart::Append,
@@ -434,6 +554,7 @@ fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> Custo
         );
         return CustomConfig {
             command: Vec::new(),
+            timeout: Duration::ZERO,
         };
     };
     let before = reading.problems.len();
@@ -450,7 +571,11 @@ fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> Custo
             ),
         );
     }
-    CustomConfig { command }
+    let timeout = reading.duration(section, "custom.timeout");
+    CustomConfig {
+        command,
+        timeout: timeout.map(|(timeout, _)| timeout).unwrap_or_default(),
+    }
 }
 
 fn missing(reading: &mut Reading<'_>, kind: &str, key: &str, line: &str, at: &Origin) {

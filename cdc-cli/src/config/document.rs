@@ -237,20 +237,22 @@ impl fmt::Display for Origin {
 }
 
 /// Byte ranges of passwords in URLs (`scheme://user:PASSWORD@host`, `password=...`) within a text.
+///
+/// It works on words with a `:` and an `@`, so that a slip in the rest of a URL shows no password.
 pub(crate) fn password_spans(text: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     let ends_url = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>');
-    for (at, mark) in text.match_indices("://") {
-        let start = at + mark.len();
-        let end = text[start..]
-            .find(ends_url)
-            .map_or(text.len(), |n| start + n);
-        let url = &text[start..end];
-        if let Some(host) = url.rfind('@')
-            && let Some(colon) = url[..host].find(':')
+    let mut start = 0;
+    for word in text.split_inclusive(ends_url) {
+        if let Some(host) = word.rfind('@')
+            && let Some(colon) = word[..host]
+                .match_indices(':')
+                .map(|(at, _)| at)
+                .find(|at| !word[at + 1..].starts_with('/'))
         {
             spans.push(start + colon + 1..start + host);
         }
+        start += word.len();
     }
     for (at, mark) in text.match_indices("password=") {
         let start = at + mark.len();

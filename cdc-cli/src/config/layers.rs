@@ -17,6 +17,8 @@ use super::value::{Environment, quoted};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What environment variables of keys begin with.
 pub(crate) const ENVIRONMENT_PREFIX: &str = "WEFTKIT_CDC_";
+/// Text of a broken file that is longer than this is not shown.
+const SECRET_LEN_MIN: usize = 15;
 /// Variables with the prefix that are no keys.
 const RESERVED: [&str; 1] = ["WEFTKIT_CDC_LOG"];
 
@@ -155,9 +157,11 @@ fn file_layer(document: &Arc<Document>, table: &mut Table, problems: &mut Vec<Pr
     let mut whole = tree::from_table(document, parsed.get_ref(), 0);
     let mut masks = Vec::new();
     secret_spans(&whole, "", &mut masks);
+    masks.extend(secret_words(document.text()));
     if !errors.is_empty() {
         // A broken file has no reliable tree: mask by the look of its lines as well.
         masks.extend(suspicious_lines(document.text()));
+        masks.extend(long_strings(document.text()));
     }
     document.mask(masks);
     if !errors.is_empty() {
@@ -401,13 +405,22 @@ fn secret_spans(table: &Table, path: &str, spans: &mut Vec<Range<usize>>) {
         } else {
             format!("{path}.{name}")
         };
-        if is_secret_path(&path) {
-            if let Origin::Written { span, .. } = &node.at {
-                spans.push(span.clone());
-            }
-            // The span of a table is its header only: its values are masked one by one.
-            leaf_spans(&node.value, spans);
+        if is_secret_path(&path) || resembles_secret(name) {
+            mask_leaves(node, spans);
             continue;
+        }
+        if let (Value::Text(text), Origin::Written { span, .. }) = (&node.value, &node.at) {
+            // A key that nobody knows may be a misspelt secret; a source may be a misspelt URL.
+            if !known_name(name) && text.len() > SECRET_LEN_MIN {
+                spans.push(span.clone());
+            } else if name == "source"
+                && let Origin::Written { document, .. } = &node.at
+                && let Some(written) = document.text().get(span.clone())
+            {
+                spans.extend(
+                    long_words(written).map(|word| span.start + word.start..span.start + word.end),
+                );
+            }
         }
         match &node.value {
             Value::Table(inner) => secret_spans(inner, &path, spans),
@@ -423,18 +436,96 @@ fn secret_spans(table: &Table, path: &str, spans: &mut Vec<Range<usize>>) {
     }
 }
 
-fn leaf_spans(value: &Value, spans: &mut Vec<Range<usize>>) {
-    let nodes: Vec<&Node> = match value {
-        Value::Table(inner) => inner.values().collect(),
-        Value::List(items) => items.iter().collect(),
-        _ => return,
-    };
-    for node in nodes {
-        if let Origin::Written { span, .. } = &node.at {
-            spans.push(span.clone());
+/// Masks the values below a secret key one by one, so that a caret still finds its place.
+fn mask_leaves(node: &Node, spans: &mut Vec<Range<usize>>) {
+    match &node.value {
+        Value::Table(inner) => inner.values().for_each(|node| mask_leaves(node, spans)),
+        Value::List(items) => items.iter().for_each(|node| mask_leaves(node, spans)),
+        // The name of a variable is no secret, and what a message about it is about.
+        Value::Text(text) if is_variable(text) => {}
+        _ => {
+            if let Origin::Written { span, .. } = &node.at {
+                spans.push(span.clone());
+            }
         }
-        leaf_spans(&node.value, spans);
     }
+}
+
+/// True for `${NAME}` and nothing else.
+fn is_variable(text: &str) -> bool {
+    let name = text
+        .strip_prefix("${")
+        .and_then(|rest| rest.strip_suffix('}'));
+    name.is_some_and(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+}
+
+/// Words that are a signing secret by their look, wherever they stand.
+fn secret_words(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices("whsec_").map(|(at, mark)| {
+        let rest = &text[at + mark.len()..];
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '_' | '-');
+        let length = rest.find(|c| !plain(c)).unwrap_or(rest.len());
+        at..at + mark.len() + length
+    })
+}
+
+/// Words of letters and digits that are long enough to be a secret.
+fn long_words(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter_map(move |word| {
+            // The separator may be any character: find the word again behind the last one.
+            let start = at + text[at..].find(word)?;
+            at = start + word.len();
+            (word.len() > SECRET_LEN_MIN).then_some(start..start + word.len())
+        })
+}
+
+/// True if some key or transform has this name.
+fn known_name(name: &str) -> bool {
+    const OF_TRANSFORMS: [&str; 13] = [
+        "include", "exclude", "rename", "mask", "hash", "set", "columns", "with", "key_file",
+        "table", "schema", "text", "column",
+    ];
+    OF_TRANSFORMS.contains(&name)
+        || keys::KEYS
+            .iter()
+            .any(|key| key.path.split('.').any(|part| part == name))
+}
+
+/// Strings long enough to be a secret, and what follows a quote that is never closed.
+fn long_strings(text: &str) -> Vec<Range<usize>> {
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let mut at = 0;
+        while let Some(open) = line[at..].find(['"', '\'']).map(|found| at + found) {
+            let quote = &line[open..=open];
+            let close = line[open + 1..]
+                .find(quote)
+                .map_or(line.len(), |found| open + 1 + found);
+            if close - open > SECRET_LEN_MIN {
+                spans.push(start + open + 1..start + close);
+            }
+            at = (close + 1).min(line.len());
+        }
+        let mut word = None;
+        for (at, c) in line.char_indices().chain([(line.len(), ' ')]) {
+            let plain = c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '_' | '-');
+            match word {
+                None if plain => word = Some(at),
+                Some(from) if !plain => {
+                    if at - from > SECRET_LEN_MIN {
+                        spans.push(start + from..start + at);
+                    }
+                    word = None;
+                }
+                _ => {}
+            }
+        }
+        start += line.len();
+    }
+    spans
 }
 
 /// True for `secret`, `headers`, `hash.key` wherever they stand, also where they should not.
@@ -455,6 +546,15 @@ pub(crate) fn is_secret_path(path: &str) -> bool {
     name == "key" || name.ends_with("_key") || marks.iter().any(|mark| name.contains(mark))
 }
 
+/// True for a misspelt `secret`: a key that nobody knows is shown, and its value with it.
+fn resembles_secret(name: &str) -> bool {
+    ["secret", "headers", "authorization", "password"]
+        .into_iter()
+        .any(|word| {
+            name != "secret_file" && name != "secrets_files" && nearest(name, [word]).is_some()
+        })
+}
+
 /// What follows the `=` on lines whose key looks like a secret's.
 fn suspicious_lines(text: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
@@ -470,7 +570,7 @@ fn suspicious_lines(text: &str) -> Vec<Range<usize>> {
                 .get(name_start..)
                 .unwrap_or("")
                 .trim_matches(['"', '\'']);
-            if is_secret_path(name) {
+            if is_secret_path(name) || resembles_secret(name) {
                 spans.push(start + equals + 1..start + line.trim_end().len().max(equals + 1));
                 break;
             }

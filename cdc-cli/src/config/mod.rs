@@ -86,3 +86,6 @@ pub(crate) fn choose_file(named: Option<&Path>) -> Option<PathBuf> {
             .find(|path| path.is_file())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,7 +212,11 @@ pub(crate) enum WebhookBody {
     /// One event a line.
     Ndjson,
     /// One event a request, bare.
-    Single,
+    Json,
+    /// A JSON array of CloudEvents.
+    CloudEventsBatch,
+    /// A JSON array of Debezium records.
+    Debezium,
 }
 
 /// Files on a local disk.
@@ -225,7 +229,7 @@ pub(crate) struct FileConfig {
     /// Size at which the next file begins.
     pub(crate) rotate_bytes: u64,
     /// Age at which the next file begins.
-    pub(crate) rotate_age: Option<Duration>,
+    pub(crate) rotate_age: Duration,
     /// When bytes are made durable.
     pub(crate) fsync: FileSync,
     /// What happens to bytes behind the checkpoint at a restart.
@@ -257,4 +261,6 @@ pub(crate) enum OnRestart {
 pub(crate) struct CustomConfig {
     /// Program and arguments; never empty.
     pub(crate) command: Vec<String>,
+    /// Longest wait for the answer to a batch.
+    pub(crate) timeout: Duration,
 }

@@ -5,6 +5,9 @@ use super::keys::{self, Kind};
 use super::problem::{Problem, nearest};
 use super::tree::{Table, Value};
 
+/// Longest list of known names in a message.
+const LISTED_MAX: usize = 14;
+
 /// Adds a problem for every unknown key of `[cdc]` or of one emitter.
 pub(crate) fn check(table: &Table, in_emitter: bool, problems: &mut Vec<Problem>) {
     walk(table, "", in_emitter, problems);
@@ -66,19 +69,21 @@ fn unknown(
                 format!("`{name}` is a key of [{place}]")
             })
     };
-    let help = nearest(name, known.iter().copied())
-        .map(|near| format!("did you mean `{near}`?"))
-        .or_else(elsewhere)
-        .unwrap_or_else(|| {
-            format!(
-                "known are {}",
-                known
-                    .iter()
-                    .map(|name| format!("`{name}`"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )
-        });
+    let list = || {
+        if known.len() > LISTED_MAX {
+            return "`cdc-cli config show` lists every key".to_owned();
+        }
+        let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+        format!("known are {}", names.join(", "))
+    };
+    let help = if path.is_empty() && name == "http" {
+        "the HTTP surface is not available in this version; remove the table".to_owned()
+    } else {
+        nearest(name, known.iter().copied())
+            .map(|near| format!("did you mean `{near}`?"))
+            .or_else(elsewhere)
+            .unwrap_or_else(list)
+    };
     Problem::new(format!("unknown key `{shown}` in {place}"), at).help(help)
 }
 

@@ -46,6 +46,26 @@ pub(crate) struct SourceRefusal {
     pub(crate) help: String,
 }
 
+/// Lets the reader judge the URL, so that a bad one is found before anything starts.
+#[cfg(feature = "postgres")]
+fn check_postgres(url: &str) -> Result<(), SourceRefusal> {
+    match cdc_wal::postgres::PostgresConfig::parse(url) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(SourceRefusal {
+            message: error.to_string(),
+            help: "write postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, with %XX for special characters".to_owned(),
+        }),
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+fn check_postgres(_url: &str) -> Result<(), SourceRefusal> {
+    Err(SourceRefusal {
+        message: "this build cannot capture from PostgreSQL".to_owned(),
+        help: "build it with the feature `postgres`".to_owned(),
+    })
+}
+
 /// What sources look like, for help.
 pub(crate) const SOURCE_HELP: &str =
     "write a source such as \"postgres://cdc@localhost/shop\" or \"wal:/var/lib/engine/wal\"";
@@ -74,6 +94,7 @@ impl Source {
                         "write postgres://USER@HOST:PORT/DATABASE, such as \"postgres://cdc@localhost:5432/shop\"",
                     );
                 }
+                check_postgres(text)?;
                 Ok(Self::Postgres(PostgresUrl(text.to_owned())))
             }
             "wal" => {

@@ -74,6 +74,8 @@ fn entry(reading: &mut Reading<'_>, item: &Node) -> Vec<TransformConfig> {
     kinds.sort_by_key(|(_, node)| node.key_at.start());
     let (kind, node) = match kinds.as_slice() {
         [(kind, node)] => (kind.as_str(), *node),
+        // An unknown key was most likely meant to be one: that is said already.
+        [] if table.keys().any(|name| !LIMITS.contains(&name.as_str())) => return Vec::new(),
         [] => {
             reading.refuse(
                 Problem::new("a transform does nothing", &item.at)

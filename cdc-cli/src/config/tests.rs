@@ -1,0 +1,406 @@
+//! The page's block, inheritance between tables, layers, and that nothing panics or leaks.
+
+use std::time::Duration;
+
+use cdc_core::Op;
+use cdc_core::envelope::Format;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The block of the product page, to the letter.
+const PAGE: &str = r#"[cdc]
+# Emitter type: "queue" | "webhook" | "file" | "custom"
+emitter = "queue"
+# Queue capacity (in-memory, backpressure applied)
+queue_capacity = 65536
+# Dead letter queue path
+dlq_path = "/var/lib/weftkit/cdc-dlq"
+# Schema filter (empty = capture all)
+schemas = ["public"]
+# Batch size for queue emitter
+batch_size = 100
+"#;
+
+struct Given<'a> {
+    text: &'a str,
+    environment: &'a [(&'a str, &'a str)],
+    sets: &'a [&'a str],
+}
+
+impl Given<'_> {
+    fn layers(&self, directory: &tempfile::TempDir) -> Layers {
+        let path = directory.path().join("cdc.toml");
+        std::fs::write(&path, self.text).unwrap();
+        let variables = self
+            .environment
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        Layers {
+            file: Some(path),
+            environment: variables.collect(),
+            source: None,
+            sets: self.sets.iter().map(|set| (*set).to_owned()).collect(),
+        }
+    }
+
+    fn load(&self) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        load(&self.layers(&directory)).map_err(|error| match error {
+            ConfigError::File(error) => error.to_string(),
+            ConfigError::Problems(problems) => problems
+                .iter()
+                .map(|problem| problem.render(Paint::Plain))
+                .collect(),
+        })
+    }
+}
+
+fn given(text: &str) -> Given<'_> {
+    Given {
+        text,
+        environment: &[],
+        sets: &[],
+    }
+}
+
+#[test]
+fn the_page_loads_unchanged_and_means_what_it_says() {
+    let config = given(PAGE).load().unwrap();
+    let [emitter] = config.emitters.as_slice() else {
+        panic!("one emitter")
+    };
+    assert_eq!(emitter.name, "queue");
+    let Destination::Queue(queue) = &emitter.destination else {
+        panic!("a queue")
+    };
+    assert_eq!(queue.capacity, 65536);
+    assert_eq!(queue.bytes_max, 64 << 20);
+    assert_eq!(emitter.batch_size, Some(100));
+    assert_eq!(emitter.filter.schemas, ["public"]);
+    assert!(emitter.filter.tables.is_empty() && emitter.filter.operations.is_empty());
+    assert_eq!(
+        config.dead_letters.path,
+        Path::new("/var/lib/weftkit/cdc-dlq")
+    );
+    assert!(config.source.is_none() && config.warnings.is_empty());
+
+    let other = PAGE
+        .replace("65536", "7")
+        .replace("[\"public\"]", "[]")
+        .replace("= 100", "= 9");
+    let config = given(&other).load().unwrap();
+    let emitter = &config.emitters[0];
+    assert!(matches!(&emitter.destination, Destination::Queue(queue) if queue.capacity == 7));
+    assert!(emitter.filter.schemas.is_empty());
+    assert_eq!(emitter.batch_size, Some(9));
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = given("").load().unwrap();
+    assert_eq!(config.state_path, Path::new("/var/lib/weftkit/cdc"));
+    assert_eq!(
+        config.dead_letters.path,
+        Path::new("/var/lib/weftkit/cdc/dlq")
+    );
+    assert_eq!(config.retain_bytes, 1 << 30);
+    assert_eq!(config.retain_bytes_max, None);
+    assert_eq!(config.checkpoint_interval, Duration::from_millis(200));
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+    assert_eq!(config.confirm, Confirm::Delivered);
+    let emitter = &config.emitters[0];
+    assert_eq!(emitter.destination.kind(), "queue");
+    assert_eq!(emitter.format, Format::Json);
+    assert_eq!(emitter.on_dead_key, DeadKey::Park);
+    assert_eq!(emitter.retry.base, Duration::from_millis(200));
+    assert_eq!(emitter.retry.max, Duration::from_secs(60));
+    assert_eq!(config.postgres.slot, "weftkit_cdc");
+    assert!(config.postgres.create_slot && config.postgres.create_publication);
+}
+
+#[test]
+fn emitters_inherit_from_cdc_and_override_it() {
+    let text = r#"
+[cdc]
+schemas = ["public"]
+batch_size = 50
+format = "debezium"
+[cdc.file]
+rotate_bytes = "1MiB"
+path = "/var/log/cdc"
+[[cdc.transforms]]
+exclude = { columns = ["notes"] }
+[[cdc.emitters]]
+name = "audit"
+emitter = "file"
+format = "json"
+operations = ["delete", "truncate", "delete"]
+[cdc.emitters.file]
+path = "/var/log/audit"
+[[cdc.emitters]]
+name = "copy"
+emitter = "file"
+schemas = []
+batch_size = 7
+transforms = []
+[[cdc.emitters]]
+name = "out"
+emitter = "queue"
+queue_capacity = 5
+"#;
+    let config = given(text).load().unwrap();
+    let audit = config.emitter("audit").unwrap();
+    assert_eq!(audit.filter.schemas, ["public"]);
+    assert_eq!(audit.filter.operations, [Op::Delete, Op::Truncate]);
+    assert_eq!(audit.format, Format::Json);
+    assert_eq!(
+        audit.batch_size, None,
+        "a file's batches are as large as they come"
+    );
+    assert_eq!(audit.transforms.len(), 1);
+    let Destination::File(file) = &audit.destination else {
+        panic!("a file")
+    };
+    assert_eq!(file.path, Path::new("/var/log/audit"));
+    assert_eq!(
+        (file.rotate_bytes, file.stream.as_str()),
+        (1 << 20, "audit")
+    );
+
+    let copy = config.emitter("copy").unwrap();
+    assert!(copy.filter.schemas.is_empty() && copy.transforms.is_empty());
+    assert_eq!((copy.format, copy.batch_size), (Format::Debezium, Some(7)));
+    let Destination::File(file) = &copy.destination else {
+        panic!("a file")
+    };
+    assert_eq!(file.path, Path::new("/var/log/cdc"));
+
+    let out = config.emitter("out").unwrap();
+    assert_eq!(out.batch_size, Some(50));
+    assert!(matches!(&out.destination, Destination::Queue(queue) if queue.capacity == 5));
+}
+
+#[test]
+fn layers_lie_over_each_other() {
+    let given = Given {
+        text: "[cdc]\nbatch_size = 1\nqueue_capacity = 1\nschemas = [\"a\"]\ntables = [\"t\"]\n[cdc.file]\npath = \"/file\"\n",
+        environment: &[
+            ("WEFTKIT_CDC_BATCH_SIZE", "2"),
+            ("WEFTKIT_CDC_QUEUE_CAPACITY", "2"),
+            ("WEFTKIT_CDC_SCHEMAS", "b, c"),
+            ("WEFTKIT_CDC_FILE__PATH", "/environment"),
+            ("WEFTKIT_CDC_RETAIN_BYTES", "2GiB"),
+            ("WEFTKIT_CDC_LOG", "debug"),
+        ],
+        sets: &[
+            "batch_size=3",
+            "emitter=file",
+            "cdc.file.fsync=batch",
+            "operations=[\"insert\"]",
+        ],
+    };
+    let config = given.load().unwrap();
+    let emitter = &config.emitters[0];
+    assert_eq!(emitter.filter.schemas, ["b", "c"]);
+    assert_eq!(emitter.filter.tables, ["t"]);
+    assert_eq!(emitter.filter.operations, [Op::Insert]);
+    assert_eq!(config.retain_bytes, 2 << 30);
+    let Destination::File(file) = &emitter.destination else {
+        panic!("a file")
+    };
+    assert_eq!(file.path, Path::new("/environment"));
+    assert_eq!(file.fsync, FileSync::Batch);
+
+    let directory = tempfile::tempdir().unwrap();
+    let shown = show(&given.layers(&directory)).unwrap();
+    let of = |path: &str| {
+        let setting = shown.iter().find(|setting| setting.path == path).unwrap();
+        (setting.value.clone().unwrap(), setting.origin.clone())
+    };
+    let pair = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+    assert_eq!(of("batch_size"), pair("3", "flag --set"));
+    assert_eq!(
+        of("queue_capacity"),
+        pair("2", "environment WEFTKIT_CDC_QUEUE_CAPACITY")
+    );
+    assert_eq!(of("format"), pair("\"json\"", "default"));
+    let (value, origin) = of("tables");
+    assert_eq!(value, "[\"t\"]");
+    assert!(origin.ends_with("cdc.toml:5"), "{origin}");
+}
+
+#[test]
+fn a_webhook_is_what_the_file_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("whsec");
+    std::fs::write(
+        &secret,
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n",
+    )
+    .unwrap();
+    let text = format!(
+        "[cdc]\nemitter = \"webhook\"\nformat = \"cloudevents\"\n[cdc.webhook]\nurl = \"https://${{HOST}}/x\"\nsecret_file = {:?}\nbatch_size = 3\ngzip = true\ntimeout = \"2s\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n",
+        secret
+    );
+    let environment = [("HOST", "example.com"), ("TOKEN", "abc")];
+    let config = Given {
+        text: &text,
+        environment: &environment,
+        sets: &[],
+    }
+    .load()
+    .unwrap();
+    let emitter = &config.emitters[0];
+    assert_eq!(emitter.batch_size, Some(3));
+    let Destination::Webhook(webhook) = &emitter.destination else {
+        panic!("a webhook")
+    };
+    assert_eq!(webhook.url, "https://example.com/x");
+    assert_eq!(
+        webhook.body,
+        WebhookBody::CloudEventsBatch,
+        "the format decides the body"
+    );
+    assert_eq!(
+        (webhook.gzip, webhook.timeout),
+        (true, Duration::from_secs(2))
+    );
+    assert!(webhook.secrets[0].expose().starts_with("whsec_") && webhook.secrets.len() == 1);
+    assert_eq!(webhook.headers[0].0, "Authorization");
+    assert_eq!(webhook.headers[0].1.expose(), "Bearer abc");
+    let debug = format!("{config:?}");
+    assert!(!debug.contains("abc") && !debug.contains("MDEy"), "{debug}");
+}
+
+#[test]
+fn transforms_keep_their_order_and_limits() {
+    let text = r#"
+[cdc]
+[[cdc.transforms]]
+tables = ["orders"]
+operations = ["update"]
+mask = { columns = ["card"], with = "last4" }
+[[cdc.transforms]]
+rename = { columns = { a = "b" }, table = "t" }
+[[cdc.transforms]]
+set = { columns = { x = 1, y = "z", n = { null = true } } }
+[[cdc.transforms]]
+hash = { columns = ["email"], key = "${PII}" }
+"#;
+    let environment = [("PII", "0123456789abcdef0123456789abcdef")];
+    let config = Given {
+        text,
+        environment: &environment,
+        sets: &[],
+    }
+    .load()
+    .unwrap();
+    let names: Vec<_> = config.emitters[0]
+        .transforms
+        .iter()
+        .map(|t| t.action.name())
+        .collect();
+    assert_eq!(
+        names,
+        ["mask", "rename", "rename", "set", "set", "set", "hash"]
+    );
+    assert_eq!(config.emitters[0].transforms[0].tables, ["orders"]);
+    assert_eq!(config.emitters[0].transforms[0].operations, [Op::Update]);
+}
+
+#[test]
+fn problems_are_all_told_and_each_once() {
+    let text = "[cdc]\nbatch_size = 0\nfoo = 1\n[[cdc.emitters]]\nname = \"a\"\nemitter = \"queue\"\n[[cdc.emitters]]\nname = \"b\"\nemitter = \"queue\"\n";
+    let report = given(text).load().unwrap_err();
+    assert_eq!(report.matches("error:").count(), 2, "{report}");
+    assert_eq!(
+        report.matches("`batch_size` must be").count(),
+        1,
+        "{report}"
+    );
+}
+
+const MARKER: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY";
+
+/// A file with the same secret in every place a secret can stand.
+fn secrets_everywhere() -> String {
+    format!(
+        r#"[cdc]
+source = "postgres://cdc:{MARKER}@localhost/shop"
+emitter = "webhook"
+[cdc.webhook]
+url = "https://example.com/x"
+secret = "whsec_{MARKER}="
+headers = {{ Authorization = "Bearer {MARKER}", X-Key = "{MARKER}" }}
+[[cdc.transforms]]
+hash = {{ columns = ["email"], key = "{MARKER}" }}
+"#
+    )
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let text = secrets_everywhere();
+    let directory = tempfile::tempdir().unwrap();
+    let layers = given(&text).layers(&directory);
+    let settings = format!("{:?}", show(&layers).unwrap());
+    assert!(!settings.contains(MARKER), "{settings}");
+    assert!(!format!("{:?} {:?}", load(&layers), layers.file).contains(MARKER));
+    let misspelt = [
+        ("secret =", "secrte ="),
+        ("secret =", "secret ="),
+        ("key = ", "kye = "),
+        ("headers", "haeders"),
+        ("[cdc.webhook]", "[cdc.webhok]"),
+        ("source =", "sauce ="),
+        ("Bearer ", "Bearer \\n"),
+        ("\"whsec_", "whsec_"),
+        ("=\"\n", "=\n"),
+    ];
+    for (from, to) in misspelt {
+        let report = given(&text.replacen(from, to, 1))
+            .load()
+            .err()
+            .unwrap_or_default();
+        assert!(!report.contains(MARKER), "{from} -> {to}:\n{report}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_loaded_or_refused(text in "\\PC{0,80}") {
+        let _ = given(&text).load();
+        let _ = given(&format!("[cdc]\n{text}")).load();
+        let _ = Given { text: "", environment: &[("WEFTKIT_CDC_TABLES", &text)], sets: &[&text, &format!("tables={text}")] }.load();
+    }
+
+    /// One character lost, added or changed anywhere but in the secret: no panic, no secret.
+    #[test]
+    fn a_slip_of_the_pen_shows_no_secret(at in any::<prop::sample::Index>(), what in 0..3, c in "[ -~\n]") {
+        let text = secrets_everywhere();
+        let places: Vec<usize> = (0..text.len())
+            .filter(|at| !text.match_indices(MARKER).any(|(start, m)| (start..=start + m.len()).contains(at)))
+            .collect();
+        let at = places[at.index(places.len())];
+        let mut slipped = text.clone();
+        match what {
+            0 => drop(slipped.remove(at)),
+            1 => slipped.insert_str(at, &c),
+            _ => slipped.replace_range(at..=at, &c),
+        }
+        if let Err(report) = given(&slipped).load() {
+            prop_assert!(!report.contains(MARKER), "{report}");
+        }
+    }
+
+    #[test]
+    fn any_mutation_of_the_template_is_loaded_or_refused(from in any::<prop::sample::Index>(), length in 0usize..200, with in "\\PC{0,20}") {
+        let mut text = template().replace("\n# ", "\n");
+        let mut boundary = |index: usize| { let mut at = index.min(text.len()); while !text.is_char_boundary(at) { at -= 1; } at };
+        let start = boundary(from.index(1 << 20) % 16_000);
+        let end = boundary(start + length).max(start);
+        text.replace_range(start..end, &with);
+        let _ = given(&text).load();
+    }
+}
