@@ -1,11 +1,15 @@
 //! `cdc-cli`: change data capture from the command line.
 
 mod args;
+mod assemble;
 mod commands;
 mod config;
+mod demo;
+mod destination;
 mod exit;
 mod logging;
 mod output;
+mod pretty;
 mod report;
 
 use std::process::ExitCode;

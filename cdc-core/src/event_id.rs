@@ -29,6 +29,22 @@ impl EventId {
         }
     }
 
+    /// An id from its parts, as [`source`](Self::source) and [`position`](Self::position) give
+    /// them.
+    pub const fn from_parts(source: u64, position: Position) -> Self {
+        Self { source, position }
+    }
+
+    /// First half of the source id.
+    pub const fn source(self) -> u64 {
+        self.source
+    }
+
+    /// The event's position.
+    pub const fn position(self) -> Position {
+        self.position
+    }
+
     /// The text form.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut text = [b'-'; Self::LEN];

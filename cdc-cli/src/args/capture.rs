@@ -1,4 +1,4 @@
-//! Commands that read a source: `run`, `tail`, `check`, `demo`, `replay`, `bench`.
+//! Commands that read a source: `run`, `tail`, `check`, `demo`, `bench`.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,7 @@ use clap::{Args, ValueEnum};
 Examples:
   cdc-cli run -c cdc.toml --source postgres://cdc@localhost/shop
   cdc-cli run --source wal:/var/lib/engine/wal --set emitter=file --set file.path=/var/log/cdc
-  cdc-cli run --once            # deliver what is there now, then stop
-  cdc-cli run --dry-run         # filter and transform, deliver nothing, move nothing")]
+  cdc-cli run --once            # deliver what is there now, then stop")]
 pub(crate) struct RunArgs {
     /// Deliver everything committed until now, then drain and exit.
     #[arg(long, conflicts_with = "until")]
@@ -23,11 +22,8 @@ pub(crate) struct RunArgs {
     /// with a checkpoint goes on from there.
     #[arg(long, value_name = "WHERE")]
     pub(crate) from: Option<String>,
-    /// Read, filter and transform, and print what would be delivered; no checkpoint moves.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
     /// Go on although the source has already forgotten events that were never delivered. The gap
-    /// is recorded.
+    /// is logged as an error.
     #[arg(long)]
     pub(crate) accept_gap: bool,
 }
@@ -60,6 +56,10 @@ pub(crate) struct TailArgs {
     /// Wire form with -o json.
     #[arg(long, value_enum, default_value_t = WireFormat::Json)]
     pub(crate) format: WireFormat,
+    /// Begin with the oldest retained event (only of a wal: source; a database gives what commits
+    /// from now on).
+    #[arg(long)]
+    pub(crate) earliest: bool,
     /// Stop after this many events.
     #[arg(short = 'n', long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
@@ -98,32 +98,6 @@ pub(crate) struct DemoArgs {
     /// Do not pause between the steps.
     #[arg(long)]
     pub(crate) fast: bool,
-}
-
-/// `replay`
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Sends retained events again, with the same ids. The emitter's checkpoint does not move.
-
-Examples:
-  cdc-cli replay --emitter audit --from cdc1_0413...
-  cdc-cli replay --emitter audit --from earliest --to cdc1_0413... --dry-run")]
-pub(crate) struct ReplayArgs {
-    /// The emitter to send to.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) emitter: String,
-    /// Begin strictly after this token, or at the `earliest` retained event.
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) from: String,
-    /// Begin with the event of the token itself.
-    #[arg(long)]
-    pub(crate) inclusive: bool,
-    /// End with this token; without it at the end of the log.
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) to: Option<String>,
-    /// Only count what would be sent.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 /// `bench`

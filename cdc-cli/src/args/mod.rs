@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use capture::{
-    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, ReplayArgs, RunArgs, TailArgs, WireFormat,
+    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, RunArgs, TailArgs, WireFormat,
 };
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use state::{
@@ -135,6 +135,22 @@ pub(crate) enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// See it work: no server, no configuration.
+    Demo(DemoArgs),
+    /// Capture, filter, transform and deliver: the main job.
+    Run(RunArgs),
+    /// Look at a database's changes now.
+    Tail(TailArgs),
+    /// Connect, and name every setting that is wrong, with its remedy.
+    Check(CheckArgs),
+    /// Say how a pipeline is doing.
+    Status(StatusArgs),
+    /// See and move the positions of emitters.
+    #[command(subcommand)]
+    Position(PositionCommand),
+    /// List, show, redrive and discard dead letters.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Write a commented configuration file.
     Init(InitArgs),
     /// Check a configuration without connecting anywhere.

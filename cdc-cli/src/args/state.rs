@@ -71,13 +71,13 @@ pub(crate) struct LetterSelection {
     /// Of this emitter.
     #[arg(long, value_name = "NAME")]
     pub(crate) emitter: Option<String>,
-    /// Of tables that fit this pattern.
-    #[arg(long, value_name = "PATTERN")]
+    /// Of this table, `schema.table` or `table`.
+    #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
     /// Of this class: event, transform, encode, ...
     #[arg(long, value_name = "CLASS")]
     pub(crate) class: Option<String>,
-    /// In this state: pending, parked, redriving, delivered, discarded.
+    /// In this state: pending, parked or redriving. Delivered and discarded ones are gone.
     #[arg(long, value_name = "STATE")]
     pub(crate) state: Option<String>,
 }
@@ -123,9 +123,6 @@ pub(crate) struct DlqRedriveArgs {
     /// Leave the transforms out: send the original events.
     #[arg(long)]
     pub(crate) as_was: bool,
-    /// At most this many letters a second.
-    #[arg(long, value_name = "LETTERS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rate: Option<u32>,
     /// Only count what would be sent.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,9 +1,16 @@
 //! One command a file; here is only who is called.
 
+mod check;
 mod completions;
 mod config;
+mod demo;
+mod dlq;
 mod init;
 mod man;
+mod position;
+mod run;
+mod status;
+mod tail;
 mod token;
 mod validate;
 
@@ -18,6 +25,13 @@ use crate::report::CliError;
 pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
     let global = &cli.global;
     match cli.command {
+        Command::Demo(args) => demo::run(&args, global),
+        Command::Dlq(command) => dlq::run(&command, global),
+        Command::Run(args) => run::run(&args, global),
+        Command::Tail(args) => tail::run(&args, global),
+        Command::Check(args) => check::run(&args, global),
+        Command::Status(args) => status::run(&args, global),
+        Command::Position(command) => position::run(&command, global),
         Command::Init(args) => init::run(&args, global),
         Command::Validate(args) => validate::run(&args, global),
         Command::Config(ConfigCommand::Show(args)) => config::run(&args, global),
@@ -25,4 +39,25 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Completions(args) => completions::run(&args, global),
         Command::Man(args) => man::run(&args, global),
     }
+}
+
+/// A runtime for a command: the main thread alone.
+///
+/// # Errors
+/// Exit code 1 if the system has no resources for it.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| {
+            CliError::new(Exit::Runtime, "start the runtime of the command").with_cause(cause)
+        })
+}
+
+/// Runs one future on it.
+///
+/// # Errors
+/// As for [`runtime`].
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
+    Ok(runtime()?.block_on(future))
 }

@@ -51,7 +51,11 @@ struct Running {
 
 impl ChildEmitter {
     pub(crate) const fn new(config: ChildConfig) -> Self {
-        Self { config, running: None, buffer: Vec::new() }
+        Self {
+            config,
+            running: None,
+            buffer: Vec::new(),
+        }
     }
 
     fn program(&self) -> &str {
@@ -61,7 +65,10 @@ impl ChildEmitter {
     fn unwell(&self, what: &str) -> EmitError {
         EmitError::new(
             EmitErrorKind::EndpointRetry { retry_after: None },
-            format!("deliver a batch to the child process {}: {what}", self.program()),
+            format!(
+                "deliver a batch to the child process {}: {what}",
+                self.program()
+            ),
         )
     }
 
@@ -84,14 +91,20 @@ impl ChildEmitter {
         let mut child = started.map_err(|cause| {
             EmitError::new(
                 EmitErrorKind::EndpointRetry { retry_after: None },
-                format!("start the child process {program}: check that it is installed and may be run"),
+                format!(
+                    "start the child process {program}: check that it is installed and may be run"
+                ),
             )
             .with_cause(cause)
         })?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(self.unwell("its pipes could not be opened"));
         };
-        self.running = Some(Running { child, input, output: BufReader::new(output) });
+        self.running = Some(Running {
+            child,
+            input,
+            output: BufReader::new(output),
+        });
         Ok(())
     }
 
@@ -102,7 +115,10 @@ impl ChildEmitter {
         for (index, event) in batch.events().iter().enumerate() {
             open.insert(EventId::new(&lineage, event.position).to_bytes(), index);
         }
-        let mut running = self.running.take().ok_or_else(|| self.unwell("it is not running"))?;
+        let mut running = self
+            .running
+            .take()
+            .ok_or_else(|| self.unwell("it is not running"))?;
         // Reading goes on while we write, so that a child that answers event by event cannot
         // fill its pipe and block both sides.
         let Running { input, output, .. } = &mut running;
@@ -116,12 +132,17 @@ impl ChildEmitter {
         match (written, rejected) {
             (Ok(()), Ok(rejected)) => {
                 self.running = Some(running);
-                Ok(Receipt { delivery: Delivery::Durable, rejected })
+                Ok(Receipt {
+                    delivery: Delivery::Durable,
+                    rejected,
+                })
             }
             (Err(cause), _) => {
                 let status = running.child.try_wait().ok().flatten();
                 let ended = status.map_or_else(String::new, |status| format!(" ({status})"));
-                Err(self.unwell(&format!("it closed its input{ended}")).with_cause(cause))
+                Err(self
+                    .unwell(&format!("it closed its input{ended}"))
+                    .with_cause(cause))
             }
             (Ok(()), Err(what)) => Err(self.unwell(&what)),
         }
@@ -183,7 +204,11 @@ fn answer(
     batch: &EventBatch,
     open: &HashMap<[u8; EventId::LEN], usize>,
 ) -> Result<Answer, String> {
-    let index_of = |id: &str| <[u8; EventId::LEN]>::try_from(id.as_bytes()).ok().and_then(|id| open.get(&id).copied());
+    let index_of = |id: &str| {
+        <[u8; EventId::LEN]>::try_from(id.as_bytes())
+            .ok()
+            .and_then(|id| open.get(&id).copied())
+    };
     if line.is_empty() {
         return Ok(Answer::Nothing);
     }
@@ -191,11 +216,16 @@ fn answer(
         return Ok(Answer::Through(index));
     }
     if line.starts_with("cdc1_") {
-        let token: ResumeToken =
-            line.parse().map_err(|error| format!("its answer is not a resume token ({error})"))?;
-        let through = batch.events().partition_point(|event| event.position <= token.position());
+        let token: ResumeToken = line
+            .parse()
+            .map_err(|error| format!("its answer is not a resume token ({error})"))?;
+        let through = batch
+            .events()
+            .partition_point(|event| event.position <= token.position());
         return match through.checked_sub(1) {
-            Some(index) if token.lineage().same_source(&batch.source().lineage) => Ok(Answer::Through(index)),
+            Some(index) if token.lineage().same_source(&batch.source().lineage) => {
+                Ok(Answer::Through(index))
+            }
             // An answer to an earlier batch, given twice.
             _ => Ok(Answer::Nothing),
         };
@@ -205,12 +235,16 @@ fn answer(
          write logs to standard error"
             .to_owned()
     })?;
-    let id = document.get("reject").and_then(serde_json::Value::as_str).ok_or_else(|| {
-        "its answer has no member \"reject\" with an event id".to_owned()
-    })?;
-    let index = index_of(id)
-        .ok_or_else(|| "it rejected an event that is not in the batch".to_owned())?;
-    let reason = document.get("reason").and_then(serde_json::Value::as_str).unwrap_or("no reason given");
+    let id = document
+        .get("reject")
+        .and_then(serde_json::Value::as_str)
+        .ok_or_else(|| "its answer has no member \"reject\" with an event id".to_owned())?;
+    let index =
+        index_of(id).ok_or_else(|| "it rejected an event that is not in the batch".to_owned())?;
+    let reason = document
+        .get("reason")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or("no reason given");
     let reason: String = reason.chars().take(256).collect();
     Ok(Answer::Rejected(Rejection {
         index,
@@ -228,7 +262,10 @@ impl Emitter for ChildEmitter {
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
         self.buffer.clear();
         for event in batch.events() {
-            let encoded = self.config.encoder.encode(batch.source(), event, &mut self.buffer);
+            let encoded = self
+                .config
+                .encoder
+                .encode(batch.source(), event, &mut self.buffer);
             encoded.map_err(|cause| {
                 EmitError::new(
                     EmitErrorKind::Event,
@@ -296,11 +333,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_that_dies_or_talks_nonsense_is_an_unwell_destination() {
-        for script in ["exit 3", "head -n 1 >/dev/null", "echo hello; cat >/dev/null", "cat"] {
+        for script in [
+            "exit 3",
+            "head -n 1 >/dev/null",
+            "echo hello; cat >/dev/null",
+            "cat",
+        ] {
             let mut emitter = child(script, LONG);
             let error = emitter.emit(&batch(3)).await.unwrap_err();
-            assert_eq!(error.kind, EmitErrorKind::EndpointRetry { retry_after: None }, "{script}");
-            assert!(emitter.running.is_none(), "{script}: started again by the next attempt");
+            assert_eq!(
+                error.kind,
+                EmitErrorKind::EndpointRetry { retry_after: None },
+                "{script}"
+            );
+            assert!(
+                emitter.running.is_none(),
+                "{script}: started again by the next attempt"
+            );
         }
     }
 

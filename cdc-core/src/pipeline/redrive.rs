@@ -52,6 +52,13 @@ pub enum LaneCommand {
         /// Told when done.
         reply: oneshot::Sender<RedriveReport>,
     },
+    /// Give dead letters up.
+    Discard {
+        /// Which.
+        ids: Vec<EventId>,
+        /// Told how many there were.
+        reply: oneshot::Sender<u64>,
+    },
 }
 
 /// Gives orders to a running lane. Cheap to clone.
@@ -74,12 +81,30 @@ impl LaneControl {
             .ok()?;
         report.await.ok()
     }
+
+    /// Gives dead letters up and tells how many there were; `None` if the lane has ended. Letters
+    /// parked behind them stay, and go with the next redrive.
+    pub async fn discard(&self, ids: Vec<EventId>) -> Option<u64> {
+        let (reply, count) = oneshot::channel();
+        self.0
+            .send(LaneCommand::Discard { ids, reply })
+            .await
+            .ok()?;
+        count.await.ok()
+    }
 }
 
 impl Running {
     /// Carries out an order.
     pub(super) async fn obey(&mut self, command: LaneCommand) -> Result<Delivered, LaneError> {
-        let LaneCommand::Redrive { request, reply } = command;
+        let (request, reply) = match command {
+            LaneCommand::Redrive { request, reply } => (request, reply),
+            LaneCommand::Discard { ids, reply } => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.discard(&ids)?);
+                return Ok(Delivered::Done);
+            }
+        };
         let mut report = RedriveReport::default();
         let outcome = self.redrive(&request, &mut report).await?;
         if outcome == Delivered::Interrupted {
@@ -154,6 +179,31 @@ impl Running {
             match self.close_letters(done, report).await? {
                 Delivered::Done => {}
                 other => return Ok(other),
+            }
+        }
+    }
+
+    fn discard(&mut self, ids: &[EventId]) -> Result<u64, LaneError> {
+        let wanted: HashSet<EventId> = ids.iter().copied().collect();
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+            let page = dlq.open_letters(&self.config.name, after, PAGE);
+            let page = page.map_err(|cause| self.dlq_error(cause))?;
+            let Some(last) = page.last() else {
+                return Ok(count);
+            };
+            after = Some(last.event.position);
+            for letter in page
+                .iter()
+                .filter(|letter| wanted.contains(&letter.event_id()))
+            {
+                dlq.set_state(&self.config.name, letter.event_id(), LetterState::Discarded)
+                    .map_err(|cause| self.dlq_error(cause))?;
+                if let Ok(Some(keys)) = key_hashes(&letter.event) {
+                    self.parked.remove(keys);
+                }
+                count += 1;
             }
         }
     }

@@ -326,6 +326,36 @@ async fn a_redrive_that_fails_blocks_only_its_own_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_discarded_letter_frees_its_key() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    rig.log.push(EventBatch::new(
+        source(),
+        vec![insert(1, 0, 7)],
+        Position::end_of(Lsn(1)),
+    ));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, control) = rig.lane(&shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let id = EventId::new(&source().lineage, at(1, 0));
+        assert_eq!(control.discard(vec![id]).await, Some(1));
+        assert_eq!(control.discard(vec![id]).await, Some(0));
+        rig.log.push(EventBatch::new(
+            source(),
+            vec![insert(2, 0, 7)],
+            Position::end_of(Lsn(2)),
+        ));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, lane);
+    end.unwrap();
+    assert_eq!(rig.emitter.taken(), [at(2, 0)]);
+    assert_eq!(rig.letters(LetterState::Discarded), [at(1, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_pass_a_dead_key_where_configured() {
     let rig = Rig {
         on_dead_key: OnDeadKey::Pass,

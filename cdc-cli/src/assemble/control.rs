@@ -1,0 +1,229 @@
+//! The control socket of a running pipeline: `<state_path>/control.sock`, mode 0600 by its
+//! directory's 0700.
+//!
+//! One request a connection, one JSON document a line each way. It is private to this binary's
+//! versions, not an interface for others.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use cdc_core::EventId;
+use cdc_core::pipeline::{LaneControl, RedriveReport, RedriveRequest};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tracing::warn;
+
+use super::status::{LaneReading, PipelineStatus};
+
+/// Longest request or answer in bytes.
+const LINE_MAX: u64 = 16 << 20;
+/// Longest wait for a client's request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a command asks of a running pipeline.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// How it is doing.
+    Status,
+    /// Send dead letters again.
+    Redrive {
+        /// The emitter.
+        emitter: String,
+        /// Positions of the letters, as event ids print them; empty: all.
+        ids: Vec<String>,
+        /// Without transforms.
+        as_was: bool,
+    },
+    /// Give dead letters up.
+    Discard {
+        /// The emitter.
+        emitter: String,
+        /// Event ids of the letters.
+        ids: Vec<String>,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    /// How it is doing.
+    Status(PipelineStatus),
+    /// What a redrive did.
+    Redrive(Redriven),
+    /// How many letters were given up.
+    Discarded {
+        /// How many.
+        count: u64,
+    },
+    /// It cannot.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a redrive did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Redriven {
+    /// Letters delivered and closed.
+    pub(crate) delivered: u64,
+    /// Letters that failed again.
+    pub(crate) failed: u64,
+    /// Letters left alone.
+    pub(crate) skipped: u64,
+    /// Why it ended early, if it did.
+    pub(crate) stopped: Option<String>,
+}
+
+impl From<RedriveReport> for Redriven {
+    fn from(report: RedriveReport) -> Self {
+        let RedriveReport {
+            delivered,
+            failed,
+            skipped,
+            stopped,
+        } = report;
+        Self {
+            delivered,
+            failed,
+            skipped,
+            stopped,
+        }
+    }
+}
+
+/// A lane as the control socket sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlledLane {
+    pub(crate) reading: LaneReading,
+    pub(crate) control: LaneControl,
+}
+
+/// Listens until dropped. A socket left behind by a dead process is replaced: the caller holds the
+/// directory's lock.
+///
+/// # Errors
+/// From the operating system (a path too long for a socket, no permission).
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// Answers requests, one after the other, for ever.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    lanes: Vec<ControlledLane>,
+    status: impl Fn() -> PipelineStatus,
+) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(error = %error, "control socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        if let Err(error) = answer(stream, &lanes, &status).await {
+            warn!(error = %error, "control request");
+        }
+    }
+}
+
+async fn answer(
+    stream: UnixStream,
+    lanes: &[ControlledLane],
+    status: &impl Fn() -> PipelineStatus,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    let mut limited = (&mut stream).take(LINE_MAX);
+    match tokio::time::timeout(REQUEST_TIMEOUT, limited.read_line(&mut line)).await {
+        Ok(read) => read?,
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    let reply = match serde_json::from_str(&line) {
+        Ok(Request::Status) => Reply::Status(status()),
+        Ok(Request::Redrive {
+            emitter,
+            ids,
+            as_was,
+        }) => redrive(lanes, &emitter, &ids, as_was).await,
+        Ok(Request::Discard { emitter, ids }) => discard(lanes, &emitter, &ids).await,
+        Err(error) => Reply::Refused {
+            reason: format!("the request is not understood: {error}"),
+        },
+    };
+    let mut text = serde_json::to_string(&reply)?;
+    text.push('\n');
+    stream.get_mut().write_all(text.as_bytes()).await
+}
+
+/// The lane and the ids a request names, or why there are none.
+fn named<'a>(
+    lanes: &'a [ControlledLane],
+    emitter: &str,
+    ids: &[String],
+) -> Result<(&'a ControlledLane, Vec<EventId>), Reply> {
+    let refused = |reason: String| Reply::Refused { reason };
+    let lane = lanes.iter().find(|lane| &*lane.reading.name == emitter);
+    let lane = lane.ok_or_else(|| refused(format!("there is no emitter {emitter}")))?;
+    let ids: Result<Vec<EventId>, _> = ids.iter().map(|id| id.parse()).collect();
+    Ok((lane, ids.map_err(|error| refused(error.to_string()))?))
+}
+
+fn ended(emitter: &str) -> Reply {
+    Reply::Refused {
+        reason: format!("the lane of emitter {emitter} has ended"),
+    }
+}
+
+async fn redrive(lanes: &[ControlledLane], emitter: &str, ids: &[String], as_was: bool) -> Reply {
+    let (lane, ids) = match named(lanes, emitter, ids) {
+        Ok(named) => named,
+        Err(refused) => return refused,
+    };
+    let report = lane.control.redrive(RedriveRequest { ids, as_was }).await;
+    report.map_or_else(|| ended(emitter), |report| Reply::Redrive(report.into()))
+}
+
+async fn discard(lanes: &[ControlledLane], emitter: &str, ids: &[String]) -> Reply {
+    let (lane, ids) = match named(lanes, emitter, ids) {
+        Ok(named) => named,
+        Err(refused) => return refused,
+    };
+    let count = lane.control.discard(ids).await;
+    count.map_or_else(|| ended(emitter), |count| Reply::Discarded { count })
+}
+
+/// Asks a running pipeline; `None` if none is listening there.
+///
+/// # Errors
+/// If it listens and does not answer.
+pub(crate) async fn ask(path: &Path, request: &Request) -> io::Result<Option<Reply>> {
+    let mut stream = match UnixStream::connect(path).await {
+        Ok(stream) => BufReader::new(stream),
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    let mut text = serde_json::to_string(request)?;
+    text.push('\n');
+    stream.get_mut().write_all(text.as_bytes()).await?;
+    let mut line = String::new();
+    (&mut stream).take(LINE_MAX).read_line(&mut line).await?;
+    if line.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}

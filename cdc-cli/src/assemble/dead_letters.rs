@@ -1,0 +1,34 @@
+//! Configuration to the dead letter queue.
+
+use std::sync::{Arc, Mutex};
+
+use cdc_core::DeadLetterQueue;
+use cdc_core::storage::StdStorage;
+use cdc_dlq::{DlqOptions, FileDlq};
+
+use crate::config::Config;
+use crate::report::CliError;
+
+/// Opens the queue for writing.
+///
+/// # Errors
+/// Exit code 7 if another process has it or it is damaged, 1 if the disk refuses.
+pub(crate) fn open(config: &Config) -> Result<FileDlq, CliError> {
+    let options = DlqOptions {
+        bytes_max: config.dead_letters.bytes_max,
+        ..DlqOptions::default()
+    };
+    Ok(FileDlq::open(
+        StdStorage::shared(),
+        &config.dead_letters.path,
+        options,
+    )?)
+}
+
+/// The same, shared by lanes.
+///
+/// # Errors
+/// As for [`open`].
+pub(crate) fn open_shared(config: &Config) -> Result<Arc<Mutex<dyn DeadLetterQueue>>, CliError> {
+    Ok(Arc::new(Mutex::new(open(config)?)))
+}

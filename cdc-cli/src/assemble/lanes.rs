@@ -1,0 +1,303 @@
+//! Configuration to emitters, and each lane on a thread of its own.
+
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cdc_core::checkpoint::FileCheckpoints;
+use cdc_core::envelope::Encoder;
+use cdc_core::pipeline::{
+    Lane, LaneConfig, LaneControl, LaneEnd, LaneError, LaneMetrics, OnDeadKey, RetryConfig,
+    Shutdown, WatermarkHandle,
+};
+use cdc_core::{
+    BoxEmitter, DeadLetterQueue, Position, SourceError, SourceInfo, SystemClock, WalSource,
+};
+use cdc_emit_file::{FileEmitter, Fsync};
+use cdc_emit_queue::{QueueConfig, QueueEmitter};
+use cdc_emit_webhook::{Body, Secret, WebhookEmitter};
+
+use tokio::sync::mpsc;
+
+use super::control::ControlledLane;
+use super::stages;
+use super::status::LaneReading;
+use crate::config::{
+    Config, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,
+};
+use crate::destination::{ChildConfig, ChildEmitter, print_queue};
+use crate::exit::Exit;
+use crate::report::CliError;
+
+/// Events given to a child process between two answers, unless configured.
+const CHILD_BATCH_SIZE: usize = 100;
+
+/// Longest wait for a child process's answer (`docs/specs/custom-child.md`).
+const CHILD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What all lanes of a pipeline share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) source: Arc<SourceInfo>,
+    pub(crate) checkpoints: Arc<FileCheckpoints>,
+    pub(crate) dlq: Arc<Mutex<dyn DeadLetterQueue>>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// A lane that runs.
+pub(crate) struct Started {
+    pub(crate) controlled: ControlledLane,
+    pub(crate) thread: JoinHandle<Result<LaneEnd, LaneError>>,
+    /// The queue's consumer on standard output, if the emitter is the queue.
+    pub(crate) printer: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+/// An emitter as the lane takes it, and the thread that consumes its queue.
+pub(crate) struct Built {
+    emitter: Box<dyn FnOnce() -> Result<BoxEmitter, CliError> + Send>,
+    printer: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+/// Builds the destination of an emitter. What needs a runtime is made on the lane's own thread.
+///
+/// # Errors
+/// Exit code 3 if the destination's settings make no sense together.
+pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
+    let encoder = Encoder::new(emitter.format);
+    let name = emitter.name.clone();
+    match &emitter.destination {
+        Destination::Queue(queue) => {
+            let config = QueueConfig {
+                capacity: queue.capacity,
+                bytes_max: usize::try_from(queue.bytes_max).unwrap_or(usize::MAX),
+                batch_size: emitter
+                    .batch_size
+                    .unwrap_or(QueueConfig::default().batch_size),
+            };
+            let emitter = QueueEmitter::new(config)
+                .map_err(|error| CliError::from_error(Exit::Configuration, error))?;
+            let consumer = emitter.consumer();
+            let printer = spawn(format!("queue-{name}"), move || {
+                print_queue(&consumer, &encoder, std::io::stdout().lock())
+            })?;
+            Ok(Built {
+                emitter: Box::new(move || Ok(BoxEmitter::new(emitter))),
+                printer: Some(printer),
+            })
+        }
+        Destination::File(file) => {
+            let mut config = cdc_emit_file::FileConfig::new(&file.path, &file.stream);
+            config.encoder = encoder;
+            config.rotate_bytes = file.rotate_bytes;
+            config.rotate_age = file.rotate_age;
+            config.fsync = match file.fsync {
+                FileSync::Batch => Fsync::Batch,
+                FileSync::Interval(every) => Fsync::Interval(every),
+                FileSync::None => Fsync::None,
+            };
+            config.on_restart = match file.on_restart {
+                OnRestart::Truncate => cdc_emit_file::OnRestart::Truncate,
+                OnRestart::Append => cdc_emit_file::OnRestart::Append,
+            };
+            Ok(Built {
+                emitter: Box::new(move || {
+                    FileEmitter::new(config)
+                        .map(BoxEmitter::new)
+                        .map_err(|error| CliError::from_error(Exit::Runtime, error))
+                }),
+                printer: None,
+            })
+        }
+        Destination::Webhook(hook) => {
+            let config = webhook_config(emitter, hook)?;
+            Ok(Built {
+                emitter: Box::new(move || {
+                    WebhookEmitter::new(config)
+                        .map(BoxEmitter::new)
+                        .map_err(|error| CliError::from_error(Exit::Configuration, error))
+                }),
+                printer: None,
+            })
+        }
+        Destination::Custom(custom) => {
+            let config = ChildConfig {
+                command: custom.command.clone(),
+                batch_size: emitter.batch_size.unwrap_or(CHILD_BATCH_SIZE),
+                timeout: CHILD_TIMEOUT,
+                encoder,
+            };
+            Ok(Built {
+                emitter: Box::new(move || Ok(BoxEmitter::new(ChildEmitter::new(config)))),
+                printer: None,
+            })
+        }
+    }
+}
+
+fn webhook_config(
+    emitter: &EmitterConfig,
+    hook: &crate::config::WebhookConfig,
+) -> Result<cdc_emit_webhook::WebhookConfig, CliError> {
+    let mut config = cdc_emit_webhook::WebhookConfig::new(&emitter.name, &hook.url);
+    for secret in &hook.secrets {
+        let secret = Secret::parse(secret.expose());
+        config
+            .secrets
+            .push(secret.map_err(|error| CliError::from_error(Exit::Configuration, error))?);
+    }
+    let headers = hook.headers.iter();
+    config.headers = headers
+        .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+        .collect();
+    config.batch_size = emitter.batch_size.unwrap_or(config.batch_size);
+    config.body = match hook.body {
+        WebhookBody::Array => Body::Array,
+        WebhookBody::Ndjson => Body::Ndjson,
+        WebhookBody::Json => Body::Json,
+        WebhookBody::CloudEventsBatch => Body::CloudEventsBatch,
+        WebhookBody::Debezium => Body::Debezium,
+    };
+    config.gzip = hook.gzip;
+    config.request_timeout = hook.timeout;
+    config.connect_timeout = hook.connect_timeout;
+    config.allow_http = hook.allow_http;
+    config.allow_private = hook.allow_private;
+    config.ca_file.clone_from(&hook.ca_file);
+    Ok(config)
+}
+
+/// Starts the lane of one emitter on a thread of its own. `open` gives a tail strictly behind a
+/// position.
+///
+/// # Errors
+/// Exit code 3 or 1 if it cannot be built.
+pub(crate) fn start<O, S>(
+    config: &Config,
+    emitter: &EmitterConfig,
+    shared: Shared,
+    watermark: WatermarkHandle,
+    start: Position,
+    stop_at: Option<Position>,
+    open: O,
+    ended: mpsc::UnboundedSender<Ended>,
+) -> Result<Started, CliError>
+where
+    O: FnMut(Position) -> Result<S, SourceError> + Send + 'static,
+    S: WalSource + 'static,
+{
+    let name: Arc<str> = emitter.name.as_str().into();
+    let mut lane = LaneConfig::new(name.clone(), shared.source.lineage, start);
+    lane.stop_at = stop_at;
+    lane.checkpoint_interval = config.checkpoint_interval;
+    lane.shutdown_timeout = config.shutdown_timeout;
+    lane.retry = RetryConfig {
+        base: emitter.retry.base,
+        cap: emitter.retry.max,
+        probe_interval: emitter.retry.probe,
+        // Lanes and processes must not retry in step.
+        seed: cdc_core::wall_micros().unsigned_abs() ^ u64::from(std::process::id()) << 40,
+    };
+    lane.on_dead_key = match emitter.on_dead_key {
+        DeadKey::Park => OnDeadKey::Park,
+        DeadKey::Pass => OnDeadKey::Pass,
+        DeadKey::Stop => OnDeadKey::Stop,
+    };
+    let filter = stages::filter(emitter)?;
+    let transforms = stages::transforms(emitter)?;
+    let metrics = Arc::new(LaneMetrics::default());
+    let (control, commands) = LaneControl::new();
+    let Built {
+        emitter: make,
+        printer,
+    } = build(emitter)?;
+    let reading = LaneReading {
+        name: name.clone(),
+        kind: emitter.destination.kind(),
+        metrics: metrics.clone(),
+    };
+    let tell = Tell {
+        name: name.to_string(),
+        ended,
+    };
+    let thread = spawn(format!("lane-{name}"), move || {
+        // Also when the lane panics.
+        let _tell = tell;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let emitter = name.clone();
+        let runtime = runtime.map_err(|cause| fatal(&emitter, "start its runtime", cause))?;
+        runtime.block_on(async move {
+            let emitter = make().map_err(|cause| fatal(&name, "open it", cause))?;
+            Lane {
+                config: lane,
+                open,
+                filter,
+                transforms,
+                emitter,
+                dlq: shared.dlq,
+                checkpoints: shared.checkpoints,
+                watermark,
+                clock: Arc::new(SystemClock::new()),
+                metrics,
+                control: commands,
+                shutdown: shared.shutdown,
+            }
+            .run()
+            .await
+        })
+    })?;
+    Ok(Started {
+        controlled: ControlledLane { reading, control },
+        thread,
+        printer,
+    })
+}
+
+/// What happened to a part of the pipeline.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The lane of this emitter ended.
+    Lane(String),
+    /// Capture ended.
+    Capture,
+}
+
+/// Tells the main thread that a lane ended, however it did.
+struct Tell {
+    name: String,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        // Nobody listens only if the process is ending anyway.
+        drop(self.ended.send(Ended::Lane(std::mem::take(&mut self.name))));
+    }
+}
+
+fn fatal(
+    emitter: &Arc<str>,
+    what: &str,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> LaneError {
+    let error = cdc_core::EmitError::new(cdc_core::EmitErrorKind::Fatal, format!("{what}: failed"));
+    LaneError::Emit {
+        emitter: emitter.clone(),
+        cause: error.with_cause(cause),
+    }
+}
+
+/// A named thread.
+///
+/// # Errors
+/// Exit code 1 if the system has no more of them.
+pub(crate) fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, CliError> {
+    let started = thread::Builder::new().name(name.clone()).spawn(run);
+    started.map_err(|cause| {
+        CliError::new(Exit::Runtime, format!("start thread {name}")).with_cause(cause)
+    })
+}

@@ -1,0 +1,11 @@
+//! From configuration to a running pipeline.
+
+pub(crate) mod control;
+pub(crate) mod dead_letters;
+pub(crate) mod lanes;
+pub(crate) mod redrive;
+pub(crate) mod runner;
+pub(crate) mod source;
+pub(crate) mod stages;
+pub(crate) mod state;
+pub(crate) mod status;

@@ -1,0 +1,131 @@
+//! How a pipeline is doing, for people and for programs.
+
+use std::sync::Arc;
+
+use cdc_core::pipeline::{CaptureMetrics, LaneHealth, LaneMetrics};
+use cdc_core::{Lineage, ResumeToken, wall_micros};
+use serde::{Deserialize, Serialize};
+
+/// A running lane's counters.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneReading {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: &'static str,
+    pub(crate) metrics: Arc<LaneMetrics>,
+}
+
+/// A pipeline at one moment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PipelineStatus {
+    /// True if it was asked for this, false if this was read from its files.
+    pub(crate) running: bool,
+    /// The source, as in the configuration, without its password.
+    pub(crate) source: Option<String>,
+    /// Events taken from the source since it was started.
+    pub(crate) captured_events: Option<u64>,
+    /// Everything up to this is in the journal.
+    pub(crate) captured: Option<String>,
+    /// Everything up to this was confirmed to the source.
+    pub(crate) confirmed: Option<String>,
+    /// How often the source was held back because the journal was full.
+    pub(crate) held_back: Option<u64>,
+    /// Its lanes.
+    pub(crate) lanes: Vec<LaneStatus>,
+}
+
+/// A lane at one moment. Counters are since the process was started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LaneStatus {
+    /// The emitter's name.
+    pub(crate) name: String,
+    /// The emitter's kind.
+    pub(crate) kind: Option<String>,
+    /// `running`, `retrying`, `refused`, `stopped`, ...
+    pub(crate) health: Option<String>,
+    /// Why it is not running.
+    pub(crate) reason: Option<String>,
+    /// Everything up to this is done.
+    pub(crate) position: String,
+    /// The same as a resume token.
+    pub(crate) token: Option<String>,
+    /// Age of the stored checkpoint in seconds.
+    pub(crate) checkpoint_age_seconds: Option<f64>,
+    /// Seconds between now and the commit of the last event that is done.
+    pub(crate) last_event_age_seconds: Option<f64>,
+    /// Counters.
+    pub(crate) counts: Option<Counts>,
+    /// Open dead letters.
+    pub(crate) dead_letters: Option<u64>,
+}
+
+/// A lane's counters.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) read: u64,
+    pub(crate) filtered: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dead_lettered: u64,
+    pub(crate) parked: u64,
+    pub(crate) rewound: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) retries: u64,
+}
+
+/// Seconds between a wall time in microseconds and now; `None` for the time zero.
+pub(crate) fn age_seconds(micros: i64) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "an age for people")]
+    (micros != 0).then(|| (wall_micros() - micros) as f64 / 1e6)
+}
+
+impl LaneReading {
+    pub(crate) fn status(&self, lineage: &Lineage) -> LaneStatus {
+        let counts = self.metrics.counts();
+        let reason = match &counts.health {
+            LaneHealth::Retrying { reason } | LaneHealth::Refused { reason } => {
+                Some(reason.clone())
+            }
+            LaneHealth::Stopped { reason } => reason.clone(),
+            LaneHealth::Starting | LaneHealth::Running => None,
+        };
+        LaneStatus {
+            name: self.name.to_string(),
+            kind: Some(self.kind.to_owned()),
+            health: Some(counts.health.name().to_owned()),
+            reason,
+            position: counts.position.to_string(),
+            token: Some(ResumeToken::new(*lineage, counts.position).to_string()),
+            checkpoint_age_seconds: age_seconds(counts.checkpoint_micros),
+            last_event_age_seconds: age_seconds(counts.commit_micros),
+            counts: Some(Counts {
+                read: counts.read,
+                filtered: counts.filtered,
+                delivered: counts.delivered,
+                dead_lettered: counts.dead_lettered,
+                parked: counts.parked,
+                rewound: counts.rewound,
+                in_flight: counts.in_flight,
+                retries: counts.retries,
+            }),
+            dead_letters: None,
+        }
+    }
+}
+
+impl PipelineStatus {
+    pub(crate) fn running(
+        source: String,
+        lineage: &Lineage,
+        capture: Option<&CaptureMetrics>,
+        lanes: &[LaneReading],
+    ) -> Self {
+        Self {
+            running: true,
+            source: Some(source),
+            captured_events: capture.map(CaptureMetrics::events),
+            captured: capture.map(|c| c.captured().to_string()),
+            confirmed: capture.map(|c| c.confirmed().to_string()),
+            held_back: capture.map(CaptureMetrics::held_back),
+            lanes: lanes.iter().map(|lane| lane.status(lineage)).collect(),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `position`: where each emitter stands, and moving it.
+
+use std::sync::Arc;
+
+use cdc_core::checkpoint::FileCheckpoints;
+use cdc_core::storage::StdStorage;
+use cdc_core::{
+    Checkpoint, CheckpointStore, Lineage, Position, ResumeToken, SystemClock, WalSource,
+    wall_micros,
+};
+use cdc_wal::{StartAt, WalTail};
+use serde_json::json;
+
+use crate::args::{Global, PositionCommand, PositionSetArgs, PositionShowArgs};
+use crate::assemble::source::wal_error;
+use crate::assemble::state::{State, StatePaths};
+use crate::exit::Exit;
+use crate::output::{answer, pairs};
+use crate::report::CliError;
+
+pub(crate) fn run(command: &PositionCommand, global: &Global) -> Result<Exit, CliError> {
+    match command {
+        PositionCommand::Show(args) => show(args, global),
+        PositionCommand::Set(args) => set(args, global),
+    }
+}
+
+/// Reads the checkpoints of a state directory, running or not.
+///
+/// # Errors
+/// Exit code 7 if the file is damaged; a directory without checkpoints has none.
+pub(crate) fn checkpoints(paths: &StatePaths) -> Result<Vec<(String, Checkpoint)>, CliError> {
+    let path = paths.checkpoints();
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(FileCheckpoints::peek(&StdStorage, &path)?)
+}
+
+fn show(args: &PositionShowArgs, global: &Global) -> Result<Exit, CliError> {
+    let config = global.load()?;
+    let mut stored = checkpoints(&StatePaths::new(&config.state_path))?;
+    if let Some(emitter) = &args.emitter {
+        stored.retain(|(name, _)| name == emitter);
+    }
+    let token = |c: &Checkpoint| ResumeToken::new(c.lineage, c.position).to_string();
+    answer(
+        global.output,
+        || match stored.as_slice() {
+            [] => format!("no checkpoints in {}\n", config.state_path.display()),
+            some => some
+                .iter()
+                .map(|(name, c)| {
+                    let rows = [
+                        ("emitter".to_owned(), name.clone()),
+                        ("position".to_owned(), c.position.to_string()),
+                        ("source".to_owned(), c.lineage.to_string()),
+                        ("token".to_owned(), token(c)),
+                    ];
+                    pairs(&rows)
+                })
+                .collect::<Vec<_>>()
+                .join("\n"),
+        },
+        || {
+            let rows = stored.iter().map(|(name, c)| {
+                json!({
+                    "emitter": name,
+                    "position": c.position.to_string(),
+                    "lineage": c.lineage.to_string(),
+                    "token": token(c),
+                    "stored_micros": c.stored_micros,
+                })
+            });
+            json!({ "checkpoints": rows.collect::<Vec<_>>() })
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
+    let config = global.load()?;
+    if config.emitter(&args.emitter).is_none() {
+        let names: Vec<_> = config.emitters.iter().map(|e| e.name.as_str()).collect();
+        return Err(CliError::new(
+            Exit::Configuration,
+            format!(
+                "move emitter {}: there is none of this name; there are {}",
+                args.emitter,
+                names.join(", ")
+            ),
+        ));
+    }
+    // The lock: moving a position under a running process would be undone by its next checkpoint.
+    let state = State::open(&config.state_path)?;
+    let stored = state.checkpoints.load(&args.emitter)?;
+    let (lineage, position) = target(&args.to, &state.paths, stored.as_ref())?;
+    if let Some(stored) = &stored
+        && !token_fits(&lineage, &stored.lineage)
+    {
+        return Err(CliError::new(
+            Exit::Position,
+            format!(
+                "move emitter {}: the token belongs to source {lineage}, its checkpoint to {}; use a token of this source",
+                args.emitter, stored.lineage
+            ),
+        ));
+    }
+    if !args.yes
+        && stored
+            .as_ref()
+            .is_some_and(|stored| position > stored.position)
+    {
+        return Err(CliError::new(
+            Exit::Position,
+            format!(
+                "move emitter {} forward to {position}: the events in between would never be delivered to it; say --yes if that is meant",
+                args.emitter
+            ),
+        ));
+    }
+    // The emitter's own state belongs to the old position: without it a file emitter begins a new
+    // file instead of cutting one in the wrong place.
+    let moved = Checkpoint {
+        lineage,
+        position,
+        state: bytes::Bytes::new(),
+        stored_micros: wall_micros(),
+    };
+    state.checkpoints.reset(&args.emitter, Some(&moved))?;
+    let before = stored.map(|c| c.position.to_string());
+    answer(
+        global.output,
+        || {
+            format!(
+                "emitter {}: {} -> {position}\n",
+                args.emitter,
+                before.as_deref().unwrap_or("no checkpoint"),
+            )
+        },
+        || json!({ "emitter": args.emitter, "before": before, "after": position.to_string() }),
+    )?;
+    Ok(Exit::Done)
+}
+
+fn token_fits(token: &Lineage, stored: &Lineage) -> bool {
+    token.same_source(stored)
+}
+
+/// The position a text names: a resume token, a position of the checkpoint's source, or an end of
+/// the journal.
+fn target(
+    to: &str,
+    paths: &StatePaths,
+    stored: Option<&Checkpoint>,
+) -> Result<(Lineage, Position), CliError> {
+    if to.starts_with("cdc1_") {
+        let token: ResumeToken = to.parse()?;
+        return Ok((*token.lineage(), token.position()));
+    }
+    let start = match to {
+        "earliest" => Some(StartAt::Earliest),
+        "latest" => Some(StartAt::Latest),
+        _ => None,
+    };
+    if let Some(start) = start {
+        let dir = paths.journal();
+        let clock = Arc::new(SystemClock::new());
+        let tail = WalTail::open(StdStorage::shared(), &dir, start, clock)
+            .map_err(|error| wal_error(&dir, error))?;
+        return Ok((tail.source().lineage, tail.end()));
+    }
+    let position: Position = to
+        .parse()
+        .map_err(|error| CliError::from_error(Exit::Position, error))?;
+    match stored {
+        Some(stored) => Ok((stored.lineage, position)),
+        None => Err(CliError::new(
+            Exit::Position,
+            "it has no checkpoint that says which source it belongs to; give a resume token instead of a position",
+        )),
+    }
+}

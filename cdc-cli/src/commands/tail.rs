@@ -1,0 +1,209 @@
+//! `tail`: look at a database's changes now; nothing configured, nothing left behind.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cdc_core::envelope::{Encoder, Format};
+use cdc_core::storage::StdStorage;
+use cdc_core::{BatchLimit, EventBatch, Filter, Op, SystemClock, WalSource};
+use cdc_filter::{EventFilter, FilterConfig};
+use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_wal::{StartAt, WalTail};
+
+use crate::args::{Global, OutputFormat, TailArgs, WireFormat, require_source};
+use crate::assemble::source;
+use crate::config::{Paint, Source};
+use crate::exit::Exit;
+use crate::output::finish;
+use crate::pretty::Pretty;
+use crate::report::{CliError, paint};
+
+pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
+    let mut global = global.clone();
+    global.source = Some(args.from.clone());
+    let config = global.load()?;
+    let source = require_source(&config)?.clone();
+    let filter = EventFilter::new(&FilterConfig {
+        schemas: args.schemas.clone(),
+        tables: args.tables.clone(),
+        operations: operations(&args.operations)?,
+        predicate: args.predicate.clone(),
+    })
+    .map_err(|error| CliError::from_error(Exit::Usage, error))?;
+    let mut shown = Shown::new(args, &global, filter);
+    super::block_on(async move {
+        match &source {
+            Source::Postgres(url) => {
+                let mut postgres = PostgresConfig {
+                    temporary: true,
+                    // Slots and publications of two tails beside each other must not meet.
+                    slot: format!("weftkit_tail_{}", std::process::id()),
+                    publication: format!("weftkit_tail_{}", std::process::id()),
+                    ..source::postgres(&config, url, false)?
+                };
+                // A publication for some tables takes no superuser, one for all does.
+                let plain = |pattern: &String| !pattern.contains(['*', '?', '!', '"']);
+                if args.schemas.is_empty() && args.tables.iter().all(plain) {
+                    postgres.tables.clone_from(&args.tables);
+                }
+                let mut source = PostgresSource::connect(postgres, None).await?;
+                let outcome = follow(&mut source, &mut shown, args.count).await;
+                // Also after an error: the publication must not stay behind.
+                let closed = source.close().await;
+                outcome?;
+                closed?;
+            }
+            Source::Wal(dir) => {
+                let start = if args.earliest {
+                    StartAt::Earliest
+                } else {
+                    StartAt::Latest
+                };
+                let clock = Arc::new(SystemClock::new());
+                let mut tail = WalTail::open(StdStorage::shared(), dir, start, clock)
+                    .map_err(|error| source::wal_error(dir, error))?;
+                follow(&mut tail, &mut shown, args.count).await?;
+            }
+        }
+        Ok(Exit::Done)
+    })?
+}
+
+/// Shows events until ctrl-c, SIGTERM, the limit, or a reader that went away.
+async fn follow(
+    source: &mut impl WalSource,
+    shown: &mut Shown,
+    limit: Option<u64>,
+) -> Result<(), CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|cause| CliError::new(Exit::Runtime, "listen for signals").with_cause(cause))
+    };
+    let (mut interrupt, mut terminate) = (
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+    );
+    shown.note(&format!(
+        "tailing {} (ctrl-c ends it)",
+        source.source().name
+    ));
+    let batch_limit = BatchLimit {
+        linger: Duration::from_millis(100),
+        ..BatchLimit::default()
+    };
+    loop {
+        let batch = tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            batch = source.next_batch(batch_limit) => batch?,
+        };
+        let Some(batch) = batch else { break };
+        let end = batch.end();
+        if !shown.show(&batch, limit)? {
+            break;
+        }
+        source.confirm(end).await?;
+    }
+    shown.note(&format!("{} events shown", shown.count));
+    Ok(())
+}
+
+struct Shown {
+    pretty: Option<Pretty>,
+    encoder: Encoder,
+    filter: EventFilter,
+    notes: bool,
+    count: u64,
+    text: String,
+    bytes: Vec<u8>,
+}
+
+impl Shown {
+    fn new(args: &TailArgs, global: &Global, filter: EventFilter) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let pretty = global.output == OutputFormat::Text;
+        Self {
+            pretty: pretty.then(|| Pretty::new(paint(terminal) == Paint::Color)),
+            encoder: Encoder::new(format(args.format)),
+            filter,
+            notes: io::stderr().is_terminal(),
+            count: 0,
+            text: String::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Writes what passes the filter; false when it is time to end.
+    fn show(&mut self, batch: &EventBatch, limit: Option<u64>) -> Result<bool, CliError> {
+        self.text.clear();
+        self.bytes.clear();
+        let mut more = true;
+        for event in batch
+            .events()
+            .iter()
+            .filter(|event| self.filter.keep(event))
+        {
+            let encoded = match &mut self.pretty {
+                Some(pretty) => pretty.event(batch.source(), event, &mut self.text),
+                None => {
+                    let encoded = self.encoder.encode(batch.source(), event, &mut self.bytes);
+                    self.bytes.push(b'\n');
+                    encoded
+                }
+            };
+            encoded.map_err(|error| CliError::from_error(Exit::Runtime, error))?;
+            self.count += 1;
+            if limit.is_some_and(|limit| self.count >= limit) {
+                more = false;
+                break;
+            }
+        }
+        let mut out = io::stdout().lock();
+        let written = out
+            .write_all(self.text.as_bytes())
+            .and_then(|()| out.write_all(&self.bytes))
+            .and_then(|()| out.flush());
+        if let Err(error) = &written
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return Ok(false);
+        }
+        finish(written)?;
+        Ok(more)
+    }
+
+    /// A line for a person at a terminal.
+    fn note(&self, text: &str) {
+        if self.notes && self.pretty.is_some() {
+            let _closed = writeln!(io::stderr(), "{text}");
+        }
+    }
+}
+
+fn operations(names: &[String]) -> Result<Vec<Op>, CliError> {
+    names
+        .iter()
+        .map(|name| {
+            Op::from_name(name).ok_or_else(|| {
+                let known: Vec<_> = Op::ALL.iter().map(|op| op.name()).collect();
+                CliError::new(
+                    Exit::Usage,
+                    format!(
+                        "select operation {name}: there is none; there are {}",
+                        known.join(", ")
+                    ),
+                )
+            })
+        })
+        .collect()
+}
+
+const fn format(wire: WireFormat) -> Format {
+    match wire {
+        WireFormat::Json => Format::Json,
+        WireFormat::Debezium => Format::Debezium,
+        WireFormat::Cloudevents => Format::CloudEvents,
+    }
+}
