@@ -1,6 +1,8 @@
 //! Measures this machine: append without sync, group commit against a raw write and sync of the
 //! same bytes, and tail with decoding. `cargo run --release -p cdc-wal --example throughput [directory]`
 
+#![expect(clippy::print_stdout, reason = "a measurement is printed")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,7 +133,7 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
                         .after
                         .row()
                         .into_iter()
-                        .flat_map(|row| row.columns())
+                        .flat_map(cdc_core::RowImage::columns)
                         .flatten()
                     {
                         check += u64::from(matches!(value?, cdc_core::ValueRef::Int(_)));

@@ -1,8 +1,74 @@
-//! The log of WeftKit CDC.
+//! The log of WeftKit CDC: a write-ahead log an engine embeds, and the journal of a database that
+//! has a log of its own.
+//!
+//! - [`Log`] is written by one process and many threads, with one sync for all commits that wait.
+//! - [`WalTail`] gives committed transactions, whole and in commit order, as a
+//!   [`WalSource`](cdc_core::WalSource): in the writer's process, woken by it, or in another one.
+//! - [`FileJournal`] is a log whose positions are a foreign source's.
+//! - [`inspect`] looks at a log without being its writer.
+//!
+//! What stands where is in `docs/formats/wal.md`. This crate neither filters nor delivers.
+//!
+//! # Guarantees
+//! - A commit that [`SyncPolicy::Always`] acknowledged survives; one that was not acknowledged is
+//!   there whole or not at all; an aborted one never appears.
+//! - A tail sees only what is durable ([`Visibility::Flushed`]), so it never delivers what a crash
+//!   could take back. Resuming after a position gives exactly what is strictly after it.
+//! - A torn tail is cut when the log is opened; damage of what was durable is refused, naming file
+//!   and offset. After a failed write or sync the handle is dead, and opening again recovers.
+//! - Memory is bounded whatever the size of a transaction: neither the writer nor a tail holds
+//!   more than a few megabytes of one ([`TAIL_MEMORY_BYTES`]).
+//!
+//! # An engine that embeds the log
+//! ```
+//! use std::sync::Arc;
+//! use cdc_core::{BatchLimit, Column, EngineKind, Image, Lsn, Relation, SystemClock, WalHook};
+//! use cdc_wal::{Log, LogConfig, StartAt};
+//!
+//! struct Wake;
+//! impl WalHook for Wake {
+//!     fn on_commit(&self, _durable_end: Lsn) { /* unpark whoever waits for durability */ }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! // Open: creates, or recovers what a crash left.
+//! let log = Log::open(LogConfig::new(dir.path().join("wal")))?;
+//! log.add_hook(Arc::new(Wake));
+//!
+//! // Commit: from any thread; waits for the sync it shares with all others.
+//! let columns = vec![Column::new("id", "int8"), Column::new("total", "numeric")];
+//! let orders = Relation::new(EngineKind::Relational, "public", "orders", columns, vec![0]);
+//! let orders = Arc::new(orders);
+//! let mut tx = log.begin(742);
+//! tx.insert_with(&orders, |row| {
+//!     row.int(7);
+//!     row.decimal("19.90");
+//! })?;
+//! let position = tx.commit()?;
+//!
+//! // Tail: under a name, so that nothing it has not confirmed is trimmed.
+//! let clock = Arc::new(SystemClock::new());
+//! let mut tail = log.tail_cursor("search-index", StartAt::Earliest, clock)?;
+//! let batch = tail.poll_batch(&BatchLimit::default())?.ok_or("nothing committed")?;
+//! let event = &batch.events()[0];
+//! assert_eq!(event.transaction.id, 742);
+//! assert!(matches!(&event.after, Image::Full(row) if row.column_count()? == 2));
+//! assert_eq!(batch.end(), position);
+//! log.confirm("search-index", batch.end())?;
+//! # Ok(())
+//! # }
+//! ```
+//! On an executor, [`next_batch`](cdc_core::WalSource::next_batch) waits for the next commit.
+//!
+//! # Features
+//! - `postgres`: the reader of PostgreSQL's logical replication.
+//! - `tls`: TLS on its connection.
 
 mod control;
 mod error;
 pub mod format;
+pub mod inspect;
 pub mod journal;
 mod log;
 mod notify;

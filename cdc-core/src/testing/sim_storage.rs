@@ -202,6 +202,16 @@ impl SimStorage {
         }
     }
 
+    /// The process is killed, the machine goes on: what was written stays, synced or not. Locks
+    /// are released, open files fail from now on.
+    pub fn kill(&self) {
+        let mut disk = self.disk();
+        disk.generation += 1;
+        disk.stopped = false;
+        disk.fail_at = None;
+        disk.locks.clear();
+    }
+
     /// Changes one byte of a file behind everybody's back, durably.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ fn need(state: &State, position: Position) -> u64 {
     } else {
         Position::before(position.commit)
     };
+    if target >= state.last {
+        return state.restart(state.next);
+    }
     let index = state
         .segments
         .partition_point(|segment| segment.prev <= target);
@@ -50,6 +53,17 @@ fn oldest_base(state: &State) -> u64 {
 fn limit_from(shared: &Shared, state: &State, max: u64) -> u64 {
     let max = max.saturating_sub(u64::from(shared.id.segment_bytes));
     state.next.saturating_sub(max)
+}
+
+/// LSN from which the log is kept for replay: from the begin of what was open when the segment
+/// that holds the last `retain_bytes` began, or its first transactions could not be given whole.
+fn replay_from(shared: &Shared, state: &State) -> u64 {
+    let from = state.next.saturating_sub(shared.config.retain_bytes);
+    let index = state
+        .segments
+        .partition_point(|segment| segment.base <= from);
+    let segment = index.checked_sub(1).and_then(|i| state.segments.get(i));
+    segment.map_or(from, |segment| segment.restart.min(from))
 }
 
 pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
@@ -84,8 +98,7 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
             }
         }
     }
-    let keep = state.next.saturating_sub(shared.config.retain_bytes);
-    let limit = held_from(&state).min(keep);
+    let limit = held_from(&state).min(replay_from(shared, &state));
     let current = state.current.base();
     let segment_bytes = u64::from(shared.id.segment_bytes);
     let gone: Vec<u64> = state

@@ -17,6 +17,9 @@ use crate::{LogError, LogErrorKind};
 /// Room in front of the changes: a frame's header and a commit record.
 const HEAD: usize = FRAME_HEADER + COMMIT_RECORD;
 
+/// First capacity of a transaction's buffer: most are smaller, and growing copies.
+const BUFFER_BYTES: usize = 4096;
+
 /// Where a commit stands in its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitAt {
@@ -57,7 +60,11 @@ impl Transaction {
         Self {
             handle,
             id,
-            buffer: vec![0; HEAD],
+            buffer: {
+                let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+                buffer.resize(HEAD, 0);
+                buffer
+            },
             relations: Vec::new(),
             newest: 0,
             definitions: 0,
@@ -305,11 +312,13 @@ impl Transaction {
     /// `end` stays in the buffer.
     fn flush_buffer(&mut self, end: usize) -> Result<(), LogError> {
         if end > HEAD {
-            let mut rest = vec![0; HEAD];
-            rest.extend_from_slice(&self.buffer[end..]);
-            let mut full = std::mem::replace(&mut self.buffer, rest);
-            let frame = &mut full[HEAD - FRAME_HEADER..end];
-            self.append(frame, Fragment::None)?;
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let appended = self.append(&mut buffer[HEAD - FRAME_HEADER..end], Fragment::None);
+            // The buffer stays: what is behind the frame moves to its front.
+            buffer.copy_within(end.., HEAD);
+            buffer.truncate(HEAD + buffer.len() - end);
+            self.buffer = buffer;
+            appended?;
             if self.buffer.len() == HEAD {
                 self.relations.clear();
                 self.definitions = 0;

@@ -134,6 +134,27 @@ impl FrameReader {
         }
     }
 
+    /// True if the log ends at `at`: at `stop`, or where nothing was written, unless `written`
+    /// says that something was.
+    pub(crate) fn at_end(&mut self, at: u64, stop: u64, written: u64) -> Result<bool, LogError> {
+        if at >= stop {
+            return Ok(true);
+        }
+        if at < written {
+            return Ok(false);
+        }
+        self.open(at)?;
+        let Some(segment) = &self.segment else {
+            return Ok(true);
+        };
+        let mut head = [0; FRAME_HEADER];
+        let read = segment
+            .file
+            .read_at(&mut head, at - segment.base())
+            .map_err(|cause| LogError::io("read the log segment", &segment.path, cause))?;
+        Ok(head[..read].iter().all(|&byte| byte == 0))
+    }
+
     /// Where to go on behind a frame.
     pub(crate) fn after(&self, frame: &FrameHeader) -> u64 {
         match frame.kind {
@@ -215,10 +236,8 @@ impl FrameReader {
             }
             filled += n;
         }
-        if filled < need {
-            return Err(self.corrupt(at, "the file ends inside a frame"));
-        }
-        buffer.truncate(filled);
+        // Behind the end of the file reads as nothing written.
+        buffer[filled..].fill(0);
         self.chunk = buffer.freeze();
         self.chunk_at = at;
         Ok(())

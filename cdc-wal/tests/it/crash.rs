@@ -288,7 +288,8 @@ fn ten() -> (SimStorage, std::path::PathBuf) {
     let log = open(&disk, SyncPolicy::Always).expect("a healthy log");
     for id in 0..10 {
         let mut tx = log.begin(id);
-        tx.insert(&relation(), &row(1, "name", "1")).expect("a healthy log");
+        tx.insert(&relation(), &row(1, "name", "1"))
+            .expect("a healthy log");
         tx.commit().expect("a healthy log");
     }
     drop(log);

@@ -17,7 +17,9 @@ fn config(dir: &std::path::Path) -> JournalConfig {
 }
 
 fn events(journal: &FileJournal) -> Vec<cdc_core::ChangeEvent> {
-    let mut tail = journal.tail(StartAt::Earliest, clock()).expect("a healthy journal");
+    let mut tail = journal
+        .tail(StartAt::Earliest, clock())
+        .expect("a healthy journal");
     assert_eq!(cdc_core::WalSource::source(&tail), &source());
     drain(&mut tail, BatchLimit::default()).expect("a healthy journal")
 }

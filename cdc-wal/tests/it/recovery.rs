@@ -1,0 +1,252 @@
+//! Recovery where the random crash matrix seldom goes, and the files of version 1.
+
+use cdc_core::testing::sim_storage::SimStorage;
+use cdc_core::testing::{relation, row};
+use cdc_core::{BatchLimit, ChangeEvent};
+use cdc_wal::inspect::Inspector;
+use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility};
+
+use crate::support::{clock, config, drain};
+
+const FIRST: &str = "/log/0000000000000000.wal";
+
+fn open(disk: &SimStorage) -> Log {
+    let config = LogConfig {
+        storage: disk.shared(),
+        sync: SyncPolicy::Never,
+        visibility: Visibility::Written,
+        ..config("/log".as_ref())
+    };
+    Log::open(config).expect("open")
+}
+
+fn commit(log: &Log, id: u64) {
+    let mut tx = log.begin(id);
+    tx.insert(&relation(), &row(1, "name", "1"))
+        .expect("insert");
+    tx.commit().expect("commit");
+}
+
+fn events(log: &Log) -> Vec<ChangeEvent> {
+    let mut tail = log.tail(StartAt::Earliest, clock()).expect("tail");
+    drain(&mut tail, BatchLimit::default()).expect("drain")
+}
+
+#[test]
+fn what_a_torn_tail_left_behind_never_comes_back() {
+    let disk = SimStorage::new();
+    let log = open(&disk);
+    for id in 1..=3 {
+        commit(&log, id);
+    }
+    assert_eq!(events(&log).len(), 3);
+    disk.kill();
+    drop(log);
+    // The first frame was torn, the valid ones behind it were never durable.
+    disk.damage(FIRST.as_ref(), 4100, |byte| byte ^ 1).unwrap();
+    let log = open(&disk);
+    assert!(log.recovered_cut_bytes() > 0);
+    assert!(events(&log).is_empty());
+    // New frames of the same size end exactly where an old one began.
+    commit(&log, 9);
+    let ids: Vec<_> = events(&log).iter().map(|e| e.transaction.id).collect();
+    assert_eq!(ids, [9]);
+    drop(log);
+    let ids: Vec<_> = events(&open(&disk))
+        .iter()
+        .map(|e| e.transaction.id)
+        .collect();
+    assert_eq!(ids, [9]);
+}
+
+#[test]
+fn transactions_that_lost_their_writer_hold_nothing_back() {
+    let disk = SimStorage::new();
+    let log = open(&disk);
+    let mut lost = log.begin(1);
+    for n in 0..1000 {
+        lost.insert(
+            &relation(),
+            &row(n, "large enough to be in the log early", "1"),
+        )
+        .unwrap();
+    }
+    log.flush().unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    assert!(drain(&mut tail, BatchLimit::default()).unwrap().is_empty());
+    assert!(
+        tail.restart_lsn() < log.written_lsn(),
+        "an open transaction is held"
+    );
+    disk.kill();
+    drop((lost, tail, log));
+    let log = open(&disk);
+    commit(&log, 2);
+    log.flush().unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    assert_eq!(drain(&mut tail, BatchLimit::default()).unwrap().len(), 1);
+    assert_eq!(tail.restart_lsn(), log.written_lsn());
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_every_length() {
+    let whole = {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        commit(&log, 1);
+        let _ = events(&log);
+        log.written_lsn().0
+    };
+    for cut in (4096..whole).step_by(7) {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        commit(&log, 1);
+        assert_eq!(events(&log).len(), 1);
+        disk.kill();
+        drop(log);
+        for offset in cut..whole {
+            disk.damage(FIRST.as_ref(), offset, |_| 0).unwrap();
+        }
+        let log = open(&disk);
+        assert!(events(&log).len() <= 1);
+        commit(&log, 2);
+        assert_eq!(events(&log).last().unwrap().transaction.id, 2);
+    }
+}
+
+/// The log whose files are frozen: every frame kind, in two segments.
+fn frozen(dir: &std::path::Path) -> Vec<ChangeEvent> {
+    let log = Log::open(LogConfig {
+        name: Some("shop".into()),
+        ..config(dir)
+    })
+    .expect("open");
+    let mut large = log.begin(77);
+    for n in 0..400 {
+        large
+            .insert(&relation(), &row(n, &"y".repeat(150), "1.50"))
+            .expect("insert");
+    }
+    commit(&log, 78);
+    let mut aborted = log.begin(79);
+    aborted
+        .insert(&relation(), &row(0, &"z".repeat(20_000), "0"))
+        .expect("insert");
+    aborted.abort().expect("abort");
+    large
+        .insert(&relation(), &row(0, &"w".repeat(20_000), "0"))
+        .expect("insert");
+    large.commit().expect("commit");
+    let all = events(&log);
+    drop(log);
+    // Again, for a restart frame.
+    let log = Log::open(config(dir)).expect("open");
+    commit(&log, 80);
+    let _ = all;
+    events(&log)
+}
+
+const NAMES: [&str; 4] = [
+    "0000000000000000.wal",
+    "0000000000010000.wal",
+    "control",
+    "events",
+];
+
+fn described(events: &[ChangeEvent]) -> String {
+    let lines = events.iter().map(|e| {
+        let rows = e.after.row().map(|row| crc32c::crc32c(row.as_bytes()));
+        format!(
+            "{} {} {} {} {} {rows:?}\n",
+            e.position,
+            e.op,
+            e.relation.qualified_name(),
+            e.transaction.id,
+            e.last
+        )
+    });
+    lines.collect()
+}
+
+#[test]
+fn files_of_version_1_are_read() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1");
+    if std::env::var_os("CDC_WAL_WRITE_FIXTURES").is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = described(&frozen(dir.path()));
+        std::fs::create_dir_all(&fixtures).unwrap();
+        for name in &NAMES[..3] {
+            // What is not written reads as zero, so the zeros at the end need not be kept.
+            let mut bytes = std::fs::read(dir.path().join(name)).unwrap();
+            let used = bytes
+                .iter()
+                .rposition(|&b| b != 0)
+                .map_or(0, |last| last + 1);
+            bytes.truncate(used);
+            std::fs::write(fixtures.join(name), bytes).unwrap();
+        }
+        std::fs::write(fixtures.join("events"), text).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for name in &NAMES[..3] {
+        std::fs::copy(fixtures.join(name), dir.path().join(name)).unwrap();
+    }
+    let inspector = Inspector::open(cdc_core::storage::StdStorage::shared(), dir.path()).unwrap();
+    let report = inspector.verify().unwrap();
+    assert_eq!(report.damage, None);
+    assert_eq!((report.segments, report.commits), (2, 3));
+    let log = Log::open(config(dir.path())).unwrap();
+    assert_eq!(&*log.source().name, "shop");
+    let expected = std::fs::read_to_string(fixtures.join("events")).unwrap();
+    assert_eq!(described(&events(&log)), expected);
+}
+
+#[test]
+fn the_inspector_counts_finds_and_names_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = frozen(dir.path());
+    let storage = cdc_core::storage::StdStorage::shared;
+    let inspector = Inspector::open(storage(), dir.path()).unwrap();
+    let segments = inspector.segments().unwrap();
+    assert_eq!(segments.len(), 2);
+    assert!(segments[0].sealed && !segments[1].sealed);
+    assert_eq!(
+        segments.iter().map(|s| s.events).sum::<u64>(),
+        expected.len() as u64
+    );
+    assert_eq!(
+        segments[1].last,
+        expected
+            .last()
+            .map(|e| cdc_core::Position::end_of(e.position.commit))
+    );
+    let frames: Vec<_> = inspector
+        .frames(inspector.first_lsn())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let kinds: std::collections::HashSet<_> = frames.iter().map(|f| f.kind.name()).collect();
+    for kind in ["relation", "changes", "commit", "abort", "restart", "seal"] {
+        assert!(kinds.contains(kind), "{kind} in {kinds:?}");
+    }
+    let last = frames.iter().rfind(|f| f.commit.is_some()).unwrap();
+    let changes = inspector.changes(last.lsn).unwrap();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].after, expected.last().unwrap().after);
+    inspector
+        .changes(cdc_core::Lsn(last.lsn.0 + 8))
+        .unwrap_err();
+
+    let damaged = &frames[frames.len() / 2];
+    let path = dir.path().join(&damaged.file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[usize::try_from(damaged.offset).unwrap() + 40] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let report = Inspector::open(storage(), dir.path())
+        .unwrap()
+        .verify()
+        .unwrap();
+    let damage = report.damage.unwrap();
+    assert_eq!((damage.path, damage.offset), (path, damaged.offset));
+    assert!(!damage.torn_tail);
+    assert_eq!(report.frames, frames.len() as u64 / 2);
+}
