@@ -274,6 +274,28 @@ pub enum DlqError {
         /// What was wrong.
         what: String,
     },
+    /// One letter cannot be stored: its event cannot be encoded, or is larger than the queue's
+    /// format holds.
+    #[error("store letter {event_id} in the dead letter queue at {path}: {what}")]
+    Unstorable {
+        /// Where.
+        path: String,
+        /// The event's id.
+        event_id: String,
+        /// Why not.
+        what: &'static str,
+        /// The encoder's reason, if it is one.
+        #[source]
+        cause: Option<Box<crate::envelope::EncodeError>>,
+    },
+    /// An earlier write failed, and what is on the disk is unknown.
+    #[error(
+        "use the dead letter queue at {path}: an earlier write failed; restart, which recovers what is on the disk"
+    )]
+    Dead {
+        /// Where.
+        path: String,
+    },
     /// Another process has it open for writing.
     #[error(
         "open the dead letter queue at {path}: another process is using it; stop that process, or ask it to redrive"

@@ -135,6 +135,17 @@ pub struct DebeziumOptions {
     pub payload_wrapper: bool,
 }
 
+/// Appends text as a JSON string, with quotes, on one line; for what stands around events.
+pub fn json_string(out: &mut Vec<u8>, text: &str) {
+    text::string(out, text);
+}
+
+/// Appends a time as JSON documents spell commit times: RFC 3339, six digits of fraction, `Z`;
+/// without quotes. `micros` counts from 1970-01-01T00:00:00Z.
+pub fn rfc3339_micros(out: &mut Vec<u8>, micros: i64) {
+    time::commit_time(out, micros);
+}
+
 /// An event could not be encoded. Never holds row contents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

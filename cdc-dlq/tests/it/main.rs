@@ -1,1 +1,8 @@
 //! Integration tests of this crate, one binary.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod bounds;
+mod crash;
+mod model;
+mod queue;
+mod sample;
