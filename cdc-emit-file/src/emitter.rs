@@ -39,7 +39,7 @@ pub struct FileEmitter {
     pub(crate) mark: DurableMark,
     /// End of the last batch that was written.
     pub(crate) written: Position,
-    /// When the oldest byte was written that is not durable yet.
+    /// When the oldest byte was written that is not synced yet.
     pub(crate) dirty_since: Option<Duration>,
     /// Something accepted may be gone: nothing is taken until the lane has gone back.
     pub(crate) lost: Option<Loss>,
@@ -153,7 +153,6 @@ impl FileEmitter {
 
     /// Everything written so far belongs to the mark.
     fn settle(&mut self) {
-        self.dirty_since = None;
         self.mark = DurableMark {
             through: self.written,
             state: self.state().encode(),
@@ -334,6 +333,7 @@ impl FileEmitter {
                 Failure::lost(format!("sync a file in {}", dir.display()), &cause)
             })?;
         }
+        self.dirty_since = None;
         Ok(())
     }
 
@@ -390,6 +390,7 @@ impl FileEmitter {
             .and_then(|()| storage.sync_dir(dir))
             .map_err(|cause| lost("rename", cause))?;
         info!(file = %entry.name, events = entry.events, bytes = entry.bytes, "file closed");
+        self.dirty_since = None;
         self.out.open = None;
         self.out.sequence += 1;
         self.out.manifest_len += line.len() as u64;
@@ -426,7 +427,10 @@ impl FileEmitter {
                 self.settle();
             }
         }
-        if whole && self.config.fsync == Fsync::None && self.dirty_since.is_some() {
+        // Without fsync the mark follows the write, and a batch of which nothing was written needs
+        // none.
+        let clean = self.dirty_since.is_none() || self.config.fsync == Fsync::None;
+        if whole && clean && self.mark.through != self.written {
             self.settle();
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Test kit: sample events, fakes, faults. Feature `testing`; not for production builds.
 
+pub mod conformance;
 pub mod fakes;
 pub mod sim_storage;
 

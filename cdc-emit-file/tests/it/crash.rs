@@ -207,9 +207,9 @@ fn before_the_first_stored_state_a_death_repeats_and_loses_nothing() {
         Failure::Stop,
         |lane| {
             if lane.early {
-                no_hole(lane)
+                no_hole(lane);
             } else {
-                exactly_once(lane)
+                exactly_once(lane);
             }
         },
     );

@@ -1,1 +1,176 @@
+//! Full disks, failing syncs, other writers, events that cannot be encoded.
 
+use cdc_core::testing::sim_storage::{Failure, SimStorage};
+use cdc_core::{Delivery, EmitErrorKind, Emitter, EventBatch, Image, RowImage, testing};
+use cdc_emit_file::{FileEmitter, Fsync};
+
+use crate::{
+    all, at, checkpoint, config, emit, flush, names, now, open, positions, resume, shared,
+    transaction, verified,
+};
+
+const RETRY: EmitErrorKind = EmitErrorKind::EndpointRetry { retry_after: None };
+
+#[test]
+fn a_full_disk_is_waited_for_without_loss_or_repeats() {
+    // Every capacity, so that room runs out in every write: lines, manifest, after a rotation
+    // inside a batch.
+    let batches: Vec<_> = [
+        transaction(1, 2),
+        EventBatch::new(
+            testing::source(),
+            (2..6)
+                .flat_map(|c| transaction(c, 2).into_events())
+                .collect(),
+            cdc_core::Position::end_of(cdc_core::Lsn(5)),
+        ),
+        transaction(6, 3),
+    ]
+    .into();
+    for fsync in [Fsync::Batch, Fsync::None] {
+        for capacity in (0..5000).step_by(37) {
+            let disk = SimStorage::new();
+            let mut config = config(&disk);
+            config.rotate_bytes = 700;
+            config.fsync = fsync;
+            let mut emitter = open(config, None);
+            disk.set_capacity(Some(capacity));
+            for batch in &batches {
+                let mut refused = 0;
+                while let Err(error) = emit(&mut emitter, batch) {
+                    assert_eq!(error.kind, RETRY);
+                    assert!(error.to_string().contains("full"), "{error}");
+                    let through = emitter.durable().unwrap().unwrap().through;
+                    assert!(through < batch.events()[0].position);
+                    refused += 1;
+                    if refused > 2 {
+                        disk.set_capacity(None);
+                    }
+                }
+            }
+            flush(&mut emitter);
+            assert_eq!(
+                positions(&*shared(&disk)),
+                all(&batches),
+                "capacity {capacity}"
+            );
+            let verified = verified(&*shared(&disk));
+            assert!(verified.is_whole() && verified.files > 1, "{verified:?}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_is_told_and_nothing_more_is_taken_until_the_lane_went_back() {
+    let disk = SimStorage::new();
+    let mut config = config(&disk);
+    config.fsync = Fsync::Interval(std::time::Duration::from_secs(3600));
+    let mut emitter = open(config, None);
+    emit(&mut emitter, &transaction(1, 2)).unwrap();
+    let kept = flush(&mut emitter);
+    emit(&mut emitter, &transaction(2, 2)).unwrap();
+    disk.fail_after(0, Failure::Once);
+    assert_eq!(now(emitter.flush()).unwrap_err().kind, RETRY);
+    // A lane in the middle of a batch must come out of it to hear of the loss.
+    let receipt = emit(&mut emitter, &transaction(3, 2)).unwrap();
+    assert_eq!(receipt.delivery, Delivery::Accepted);
+    assert_eq!(emitter.durable().unwrap_err().kind, RETRY);
+    assert_eq!(now(emitter.flush()).unwrap_err().kind, RETRY);
+    resume(&mut emitter, Some(&checkpoint(&kept))).unwrap();
+    assert_eq!(positions(&*shared(&disk)), [at(1, 0), at(1, 1)]);
+    for commit in 2..4 {
+        emit(&mut emitter, &transaction(commit, 2)).unwrap();
+    }
+    assert_eq!(flush(&mut emitter).through, transaction(3, 2).end());
+    assert_eq!(positions(&*shared(&disk)).len(), 6);
+}
+
+#[test]
+fn the_mark_waits_for_the_sync() {
+    let disk = SimStorage::new();
+    let mut config = config(&disk);
+    config.fsync = Fsync::Interval(std::time::Duration::from_secs(3600));
+    let mut emitter = open(config.clone(), None);
+    emit(&mut emitter, &transaction(1, 2)).unwrap();
+    let before = emitter.durable().unwrap().unwrap();
+    assert_eq!(before.through, cdc_core::Position::ZERO);
+    assert_eq!(flush(&mut emitter).through, transaction(1, 2).end());
+    emit(&mut emitter, &transaction(2, 2)).unwrap();
+    assert_eq!(
+        emitter.durable().unwrap().unwrap().through,
+        transaction(1, 2).end()
+    );
+    drop(emitter);
+
+    config.fsync = Fsync::Interval(std::time::Duration::ZERO);
+    let mut emitter = open(config.clone(), None);
+    emit(&mut emitter, &transaction(3, 2)).unwrap();
+    assert_eq!(
+        emitter.durable().unwrap().unwrap().through,
+        transaction(3, 2).end()
+    );
+    drop(emitter);
+
+    config.fsync = Fsync::None;
+    let mut emitter = open(config, None);
+    let calls = disk.calls();
+    emit(&mut emitter, &transaction(4, 2)).unwrap();
+    assert_eq!(
+        emitter.durable().unwrap().unwrap().through,
+        transaction(4, 2).end()
+    );
+    assert_eq!(disk.calls() - calls, 2, "one create, one write, no sync");
+    flush(&mut emitter);
+    disk.crash(1);
+    let kept = positions(&*shared(&disk));
+    assert!(kept.contains(&at(4, 1)), "a flush syncs");
+}
+
+#[test]
+fn one_batch_is_one_write_and_one_sync() {
+    let disk = SimStorage::new();
+    let mut emitter = open(config(&disk), None);
+    emit(&mut emitter, &transaction(1, 100)).unwrap();
+    let calls = disk.calls();
+    emit(&mut emitter, &transaction(2, 1000)).unwrap();
+    assert_eq!(disk.calls() - calls, 2);
+}
+
+#[test]
+fn a_directory_has_one_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || cdc_emit_file::FileConfig::new(dir.path(), "shop");
+    let first = open(config(), None);
+    let mut second = FileEmitter::new(config()).unwrap();
+    let error = resume(&mut second, None).unwrap_err();
+    assert_eq!(error.kind, EmitErrorKind::EndpointStop);
+    assert!(error.to_string().contains("another process"), "{error}");
+    drop(first);
+    resume(&mut second, None).unwrap();
+}
+
+#[test]
+fn an_event_that_cannot_be_encoded_is_rejected_and_the_others_are_written() {
+    let disk = SimStorage::new();
+    let mut emitter = open(config(&disk), None);
+    let mut events = transaction(1, 4).into_events();
+    events[2].after = Image::Full(RowImage::from_bytes(bytes::Bytes::from_static(b"\xff\xff")));
+    let batch = EventBatch::new(testing::source(), events, transaction(1, 4).end());
+    let receipt = emit(&mut emitter, &batch).unwrap();
+    let rejected: Vec<_> = receipt.rejected.iter().map(|r| r.index).collect();
+    assert_eq!(rejected, [2]);
+    assert!(receipt.rejected[0].message.contains("public.orders"));
+    assert_eq!(flush(&mut emitter).through, batch.end());
+    assert_eq!(positions(&*shared(&disk)), [at(1, 0), at(1, 1), at(1, 3)]);
+    // A batch of nothing else leaves no file.
+    let other = SimStorage::new();
+    let mut emitter = open(config(&other), None);
+    let alone = EventBatch::new(
+        testing::source(),
+        vec![batch.events()[2].clone()],
+        batch.end(),
+    );
+    assert_eq!(emit(&mut emitter, &alone).unwrap().rejected.len(), 1);
+    assert_eq!(flush(&mut emitter).through, batch.end());
+    assert!(names(&*shared(&other)).is_empty());
+}

@@ -4,6 +4,7 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
+mod conformance;
 mod crash;
 mod failures;
 mod files;

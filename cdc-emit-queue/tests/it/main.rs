@@ -5,6 +5,7 @@
 )]
 
 mod bounds;
+mod conformance;
 mod model;
 mod queue;
 mod threads;

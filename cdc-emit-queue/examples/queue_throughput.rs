@@ -1,4 +1,4 @@
-//! Measures the queue between two threads: `cargo run --release --example throughput`.
+//! Measures the queue between two threads: `cargo run --release --example queue_throughput`.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;

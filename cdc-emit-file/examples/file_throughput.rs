@@ -1,0 +1,79 @@
+//! Measures the file emitter: `cargo run --release --example file_throughput -- /dev/shm/cdc`.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "printing is what this program is for, and it stops at the first error"
+)]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use cdc_core::envelope::{Encoder, Format};
+use cdc_core::storage::{OpenMode, StdStorage, Storage};
+use cdc_core::{Emitter, EventBatch, Lsn, Position, testing};
+use cdc_emit_file::{FileConfig, FileEmitter};
+
+const EVENTS: u64 = 3_000_000;
+const BATCH: u32 = 1000;
+
+fn main() {
+    let dir = std::env::args().nth(1).map(PathBuf::from).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for format in Format::ALL {
+        let dir = dir.join(format.name());
+        let mut config = FileConfig::new(&dir, "bench");
+        config.encoder = Encoder::new(format);
+        let mut emitter = FileEmitter::new(config).unwrap();
+        let mut batches: Vec<EventBatch> = Vec::new();
+        for commit in 1..=EVENTS / u64::from(BATCH) {
+            let events = (0..BATCH).map(|n| {
+                let mut event = testing::insert(commit, n, n.into());
+                event.last = n + 1 == BATCH;
+                event
+            });
+            let end = Position::end_of(Lsn(commit));
+            batches.push(EventBatch::new(testing::source(), events.collect(), end));
+        }
+        let start = Instant::now();
+        runtime.block_on(async {
+            emitter.resume(None).await.unwrap();
+            for batch in &batches {
+                emitter.emit(batch).await.unwrap();
+                emitter.durable().unwrap();
+            }
+            emitter.flush().await.unwrap();
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        drop(emitter);
+        let bytes: u64 = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        let raw = raw_append(&dir, bytes);
+        println!(
+            "{format}: {:.2} M events/s, {:.0} MB/s, {} bytes an event; the same bytes raw: {raw:.0} MB/s",
+            EVENTS as f64 / seconds / 1e6,
+            bytes as f64 / seconds / 1e6,
+            bytes / EVENTS,
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+/// Megabytes a second of plain writes of 256 KiB with a sync at the end.
+fn raw_append(dir: &std::path::Path, bytes: u64) -> f64 {
+    let file = StdStorage
+        .open(&dir.join("raw"), OpenMode::CreateNew)
+        .unwrap();
+    let chunk = vec![b'x'; 256 << 10];
+    let start = Instant::now();
+    let mut at = 0;
+    while at < bytes {
+        file.write_all_at(&chunk, at).unwrap();
+        at += chunk.len() as u64;
+    }
+    file.sync_data().unwrap();
+    bytes as f64 / start.elapsed().as_secs_f64() / 1e6
+}
