@@ -74,10 +74,14 @@ impl WalTail {
         clock: Arc<dyn Clock>,
         cursor: Option<String>,
     ) -> Result<Self, LogError> {
-        let (last, open) = {
+        let (last, open, next) = {
             let state = shared.lock();
-            (state.last, state.restart(state.next))
+            (state.last, state.restart(state.next), state.next)
         };
+        if start == StartAt::Latest && shared.config.visibility == Visibility::Flushed {
+            // Its end is given out as covered, so it must not vanish in a crash.
+            shared.flush_to(next)?;
+        }
         let written = shared.drain()?;
         let (after, begin) = match start {
             StartAt::Latest => (last, open),
@@ -203,7 +207,10 @@ impl WalTail {
                 return Ok(Some(EventBatch::new(self.source.clone(), events, end)));
             }
             if self.assembler.at() >= visible {
-                return Ok(None);
+                self.view.write_out()?;
+                if self.view.visible()? == visible {
+                    return Ok(None);
+                }
             }
         }
     }
@@ -310,6 +317,16 @@ impl View {
         }
     }
 
+    /// Has the log's buffer written, if what is written may be read.
+    fn write_out(&self) -> Result<(), LogError> {
+        match self {
+            Self::Local { shared, .. } if shared.config.visibility == Visibility::Written => {
+                shared.write_out()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until more than `seen` may be read (true) or the timer ends (false).
     async fn wait(
         &mut self,
@@ -317,11 +334,9 @@ impl View {
         timer: &mut Pin<Box<dyn Future<Output = ()> + Send>>,
         clock: &dyn Clock,
     ) -> Result<bool, LogError> {
+        self.write_out()?;
         match self {
             Self::Local { shared, number } => {
-                if shared.config.visibility == Visibility::Written {
-                    shared.write_out()?;
-                }
                 let changed = std::future::poll_fn(|context| {
                     shared.notify.register(*number, context.waker());
                     let closed = shared.closed.load(Ordering::SeqCst);

@@ -30,7 +30,9 @@ pub enum Visibility {
     /// Only what is durable: nothing that could vanish in a crash is ever delivered.
     #[default]
     Flushed,
-    /// What was written. For journals: the source sends again what a crash takes.
+    /// What was written. For journals, whose source sends again what a crash takes, with the same
+    /// positions. An engine's own log gives the LSNs of what a crash took to other commits: tails
+    /// that have seen it must begin anew.
     Written,
 }
 

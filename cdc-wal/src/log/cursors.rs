@@ -26,7 +26,7 @@ pub struct Cursor {
 }
 
 /// All cursors of a log, and their file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cursors {
     pub(crate) entries: BTreeMap<String, Cursor>,
 }

@@ -32,7 +32,7 @@ fn run(shared: &Shared) {
             return;
         }
         let base = state.current.base();
-        if base != trimmed_at {
+        if state.trim_due && base != trimmed_at {
             trimmed_at = base;
             prepare_failed = false;
             drop(state);
@@ -41,7 +41,7 @@ fn run(shared: &Shared) {
             }
             continue;
         }
-        if state.prepared.is_none() && !prepare_failed {
+        if state.prepare_due() && !prepare_failed {
             state.preparing = true;
             drop(state);
             let file = shared.prepare();
@@ -77,7 +77,7 @@ fn run(shared: &Shared) {
         if state.closing {
             return;
         }
-        if state.current.base() == base {
+        if state.current.base() == base && (prepare_failed || !state.prepare_due()) {
             let waited = shared.work.wait_timeout(state, tick);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
         }

@@ -76,8 +76,12 @@ pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
 }
 
 pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
+    // Cursors are registered and segments removed one after the other, and without the log's own
+    // lock: no commit waits for a file to be unlinked.
+    let _files = shared.lock_files();
     let mut state = shared.lock();
     shared.alive(&state)?;
+    state.trim_due = false;
     let mut changed = false;
     if let (Some(max), OnLimit::Invalidate) =
         (shared.config.retain_bytes_max, shared.config.on_limit)
@@ -110,9 +114,15 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
     if gone.is_empty() && !changed {
         return Ok(0);
     }
+    let cursors = state.cursors.clone();
+    state
+        .segments
+        .retain(|segment| !gone.contains(&segment.base));
+    state.oldest = None;
+    drop(state);
     // The cursors' file may be behind, never ahead of what is removed: what it says is needed
     // must be there after a crash.
-    state.cursors.store(shared.storage.as_ref(), &shared.dir)?;
+    cursors.store(shared.storage.as_ref(), &shared.dir)?;
     for base in &gone {
         let path = shared.dir.join(file_name(*base));
         shared
@@ -124,10 +134,7 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
             .storage
             .sync_dir(&shared.dir)
             .map_err(|cause| LogError::io("sync the log directory", &shared.dir, cause))?;
-        state.segments.pop_front();
-        state.oldest = None;
     }
-    drop(state);
     if !gone.is_empty() {
         // Held tails look at the log again, so that an invalidated one learns of it.
         shared.notify.wake();
@@ -170,6 +177,7 @@ pub(crate) fn locate(shared: &Arc<Shared>, after: Position) -> Result<u64, LogEr
 }
 
 pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
+    let _files = shared.lock_files();
     let oldest = oldest(shared)?;
     if position < oldest {
         return Err(TokenRefusal::Expired {
@@ -198,16 +206,23 @@ pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Resul
         invalidated: false,
     };
     state.cursors.entries.insert(name.to_owned(), cursor);
-    state.cursors.store(shared.storage.as_ref(), &shared.dir)
+    let cursors = state.cursors.clone();
+    drop(state);
+    cursors.store(shared.storage.as_ref(), &shared.dir)
 }
 
 pub(crate) fn remove(shared: &Shared, name: &str) -> Result<(), LogError> {
-    let mut state = shared.lock();
-    shared.alive(&state)?;
-    if state.cursors.entries.remove(name).is_some() {
-        state.cursors.store(shared.storage.as_ref(), &shared.dir)?;
+    {
+        let _files = shared.lock_files();
+        let mut state = shared.lock();
+        shared.alive(&state)?;
+        let removed = state.cursors.entries.remove(name).is_some();
+        let cursors = state.cursors.clone();
+        drop(state);
+        if removed {
+            cursors.store(shared.storage.as_ref(), &shared.dir)?;
+        }
     }
-    drop(state);
     trim(shared).map(drop)
 }
 

@@ -75,9 +75,19 @@ pub(crate) struct State {
     /// The helper is preparing a segment.
     pub(crate) preparing: bool,
     pub(crate) closing: bool,
+    /// A segment was filled since the last trim.
+    pub(crate) trim_due: bool,
 }
 
 impl State {
+    /// True when the next segment should be made ahead: the current one is in use, not just begun,
+    /// so that a log that is hardly used takes the space of one.
+    pub(crate) fn prepare_due(&self) -> bool {
+        let used = self.next - self.current.base();
+        let quarter = u64::from(self.current.header.segment_bytes) / 4;
+        self.prepared.is_none() && !self.preparing && used >= quarter
+    }
+
     /// Begin LSN of the oldest open transaction, or `next` if none is open.
     pub(crate) fn restart(&self, next: u64) -> u64 {
         self.open.first().copied().unwrap_or(next)
@@ -103,6 +113,8 @@ pub(crate) struct Shared {
     pub(crate) notify: Notify,
     pub(crate) hooks: RwLock<Vec<Arc<dyn WalHook>>>,
     pub(crate) registry: Mutex<Registry>,
+    /// Held while cursors are stored and segments removed; taken before `state`.
+    files: Mutex<()>,
     control: Box<dyn StorageFile>,
 }
 
@@ -182,6 +194,7 @@ impl Shared {
             hooks: RwLock::default(),
             registry: Mutex::new(start.registry),
             control,
+            files: Mutex::new(()),
             state: Mutex::new(State {
                 dead: None,
                 current: Arc::new(start.current),
@@ -201,6 +214,7 @@ impl Shared {
                 prepared: None,
                 preparing: false,
                 closing: false,
+                trim_due: false,
             }),
             config,
         }
@@ -208,6 +222,10 @@ impl Shared {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -371,6 +389,9 @@ impl Shared {
                 }
                 self.publish(&state);
                 self.turn.notify_all();
+                if state.prepare_due() {
+                    self.work.notify_one();
+                }
                 Ok(state)
             }
             Err(error) => {
@@ -516,6 +537,7 @@ impl Shared {
             state.flushed = first;
         }
         state.defined.clear();
+        state.trim_due = true;
         self.write_control(state.written, state.flushed)
     }
 

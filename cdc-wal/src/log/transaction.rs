@@ -477,7 +477,12 @@ impl Transaction {
             Ok((state, _)) => {
                 self.tx = None;
                 let end = state.next;
+                let trim = state.trim_due && !shared.config.background;
                 drop(state);
+                if trim && let Err(error) = retention::trim(shared) {
+                    // The commit is in the log; what could not be trimmed is tried again.
+                    tracing::warn!(%error, "log not trimmed");
+                }
                 Ok((position, end))
             }
             Err(error) => {

@@ -147,3 +147,43 @@ fn a_full_journal_holds_the_source_until_the_cursor_confirms() {
     let oldest = journal.log().oldest().unwrap();
     assert!(error.to_string().contains(&oldest.to_string()), "{error}");
 }
+
+#[test]
+fn a_lane_ahead_of_what_a_crash_left_passes_over_what_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = FileJournal::open(config(dir.path()), &source()).unwrap();
+    journal.append(&transaction(10, 0, 2)).unwrap();
+    // The lane has delivered 20, the journal lost it.
+    let mut tail = journal
+        .tail(StartAt::After(Position::end_of(Lsn(20))), clock())
+        .unwrap();
+    for commit in [20, 30] {
+        journal.append(&transaction(commit, 0, 2)).unwrap();
+    }
+    let events = drain(&mut tail, BatchLimit::default()).unwrap();
+    assert_eq!(events, transaction(30, 0, 2).events());
+    assert_eq!(tail.end(), Position::end_of(Lsn(30)));
+}
+
+#[test]
+fn a_new_journal_says_where_its_stream_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = Position::end_of(Lsn(100));
+    let config = JournalConfig {
+        start,
+        ..config(dir.path())
+    };
+    let mut journal = FileJournal::open(config, &source()).unwrap();
+    assert_eq!(
+        (journal.end(), journal.log().oldest().unwrap()),
+        (start, start)
+    );
+    let error = journal
+        .tail(StartAt::After(Position::end_of(Lsn(50))), clock())
+        .unwrap_err();
+    assert!(error.to_string().contains(&start.to_string()), "{error}");
+    for commit in [90, 110] {
+        journal.append(&transaction(commit, 0, 2)).unwrap();
+    }
+    assert_eq!(events(&journal), transaction(110, 0, 2).events());
+}

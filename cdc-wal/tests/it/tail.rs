@@ -9,7 +9,7 @@ use cdc_core::testing::{relation, row};
 use cdc_core::{
     BatchLimit, ChangeEvent, Lsn, Position, SourceErrorKind, TokenRefusal, WalHook, WalSource,
 };
-use cdc_wal::{Log, LogConfig, LogErrorKind, OnLimit, StartAt, WalTail};
+use cdc_wal::{Log, LogConfig, LogErrorKind, OnLimit, StartAt, SyncPolicy, WalTail};
 
 use crate::support::{clock, config, drain};
 
@@ -269,5 +269,45 @@ async fn a_cursor_over_the_limit_holds_the_writer_or_is_invalidated_as_configure
             let error = tail.confirm(last).await.unwrap_err();
             assert_eq!(error.kind, SourceErrorKind::Gap);
         }
+    }
+}
+
+#[tokio::test]
+async fn on_an_interval_what_is_committed_becomes_durable_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        sync: SyncPolicy::Group(Duration::from_millis(1)),
+        background: true,
+        ..config(dir.path())
+    })
+    .unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    let position = commit(&log, 1, "a");
+    let limit = BatchLimit {
+        linger: Duration::from_secs(3600),
+        ..BatchLimit::default()
+    };
+    let batch = tail.next_batch(limit).await.unwrap().unwrap();
+    assert_eq!((batch.len(), batch.end()), (1, position));
+    assert!(log.flushed_lsn() > position.commit);
+}
+
+#[test]
+fn a_log_without_cursors_keeps_the_retained_bytes() {
+    for background in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogConfig {
+            retain_bytes: 100 << 10,
+            background,
+            ..config(dir.path())
+        })
+        .unwrap();
+        for id in 0..400 {
+            commit(&log, id, &"x".repeat(1000));
+        }
+        if background {
+            log.trim().unwrap();
+        }
+        assert!(log.retained_bytes() < 300 << 10, "{}", log.retained_bytes());
     }
 }
