@@ -80,6 +80,9 @@ pub(super) fn mirror(plan: &Plan) -> Result<String> {
     stage.judge_files()
 }
 
+/// A kill that waits for deliveries waits no longer than this.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(20);
+
 /// The events a receiver took, with repeats told apart and the copy they give.
 struct Taken {
     repeats: Repeats,
@@ -92,6 +95,10 @@ impl Taken {
             repeats: Repeats::default(),
             mirror: Mirror::new(&KEYLESS),
         }))
+    }
+
+    fn deliveries(&self) -> u64 {
+        self.repeats.repeated + u64::try_from(self.repeats.unique()).unwrap_or(u64::MAX)
     }
 
     fn take(&mut self, event: Event) -> Result<()> {
@@ -140,11 +147,22 @@ pub(super) fn kill(plan: &Plan) -> Result<String> {
         round,
         plan.transactions,
     )?;
-    for _ in 0..plan.kills {
-        // From the middle of its start to the middle of its work.
+    for kill in 0..plan.kills {
+        // In turn: at some moment of its start or of its idling, and in the middle of deliveries.
         let moment = Duration::from_millis(20 + random.below(1500));
+        let delivered = || {
+            taken
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .deliveries()
+        };
+        let target = delivered() + 1 + random.below(2000);
         let start = Instant::now();
-        while start.elapsed() < moment {
+        let due = |elapsed: Duration| match kill % 2 {
+            0 => delivered() >= target || elapsed > DELIVERY_LIMIT,
+            _ => elapsed >= moment,
+        };
+        while !due(start.elapsed()) {
             command::pause();
             let early = running.ended()?;
             ensure!(early.is_none(), "cdc-cli ended by itself{}", running.said());
