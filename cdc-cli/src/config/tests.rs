@@ -240,8 +240,7 @@ fn a_webhook_is_what_the_file_says() {
     )
     .unwrap();
     let text = format!(
-        "[cdc]\nemitter = \"webhook\"\nformat = \"cloudevents\"\n[cdc.webhook]\nurl = \"https://${{HOST}}/x\"\nsecret_file = {:?}\nbatch_size = 3\ngzip = true\ntimeout = \"2s\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n",
-        secret
+        "[cdc]\nemitter = \"webhook\"\nformat = \"cloudevents\"\n[cdc.webhook]\nurl = \"https://${{HOST}}/x\"\nsecret_file = {secret:?}\nbatch_size = 3\ngzip = true\ntimeout = \"2s\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\n"
     );
     let environment = [("HOST", "example.com"), ("TOKEN", "abc")];
     let config = Given {
