@@ -5,8 +5,11 @@
 )]
 
 mod failures;
+mod login;
 mod rows;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod types;
 
 use std::time::Duration;
