@@ -2,6 +2,7 @@
 
 mod args;
 mod assemble;
+mod bench;
 mod commands;
 mod config;
 mod demo;

@@ -187,6 +187,28 @@ fn text(value: &Value) -> String {
     format!("{head}… ({count} characters)")
 }
 
+/// A value of a row on one line.
+pub(crate) fn value(value: &cdc_core::ValueRef<'_>) -> String {
+    use cdc_core::ValueRef as V;
+    match value {
+        V::Null => "null".to_owned(),
+        V::Unavailable => "(not sent)".to_owned(),
+        V::Bool(v) => v.to_string(),
+        V::Int(v) | V::Time(v) | V::Timestamp(v) | V::TimestampTz(v) => v.to_string(),
+        V::UInt(v) => v.to_string(),
+        V::Float32(v) => v.to_string(),
+        V::Float64(v) => v.to_string(),
+        V::Decimal(v) => (*v).to_owned(),
+        V::Text(v) | V::Json(v) => text(&Value::String((*v).to_owned())),
+        V::Bytes(v) => format!("{} bytes", v.len()),
+        V::Uuid(v) => v.iter().map(|byte| format!("{byte:02x}")).collect(),
+        V::Date(v) => v.to_string(),
+        V::Array(v) => format!("[{} items]", v.len()),
+        V::Map(v) => format!("{{{} entries}}", v.len()),
+        V::Vector(v) => format!("[{} floats]", v.len()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

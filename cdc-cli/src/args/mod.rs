@@ -1,24 +1,17 @@
 //! The command line. Help texts, completions and man pages are made from these definitions.
 
-#[allow(
-    dead_code,
-    reason = "a command's arguments are written before its dispatch"
-)]
 pub(crate) mod capture;
-#[allow(dead_code, reason = "as above")]
 pub(crate) mod state;
 
 use std::path::PathBuf;
 
-#[allow(unused_imports, reason = "as above")]
 pub(crate) use capture::{
     BenchArgs, BenchEmitter, CheckArgs, DemoArgs, RunArgs, TailArgs, WireFormat,
 };
-#[allow(unused_imports, reason = "as above")]
 pub(crate) use state::{
     DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,
-    DlqStatsArgs, LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs, StatusArgs,
-    WalArgs, WalCommand, WalDumpArgs,
+    LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs, StatusArgs, WalCommand,
+    WalDumpArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -151,6 +144,11 @@ pub(crate) enum Command {
     /// List, show, redrive and discard dead letters.
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Look into a log on disk.
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Measure this machine.
+    Bench(BenchArgs),
     /// Write a commented configuration file.
     Init(InitArgs),
     /// Check a configuration without connecting anywhere.

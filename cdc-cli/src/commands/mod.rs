@@ -1,5 +1,6 @@
 //! One command a file; here is only who is called.
 
+mod bench;
 mod check;
 mod completions;
 mod config;
@@ -13,6 +14,7 @@ mod status;
 mod tail;
 mod token;
 mod validate;
+mod wal;
 
 use crate::args::{Cli, Command, ConfigCommand, TokenCommand};
 use crate::exit::Exit;
@@ -27,6 +29,8 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Demo(args) => demo::run(&args, global),
         Command::Dlq(command) => dlq::run(&command, global),
+        Command::Wal(command) => wal::run(&command, global),
+        Command::Bench(args) => bench::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Tail(args) => tail::run(&args, global),
         Command::Check(args) => check::run(&args, global),

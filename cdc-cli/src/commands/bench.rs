@@ -1,0 +1,59 @@
+//! `bench`: measure this machine.
+
+use serde_json::Value;
+
+use crate::args::{BenchArgs, Global, OutputFormat};
+use crate::bench;
+use crate::exit::Exit;
+use crate::output::{print, print_json};
+use crate::report::CliError;
+
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<Exit, CliError> {
+    let results = bench::run(args)?;
+    if global.output == OutputFormat::Json {
+        match <[Value; 1]>::try_from(results) {
+            Ok([one]) => print_json(&one)?,
+            Err(several) => print_json(&Value::Array(several))?,
+        }
+        return Ok(Exit::Done);
+    }
+    for result in &results {
+        print(&text(result))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(result: &Value) -> String {
+    let head = format!(
+        "log -> {}: {} events of {} bytes, {} a transaction, all counted at the destination\n",
+        result["emitter"].as_str().unwrap_or_default(),
+        result["events"],
+        result["row_bytes"],
+        result["transaction"]
+    );
+    let number = |name: &str| result[name].as_f64().unwrap_or_default();
+    let rest = if result["benchmark"] == "latency" {
+        let micros = &result["micros"];
+        format!(
+            "  at {} events/s, synced commits; due to seen: p50 {} us, p90 {} us, p99 {} us, p99.9 {} us, max {} us\n",
+            result["rate"],
+            micros["p50"],
+            micros["p90"],
+            micros["p99"],
+            micros["p999"],
+            micros["max"]
+        )
+    } else {
+        format!(
+            "  append, unsynced {:.2} M events/s; delivered {:.2} M events/s\n",
+            number("append_events_per_second") / 1e6,
+            number("events_per_second") / 1e6
+        )
+    };
+    let cost = format!(
+        "  {:.2} CPU seconds a million events, peak memory {} MiB\n",
+        number("cpu_seconds_per_million"),
+        result["peak_rss_kib"].as_u64().unwrap_or_default() / 1024
+    );
+    head + &rest + &cost
+}

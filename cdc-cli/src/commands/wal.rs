@@ -1,0 +1,253 @@
+//! `wal`: a log on disk, described, printed, checked.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use cdc_core::storage::StdStorage;
+use cdc_core::{Image, Lsn, SourceError};
+use cdc_wal::inspect::{FrameInfo, Inspector};
+use serde_json::json;
+
+use crate::args::{Global, OutputFormat, WalCommand, WalDumpArgs};
+use crate::assemble::source::wal_error;
+use crate::assemble::state::StatePaths;
+use crate::exit::Exit;
+use crate::output::{answer, finish, pairs};
+use crate::report::CliError;
+
+pub(crate) fn run(command: &WalCommand, global: &Global) -> Result<Exit, CliError> {
+    match command {
+        WalCommand::Info(args) => info(&directory(args.directory.as_ref(), global)?, global),
+        WalCommand::Verify(args) => verify(&directory(args.directory.as_ref(), global)?, global),
+        WalCommand::Dump(args) => dump(args, &directory(args.directory.as_ref(), global)?, global),
+    }
+}
+
+/// The directory that was named, or the journal of the configured pipeline.
+fn directory(named: Option<&PathBuf>, global: &Global) -> Result<PathBuf, CliError> {
+    match named {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(StatePaths::new(global.load()?.state_path).journal()),
+    }
+}
+
+fn open(dir: &PathBuf) -> Result<Inspector, CliError> {
+    Inspector::open(StdStorage::shared(), dir).map_err(|error| wal_error(dir, error))
+}
+
+fn log_error(error: cdc_wal::LogError) -> CliError {
+    SourceError::from(error).into()
+}
+
+fn info(dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
+    let log = open(dir)?;
+    let segments = log.segments().map_err(log_error)?;
+    let position =
+        |p: Option<cdc_core::Position>| p.map_or_else(|| "-".to_owned(), |p| p.to_string());
+    let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+    answer(
+        global.output,
+        || {
+            let mut text = pairs(&[
+                ("log".to_owned(), dir.display().to_string()),
+                ("written".to_owned(), lsn(log.written_lsn())),
+                ("flushed".to_owned(), lsn(log.flushed_lsn())),
+                ("segments".to_owned(), segments.len().to_string()),
+            ]);
+            for segment in &segments {
+                text.push_str(&format!(
+                    "\n{}  {}\n  {} .. {}  positions {} .. {}\n  {} frames, {} commits, {} events, {} relations\n",
+                    segment.path.file_name().unwrap_or_default().to_string_lossy(),
+                    if segment.sealed { "sealed" } else { "active" },
+                    segment.base,
+                    segment.end,
+                    position(segment.first),
+                    position(segment.last),
+                    segment.frames,
+                    segment.commits,
+                    segment.events,
+                    segment.relations,
+                ));
+            }
+            text
+        },
+        || {
+            let rows = segments.iter().map(|segment| {
+                json!({
+                    "file": segment.path.display().to_string(),
+                    "sealed": segment.sealed,
+                    "base": segment.base.to_string(),
+                    "end": segment.end.to_string(),
+                    "first": segment.first.map(|p| p.to_string()),
+                    "last": segment.last.map(|p| p.to_string()),
+                    "frames": segment.frames,
+                    "commits": segment.commits,
+                    "events": segment.events,
+                    "relations": segment.relations,
+                })
+            });
+            json!({
+                "directory": dir.display().to_string(),
+                "written": log.written_lsn().map(|lsn| lsn.to_string()),
+                "flushed": log.flushed_lsn().map(|lsn| lsn.to_string()),
+                "segments": rows.collect::<Vec<_>>(),
+            })
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+fn verify(dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
+    let report = open(dir)?.verify().map_err(log_error)?;
+    let damage = report.damage.as_ref();
+    answer(
+        global.output,
+        || {
+            let mut text = format!(
+                "{} segments, {} bytes, {} frames, {} commits, {} events\n",
+                report.segments, report.bytes, report.frames, report.commits, report.events
+            );
+            match damage {
+                None => text.push_str("every frame is whole\n"),
+                Some(damage) => text.push_str(&format!(
+                    "{} at byte {} of {} (LSN {}): {}\n",
+                    if damage.torn_tail {
+                        "torn tail"
+                    } else {
+                        "DAMAGE"
+                    },
+                    damage.offset,
+                    damage.path.display(),
+                    damage.lsn,
+                    damage.what
+                )),
+            }
+            text
+        },
+        || {
+            json!({
+                "segments": report.segments,
+                "bytes": report.bytes,
+                "frames": report.frames,
+                "commits": report.commits,
+                "events": report.events,
+                "ok": damage.is_none_or(|damage| damage.torn_tail),
+                "damage": damage.map(|damage| json!({
+                    "file": damage.path.display().to_string(),
+                    "offset": damage.offset,
+                    "lsn": damage.lsn.to_string(),
+                    "torn_tail": damage.torn_tail,
+                    "what": damage.what,
+                })),
+            })
+        },
+    )?;
+    // A torn tail is what a crash leaves: the next writer cuts it.
+    Ok(match damage {
+        Some(damage) if !damage.torn_tail => Exit::State,
+        _ => Exit::Done,
+    })
+}
+
+fn dump(args: &WalDumpArgs, dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
+    let log = open(dir)?;
+    let from = match &args.from {
+        Some(text) => text
+            .parse()
+            .map_err(|error| CliError::from_error(Exit::Usage, error))?,
+        None => log.first_lsn(),
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    for frame in log.frames(from).take(limit) {
+        let frame = frame.map_err(log_error)?;
+        let line = match global.output {
+            OutputFormat::Json => frame_json(&frame).to_string(),
+            OutputFormat::Text => frame_text(&frame),
+        };
+        let mut written = writeln!(out, "{line}");
+        if args.rows && frame.changes > 0 {
+            for change in log.changes(frame.lsn).map_err(log_error)? {
+                let line = format!(
+                    "    {:>8} +{:<6} {} {}  before {}  after {}",
+                    change.offset,
+                    change.len,
+                    change.op,
+                    change.relation.qualified_name(),
+                    image(&change.before),
+                    image(&change.after)
+                );
+                written = written.and_then(|()| writeln!(out, "{line}"));
+            }
+        }
+        if let Err(error) = &written
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return Ok(Exit::Done);
+        }
+        finish(written)?;
+    }
+    finish(out.flush())?;
+    Ok(Exit::Done)
+}
+
+fn frame_text(frame: &FrameInfo) -> String {
+    let mut text = format!(
+        "{:<14} {}:{:<9} {:>8} B  {:?}",
+        frame.lsn.to_string(),
+        frame.file,
+        frame.offset,
+        frame.len,
+        frame.kind
+    );
+    if frame.changes > 0 {
+        text.push_str(&format!("  {} changes", frame.changes));
+    }
+    if let Some(tx) = frame.tx {
+        text.push_str(&format!("  tx {tx}"));
+    }
+    if let Some(position) = frame.position {
+        text.push_str(&format!("  -> {position}"));
+    }
+    if let Some((id, relation)) = &frame.relation {
+        text.push_str(&format!(
+            "  #{id} {} ({} columns)",
+            relation.qualified_name(),
+            relation.columns.len()
+        ));
+    }
+    text
+}
+
+fn frame_json(frame: &FrameInfo) -> serde_json::Value {
+    json!({
+        "lsn": frame.lsn.to_string(),
+        "file": frame.file,
+        "offset": frame.offset,
+        "length": frame.len,
+        "kind": format!("{:?}", frame.kind),
+        "tx": frame.tx.map(|tx| tx.to_string()),
+        "changes": frame.changes,
+        "position": frame.position.map(|p| p.to_string()),
+        "relation": frame.relation.as_ref().map(|(_, relation)| relation.qualified_name()),
+    })
+}
+
+/// A row on one line; asked for with --rows.
+fn image(image: &Image) -> String {
+    let Some(row) = image.row() else {
+        return image.kind_name().to_owned();
+    };
+    let Ok(columns) = row.columns() else {
+        return "damaged".to_owned();
+    };
+    let shown = columns.map(|value| match value {
+        Ok(value) => crate::pretty::value(&value),
+        Err(_) => "damaged".to_owned(),
+    });
+    format!(
+        "{}({})",
+        image.kind_name(),
+        shown.collect::<Vec<_>>().join(", ")
+    )
+}
