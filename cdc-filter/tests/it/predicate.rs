@@ -454,7 +454,7 @@ fn values() -> impl Strategy<Value = Option<Vec<Value>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn agrees_with_the_naive_evaluator(tree in tree(), before in values(), after in values()) {
