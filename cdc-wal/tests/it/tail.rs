@@ -311,3 +311,33 @@ fn a_log_without_cursors_keeps_the_retained_bytes() {
         assert!(log.retained_bytes() < 300 << 10, "{}", log.retained_bytes());
     }
 }
+
+#[test]
+fn an_open_transaction_keeps_its_begin_though_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        retain_bytes: 0,
+        ..config(dir.path())
+    })
+    .unwrap();
+    let mut open = log.begin(1000);
+    for _ in 0..300 {
+        open.insert(&relation(), &row(1, &"y".repeat(200), "1"))
+            .unwrap();
+    }
+    let mut before = Position::ZERO;
+    for id in 0..400 {
+        before = commit(&log, id, &"x".repeat(1000));
+    }
+    log.trim().unwrap();
+    open.commit().unwrap();
+    let mut tail = log.tail(StartAt::After(before), clock()).unwrap();
+    let events = drain(&mut tail, BatchLimit::default()).unwrap();
+    assert_eq!(events.len(), 300);
+    drop(tail);
+    log.trim().unwrap();
+    assert!(
+        log.retained_bytes() <= 128 << 10,
+        "and lets go when it is over"
+    );
+}
