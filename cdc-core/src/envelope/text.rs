@@ -39,35 +39,49 @@ const fn any_escape(word: u64) -> bool {
     (control | quote | slash) & HIGHS != 0
 }
 
-/// Length of the prefix that can be copied as it is.
+/// True if no byte needs an escape. Looks at whole words only: the last one overlaps the one
+/// before, and short text is read twice into one word.
 #[inline]
+fn is_clean(bytes: &[u8]) -> bool {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        let (words, _) = bytes.as_chunks::<8>();
+        return !any_escape(u64::from_le_bytes(*last))
+            && !words
+                .iter()
+                .any(|word| any_escape(u64::from_le_bytes(*word)));
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+        return !any_escape(first | last << 32);
+    }
+    bytes.iter().all(|&b| ESCAPE[usize::from(b)] == 0)
+}
+
+/// Length of the prefix that can be copied as it is.
 fn clean_prefix(bytes: &[u8]) -> usize {
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        if any_escape(u64::from_le_bytes(*word)) {
-            let at = index * 8;
-            let hit = word.iter().position(|&b| ESCAPE[usize::from(b)] != 0);
-            return at + hit.unwrap_or(8);
-        }
-    }
-    // The last bytes are looked at in one word that overlaps the one before, if there is one.
-    let whole = words.len() * 8;
-    if let Some(last) = bytes.last_chunk::<8>()
-        && !any_escape(u64::from_le_bytes(*last))
-    {
-        return bytes.len();
-    }
-    let hit = tail.iter().position(|&b| ESCAPE[usize::from(b)] != 0);
-    whole + hit.unwrap_or(tail.len())
+    let (words, _) = bytes.as_chunks::<8>();
+    let clean = words
+        .iter()
+        .take_while(|word| !any_escape(u64::from_le_bytes(**word)))
+        .count();
+    let rest = &bytes[clean * 8..];
+    let hit = rest.iter().position(|&b| ESCAPE[usize::from(b)] != 0);
+    clean * 8 + hit.unwrap_or(rest.len())
 }
 
 /// Appends the inside of a JSON string, without quotes.
 #[inline]
 pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
-    let mut rest = text.as_bytes();
+    if is_clean(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        escaped_runs(out, text.as_bytes());
+    }
+}
+
+fn escaped_runs(out: &mut Vec<u8>, mut rest: &[u8]) {
     loop {
-        let clean = clean_prefix(rest);
-        let (run, after) = rest.split_at(clean);
+        let (run, after) = rest.split_at(clean_prefix(rest));
         out.extend_from_slice(run);
         let Some((&byte, after)) = after.split_first() else {
             return;
@@ -178,15 +192,23 @@ pub(super) fn uuid(out: &mut Vec<u8>, uuid: [u8; 16]) {
     }
 }
 
-/// Appends text as one segment of a path inside a JSON string: `%`, `/`, controls, quote and
-/// backslash percent-encoded, so that segments never run into each other and nothing needs a
+/// True for code points that are no characters and never will be; CloudEvents forbids them.
+fn is_noncharacter(character: char) -> bool {
+    let code = u32::from(character);
+    code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code)
+}
+
+/// Appends text as one segment of a path inside a JSON string: `%`, `/`, controls, quote,
+/// backslash and noncharacters percent-encoded, so that segments never run into each other and nothing needs a
 /// JSON escape. With `ascii_only`, everything but unreserved characters is encoded.
 pub(super) fn path_segment(out: &mut Vec<u8>, text: &str, ascii_only: bool) {
     for character in text.chars() {
         let plain = if ascii_only {
             character.is_ascii_alphanumeric() || matches!(character, '-' | '.' | '_' | '~')
         } else {
-            !(character.is_control() || matches!(character, '%' | '/' | '"' | '\\'))
+            !(character.is_control()
+                || is_noncharacter(character)
+                || matches!(character, '%' | '/' | '"' | '\\'))
         };
         let mut utf8 = [0; 4];
         let bytes = character.encode_utf8(&mut utf8).as_bytes();
@@ -283,8 +305,9 @@ mod tests {
     #[test]
     fn path_segments_stay_apart() {
         let mut out = Vec::new();
-        path_segment(&mut out, "a/b%\"\\\nä", false);
-        assert_eq!(String::from_utf8(out).unwrap(), "a%2fb%25%22%5c%0aä");
+        path_segment(&mut out, "a/b%\"\\\nä\u{85}\u{1ffff}", false);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "a%2fb%25%22%5c%0aä%c2%85%f0%9f%bf%bf");
         let mut out = Vec::new();
         path_segment(&mut out, "a b/ä", true);
         assert_eq!(String::from_utf8(out).unwrap(), "a%20b%2f%c3%a4");

@@ -39,6 +39,17 @@ const fn two(number: u8) -> [u8; 2] {
     [b'0' + number / 10 % 10, b'0' + number % 10]
 }
 
+/// The two digits of each number below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0u8;
+    while number < 100 {
+        pairs[number as usize] = two(number);
+        number += 1;
+    }
+    pairs
+};
+
 fn padded(out: &mut Vec<u8>, number: u64, width: usize) {
     let mut buffer = itoa::Buffer::new();
     let digits = buffer.format(number).as_bytes();
@@ -121,8 +132,9 @@ fn usual(micros: i64) -> Option<([u8; 26], bool)> {
     let year = era * 400 + year_of_era + next - 400;
     let mut text = *b"0000-00-00T00:00:00.000000";
     let mut put = |at: usize, number: u32| {
-        let number = u8::try_from(number).unwrap_or_default();
-        [text[at], text[at + 1]] = two(number);
+        // Callers stay below 100; the bound only spares a check.
+        let [tens, ones] = PAIRS[number.min(99) as usize];
+        (text[at], text[at + 1]) = (tens, ones);
     };
     put(0, year / 100);
     put(2, year % 100);
