@@ -58,6 +58,9 @@ fn limit_from(shared: &Shared, state: &State, max: u64) -> u64 {
 /// LSN from which the log is kept for replay: from the begin of what was open when the segment
 /// that holds the last `retain_bytes` began, or its first transactions could not be given whole.
 fn replay_from(shared: &Shared, state: &State) -> u64 {
+    if shared.config.retain_bytes == 0 {
+        return state.next;
+    }
     let from = state.next.saturating_sub(shared.config.retain_bytes);
     let index = state
         .segments
