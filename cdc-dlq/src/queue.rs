@@ -426,6 +426,8 @@ impl FileDlq {
 
     /// Makes room for `needed` bytes, if there is any to be made.
     fn make_room(&mut self, needed: u64) -> Result<(), DlqError> {
+        // Copying every segment once makes all the room there is.
+        let mut copies = self.letters.segments.len();
         loop {
             self.remove_finished()?;
             let bytes = self.letters.bytes();
@@ -434,10 +436,11 @@ impl FileDlq {
             }
             // Below an eighth it would be much copying for little room, again and again.
             let dead = bytes.saturating_sub(self.letters.index.live_bytes());
-            if dead < self.options.bytes_max / 8 {
+            if copies == 0 || dead < self.options.bytes_max / 8 {
                 return Err(self.full(bytes, self.options.bytes_max, "bytes", "dlq_bytes_max"));
             }
             self.copy_oldest()?;
+            copies -= 1;
         }
     }
 

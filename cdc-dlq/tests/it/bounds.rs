@@ -88,6 +88,18 @@ fn at_the_bound_of_bytes_room_is_made_or_the_append_refused() {
 }
 
 #[test]
+fn a_bound_too_small_for_anything_refuses_and_ends() {
+    let disk = SimStorage::new();
+    let options = DlqOptions {
+        bytes_max: 10,
+        ..SMALL
+    };
+    let mut dlq = open_with(&disk, options);
+    let refused = dlq.append(&[letter("a", 1)]).unwrap_err();
+    assert!(matches!(refused, DlqError::Full { .. }), "{refused}");
+}
+
+#[test]
 fn one_old_letter_does_not_hold_the_disk() {
     let disk = SimStorage::new();
     let mut dlq = open(&disk);

@@ -164,6 +164,19 @@ fn an_end_torn_at_any_byte_is_cut_back_to_whole_letters() {
 }
 
 #[test]
+fn what_was_cut_never_comes_back() {
+    // The first of three letters is torn, the two behind it are whole: none was acknowledged.
+    let (disk, file, first_end, _) = two_appends();
+    disk.damage(&file, first_end, |byte| !byte).unwrap();
+    let mut dlq = open(&disk);
+    assert_eq!(commits(dlq.reader()), [1]);
+    // A letter of the same length ends exactly where the second of the three begins.
+    dlq.append(&[letter("a", 5)]).unwrap();
+    drop(dlq);
+    assert_eq!(commits(open(&disk).reader()), [1, 5]);
+}
+
+#[test]
 fn damage_before_an_acknowledged_append_is_refused_by_file_and_offset() {
     let (_, _, first_end, _) = two_appends();
     for at in 0..first_end {
