@@ -15,6 +15,10 @@ use crate::{Error, Result, ensure};
 /// The variable that tells tests where the database is.
 pub const URL_VARIABLE: &str = "CDC_TEST_POSTGRES";
 
+/// Of a server that only this machine reaches and that lives for minutes. There is one so that
+/// what connects goes through SCRAM, as it does in production.
+const PASSWORD: &str = "private";
+
 /// The oldest version the reader supports.
 const VERSION_MIN: u32 = 14;
 
@@ -121,16 +125,16 @@ impl Postgres {
         };
         let mut initdb = postgres.as_user(&program("initdb")?);
         initdb.arg("-D").arg(postgres.data());
+        let password_file = postgres.dir.join("password");
+        std::fs::write(&password_file, PASSWORD).context(|| "write the password's file")?;
         initdb.args([
             "-U",
             "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C.UTF-8",
-            "-N",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
         ]);
+        initdb.arg("--pwfile").arg(&password_file);
+        initdb.args(["-E", "UTF8", "--locale=C.UTF-8", "-N"]);
         command::output(&mut initdb)?;
         // Between our look for a free port and PostgreSQL's bind another process may take it.
         let mut outcome = Ok(());
@@ -151,7 +155,10 @@ impl Postgres {
 
     /// The address of another database in it.
     pub fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!(
+            "postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}",
+            self.port
+        )
     }
 
     /// Its port on 127.0.0.1.
@@ -289,6 +296,7 @@ impl Postgres {
     /// `psql` is not installed.
     pub fn psql_command(&self, database: &str) -> Result<Command> {
         let mut command = Command::new(program("psql")?);
+        command.env("PGPASSWORD", PASSWORD);
         command.args([
             "-X",
             "-q",
@@ -345,6 +353,7 @@ impl Postgres {
             .env("PGPORT", self.port.to_string());
         command
             .env("PGUSER", "postgres")
+            .env("PGPASSWORD", PASSWORD)
             .env("PGDATABASE", "postgres");
         command.current_dir(self.dir.path());
         Ok(command)
