@@ -171,8 +171,8 @@ fn named<'a>(
     lanes: &'a [ControlledLane],
     emitter: &str,
     ids: &[String],
-) -> Result<(&'a ControlledLane, Vec<EventId>), Reply> {
-    let refused = |reason: String| Reply::Refused { reason };
+) -> Result<(&'a ControlledLane, Vec<EventId>), Box<Reply>> {
+    let refused = |reason: String| Box::new(Reply::Refused { reason });
     let lane = lanes.iter().find(|lane| &*lane.reading.name == emitter);
     let lane = lane.ok_or_else(|| refused(format!("there is no emitter {emitter}")))?;
     let ids: Result<Vec<EventId>, _> = ids.iter().map(|id| id.parse()).collect();
@@ -188,7 +188,7 @@ fn ended(emitter: &str) -> Reply {
 async fn redrive(lanes: &[ControlledLane], emitter: &str, ids: &[String], as_was: bool) -> Reply {
     let (lane, ids) = match named(lanes, emitter, ids) {
         Ok(named) => named,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let report = lane.control.redrive(RedriveRequest { ids, as_was }).await;
     report.map_or_else(|| ended(emitter), |report| Reply::Redrive(report.into()))
@@ -197,7 +197,7 @@ async fn redrive(lanes: &[ControlledLane], emitter: &str, ids: &[String], as_was
 async fn discard(lanes: &[ControlledLane], emitter: &str, ids: &[String]) -> Reply {
     let (lane, ids) = match named(lanes, emitter, ids) {
         Ok(named) => named,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let count = lane.control.discard(ids).await;
     count.map_or_else(|| ended(emitter), |count| Reply::Discarded { count })

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use cdc_core::checkpoint::FileCheckpoints;
 use cdc_core::envelope::Encoder;
@@ -32,9 +31,6 @@ use crate::report::CliError;
 /// Events given to a child process between two answers, unless configured.
 const CHILD_BATCH_SIZE: usize = 100;
 
-/// Longest wait for a child process's answer (`docs/specs/custom-child.md`).
-const CHILD_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// What all lanes of a pipeline share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -42,6 +38,17 @@ pub(crate) struct Shared {
     pub(crate) checkpoints: Arc<FileCheckpoints>,
     pub(crate) dlq: Arc<Mutex<dyn DeadLetterQueue>>,
     pub(crate) shutdown: Shutdown,
+    /// Told when a lane has ended.
+    pub(crate) ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// What part of the log a lane delivers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    /// Where it begins without a checkpoint.
+    pub(crate) start: Position,
+    /// Where it ends, if it does.
+    pub(crate) stop_at: Option<Position>,
 }
 
 /// A lane that runs.
@@ -77,7 +84,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             let emitter = QueueEmitter::new(config)
                 .map_err(|error| CliError::from_error(Exit::Configuration, error))?;
             let consumer = emitter.consumer();
-            let printer = spawn(format!("queue-{name}"), move || {
+            let printer = spawn(&format!("queue-{name}"), move || {
                 print_queue(&consumer, &encoder, std::io::stdout().lock())
             })?;
             Ok(Built {
@@ -123,7 +130,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             let config = ChildConfig {
                 command: custom.command.clone(),
                 batch_size: emitter.batch_size.unwrap_or(CHILD_BATCH_SIZE),
-                timeout: CHILD_TIMEOUT,
+                timeout: custom.timeout,
                 encoder,
             };
             Ok(Built {
@@ -176,18 +183,17 @@ pub(crate) fn start<O, S>(
     emitter: &EmitterConfig,
     shared: Shared,
     watermark: WatermarkHandle,
-    start: Position,
-    stop_at: Option<Position>,
+    range: Range,
     open: O,
-    ended: mpsc::UnboundedSender<Ended>,
 ) -> Result<Started, CliError>
 where
     O: FnMut(Position) -> Result<S, SourceError> + Send + 'static,
     S: WalSource + 'static,
 {
     let name: Arc<str> = emitter.name.as_str().into();
-    let mut lane = LaneConfig::new(name.clone(), shared.source.lineage, start);
-    lane.stop_at = stop_at;
+    let mut lane = LaneConfig::new(name.clone(), shared.source.lineage, range.start);
+    lane.stop_at = range.stop_at;
+    lane.parked_keys_max = usize::try_from(config.dead_letters.keys_max).unwrap_or(usize::MAX);
     lane.checkpoint_interval = config.checkpoint_interval;
     lane.shutdown_timeout = config.shutdown_timeout;
     lane.retry = RetryConfig {
@@ -217,9 +223,9 @@ where
     };
     let tell = Tell {
         name: name.to_string(),
-        ended,
+        ended: shared.ended.clone(),
     };
-    let thread = spawn(format!("lane-{name}"), move || {
+    let thread = spawn(&format!("lane-{name}"), move || {
         // Also when the lane panics.
         let _tell = tell;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -293,10 +299,10 @@ fn fatal(
 /// # Errors
 /// Exit code 1 if the system has no more of them.
 pub(crate) fn spawn<T: Send + 'static>(
-    name: String,
+    name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, CliError> {
-    let started = thread::Builder::new().name(name.clone()).spawn(run);
+    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
     started.map_err(|cause| {
         CliError::new(Exit::Runtime, format!("start thread {name}")).with_cause(cause)
     })

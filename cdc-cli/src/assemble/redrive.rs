@@ -10,7 +10,7 @@ use cdc_core::{
 use tokio::sync::mpsc;
 
 use super::control::Redriven;
-use super::lanes::{self, Shared};
+use super::lanes::{self, Range, Shared};
 use super::state::State;
 use super::{dead_letters, runner};
 use crate::commands;
@@ -65,25 +65,21 @@ pub(crate) fn offline(
     }
     let source = Arc::new(source);
     let (trigger, shutdown) = Shutdown::new();
+    let (ended, _nobody) = mpsc::unbounded_channel();
     let shared = Shared {
         source: source.clone(),
         checkpoints: state.checkpoints.clone(),
         dlq: Arc::new(Mutex::new(dlq)),
         shutdown,
+        ended,
     };
     let handle = Watermark::new().register(name, None);
-    let (ended, _nobody) = mpsc::unbounded_channel();
+    let range = Range {
+        start: Position::ZERO,
+        stop_at: None,
+    };
     let open = move |_: Position| Ok(Silence(source.clone()));
-    let lane = lanes::start(
-        config,
-        emitter,
-        shared,
-        handle,
-        Position::ZERO,
-        None,
-        open,
-        ended,
-    )?;
+    let lane = lanes::start(config, emitter, shared, handle, range, open)?;
     let control = lane.controlled.control.clone();
     let report = commands::block_on(control.redrive(RedriveRequest { ids, as_was }))?;
     trigger.trigger();

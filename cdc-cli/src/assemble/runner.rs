@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::control::{self, ControlledLane};
-use super::lanes::{self, Ended, Shared, Started};
+use super::lanes::{self, Ended, Range, Shared, Started};
 use super::state::State;
 use super::status::{LaneReading, PipelineStatus};
 use super::{dead_letters, source};
@@ -153,10 +153,12 @@ fn start_capture(
     let mut journal = JournalConfig::new(state.paths.journal());
     journal.retain_bytes = config.retain_bytes;
     journal.retain_bytes_max = config.retain_bytes_max;
-    let mut capture_config = CaptureConfig::default();
-    capture_config.confirm = match config.confirm {
-        Confirm::Delivered => ConfirmPolicy::Delivered,
-        Confirm::Journaled => ConfirmPolicy::Journaled,
+    let capture_config = CaptureConfig {
+        confirm: match config.confirm {
+            Confirm::Delivered => ConfirmPolicy::Delivered,
+            Confirm::Journaled => ConfirmPolicy::Journaled,
+        },
+        ..CaptureConfig::default()
     };
     let stored = state.checkpoints.list()?;
     let names: Vec<_> = config
@@ -179,7 +181,7 @@ fn start_capture(
     let metrics = Arc::new(CaptureMetrics::default());
     let (watermark, accept_gap) = (watermark.clone(), options.accept_gap);
     let thread_metrics = metrics.clone();
-    let thread = lanes::spawn("capture".into(), move || {
+    let thread = lanes::spawn("capture", move || {
         let run = || -> Result<(), SourceError> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -321,6 +323,7 @@ async fn supervise(
         checkpoints: state.checkpoints.clone(),
         dlq,
         shutdown,
+        ended,
     };
     let mut running = Vec::new();
     for emitter in &config.emitters {
@@ -329,37 +332,21 @@ async fn supervise(
             .load(&emitter.name)?
             .map(|checkpoint| checkpoint.position);
         let handle = watermark.register(emitter.name.as_str(), at);
-        let (start, stop_at) = (ready.oldest, ready.stop_at);
-        let ended = ended.clone();
+        let range = Range {
+            start: ready.oldest,
+            stop_at: ready.stop_at,
+        };
         let started = match &ready.feed {
             Feed::Journal { log, .. } => {
                 let log = log.clone();
                 let open =
                     move |after| Ok(log.tail(StartAt::After(after), Arc::new(SystemClock::new()))?);
-                lanes::start(
-                    config,
-                    emitter,
-                    shared.clone(),
-                    handle,
-                    start,
-                    stop_at,
-                    open,
-                    ended,
-                )?
+                lanes::start(config, emitter, shared.clone(), handle, range, open)?
             }
             Feed::Wal(dir) => {
                 let dir = dir.clone();
                 let open = move |after| source::wal_tail(&dir, after);
-                lanes::start(
-                    config,
-                    emitter,
-                    shared.clone(),
-                    handle,
-                    start,
-                    stop_at,
-                    open,
-                    ended,
-                )?
+                lanes::start(config, emitter, shared.clone(), handle, range, open)?
             }
         };
         running.push(started);
@@ -405,7 +392,7 @@ async fn supervise(
             Ok(listener) => control::serve(listener, controlled, status).await,
             Err(error) => {
                 warn!(error = %error, "no control socket: status and redrive cannot ask this process");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     };

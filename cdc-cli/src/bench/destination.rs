@@ -98,7 +98,7 @@ impl Destination {
                 let emitter =
                     QueueEmitter::new(QueueConfig::default()).map_err(|e| wrong(e.into()))?;
                 let (consumer, meter) = (emitter.consumer(), meter.clone());
-                spawn("consumer".into(), move || consume(&consumer, &meter))?;
+                spawn("consumer", move || consume(&consumer, &meter))?;
                 BoxEmitter::new(emitter)
             }
             BenchEmitter::File => {

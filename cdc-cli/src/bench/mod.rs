@@ -107,16 +107,14 @@ fn latency(
     let before = Usage::now();
     let writer = {
         let (log, workload, schedule) = (log.clone(), workload.clone(), schedule);
-        crate::assemble::lanes::spawn("writer".into(), move || {
-            workload.write_on_time(&log, &schedule)
-        })?
+        crate::assemble::lanes::spawn("writer", move || workload.write_on_time(&log, &schedule))?
     };
     // Transactions have consecutive commits, so the last one's position is known only at the end:
     // the lane is stopped when the destination has counted everything.
     let lane = {
         let (emitter, log, dir) = (destination.emitter()?, log.clone(), dir.to_path_buf());
         let (trigger, shutdown) = Shutdown::new();
-        let thread = crate::assemble::lanes::spawn("lane".into(), move || {
+        let thread = crate::assemble::lanes::spawn("lane", move || {
             deliver_until(&dir, &log, emitter, None, shutdown)
         })?;
         (trigger, thread)

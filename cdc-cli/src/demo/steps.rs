@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::receiver::Receiver;
 use super::store::Store;
-use crate::assemble::lanes::{self, Shared, Started};
+use crate::assemble::lanes::{self, Range, Shared, Started};
 use crate::assemble::state::State;
 use crate::assemble::{dead_letters, runner};
 use crate::config::{self, Config, Environment, Layers, Paint};
@@ -244,8 +244,12 @@ fn start(config: &Config, log: &Log) -> Result<Running, CliError> {
         checkpoints: state.checkpoints.clone(),
         dlq: dlq.clone(),
         shutdown,
+        ended,
     };
-    let oldest = log.oldest().map_err(log_error)?;
+    let range = Range {
+        start: log.oldest().map_err(log_error)?,
+        stop_at: None,
+    };
     let mut lanes = Vec::new();
     for emitter in &config.emitters {
         let at = state
@@ -257,9 +261,13 @@ fn start(config: &Config, log: &Log) -> Result<Running, CliError> {
         let open = move |after: Position| {
             Ok(log.tail(StartAt::After(after), Arc::new(SystemClock::new()))?)
         };
-        let (shared, ended) = (shared.clone(), ended.clone());
         lanes.push(lanes::start(
-            config, emitter, shared, handle, oldest, None, open, ended,
+            config,
+            emitter,
+            shared.clone(),
+            handle,
+            range,
+            open,
         )?);
     }
     Ok(Running {

@@ -1,7 +1,7 @@
 //! A lane: one emitter's way from the log to its destination.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,16 +9,15 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::deliver::Delivered;
-use super::parked::{ParkedKeys, key_hashes};
+use super::parked::ParkedKeys;
 use super::progress::Progress;
 use super::{
     Backoff, LaneCommand, LaneHealth, LaneMetrics, RetryConfig, Shutdown, WatermarkHandle,
 };
 use crate::{
-    BatchLimit, BoxEmitter, Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetter,
-    DeadLetterQueue, DlqError, DurableMark, EmitError, Emitter, EventBatch, Failure, FailureAction,
-    Filter, LetterState, Lineage, Position, SourceError, SourceInfo, Transform, WalSource,
-    failure_action,
+    BatchLimit, BoxEmitter, Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetterQueue,
+    DlqError, DurableMark, EmitError, Emitter, EventBatch, FailureAction, Filter, Lineage,
+    Position, SourceError, Transform, WalSource, failure_action,
 };
 
 /// What happens to later events of a key whose event was dead-lettered.
@@ -57,6 +56,9 @@ pub struct LaneConfig {
     pub retry: RetryConfig,
     /// Order behind dead letters.
     pub on_dead_key: OnDeadKey,
+    /// Most keys that may wait behind dead letters, with [`OnDeadKey::Park`]; default 65 536. At
+    /// the bound the lane halts before the event, which is not dead-lettered.
+    pub parked_keys_max: usize,
     /// Failures of single events in a row, with no success between them, that mean that the
     /// destination refuses everything; default 10.
     pub culprits_max: u32,
@@ -76,6 +78,7 @@ impl LaneConfig {
             window_max: 65_536,
             retry: RetryConfig::default(),
             on_dead_key: OnDeadKey::default(),
+            parked_keys_max: 65_536,
             culprits_max: 10,
         }
     }
@@ -448,148 +451,6 @@ impl Running {
         }
         self.deliver(&EventBatch::new(source, events, end), &originals)
             .await
-    }
-
-    pub(super) fn transform(
-        &self,
-        event: crate::ChangeEvent,
-    ) -> Result<Option<crate::ChangeEvent>, Failure> {
-        let mut event = event;
-        for transform in &self.transforms {
-            match transform.apply(event) {
-                Ok(Some(changed)) => event = changed,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    return Err(Failure {
-                        stage: crate::Stage::Transform,
-                        class: "transform".into(),
-                        message: error.to_string(),
-                        status: None,
-                        response: None,
-                    });
-                }
-            }
-        }
-        Ok(Some(event))
-    }
-
-    /// A letter for an event whose key waits behind a dead one, if it does.
-    pub(super) fn park(
-        &mut self,
-        source: &Arc<SourceInfo>,
-        event: &crate::ChangeEvent,
-    ) -> Result<Option<DeadLetter>, LaneError> {
-        if self.parked.is_empty() {
-            return Ok(None);
-        }
-        // A row that cannot be read has no key to wait for; encoding it will dead-letter it.
-        let Ok(Some(keys)) = key_hashes(event) else {
-            return Ok(None);
-        };
-        if !self.parked.holds(keys) {
-            return Ok(None);
-        }
-        self.parked.add(keys);
-        self.metrics.parked(1);
-        let failure = Failure {
-            stage: crate::Stage::Deliver,
-            class: "parked".into(),
-            message: "waits behind a dead letter of the same key".into(),
-            status: None,
-            response: None,
-        };
-        Ok(Some(self.new_letter(
-            source,
-            event.clone(),
-            failure,
-            0,
-            LetterState::Parked,
-        )))
-    }
-
-    /// A letter for a failed event, counted and its key parked.
-    pub(super) fn letter(
-        &mut self,
-        source: &Arc<SourceInfo>,
-        event: crate::ChangeEvent,
-        failure: Failure,
-        attempts: u32,
-    ) -> Result<DeadLetter, LaneError> {
-        if self.config.on_dead_key == OnDeadKey::Stop {
-            return Err(LaneError::DeadKey {
-                emitter: self.config.name.clone(),
-                event: crate::EventId::new(&source.lineage, event.position).to_string(),
-                reason: failure.message,
-            });
-        }
-        if self.config.on_dead_key == OnDeadKey::Park
-            && let Ok(Some(keys)) = key_hashes(&event)
-        {
-            self.parked.add(keys);
-        }
-        self.metrics.dead_lettered(1);
-        Ok(self.new_letter(source, event, failure, attempts, LetterState::Pending))
-    }
-
-    fn new_letter(
-        &self,
-        source: &Arc<SourceInfo>,
-        event: crate::ChangeEvent,
-        failure: Failure,
-        attempts: u32,
-        state: LetterState,
-    ) -> DeadLetter {
-        let now = self.clock.wall_micros();
-        DeadLetter {
-            emitter: self.config.name.clone(),
-            source: source.clone(),
-            event,
-            failure,
-            attempts,
-            first_failed_micros: now,
-            last_failed_micros: now,
-            state,
-        }
-    }
-
-    pub(super) fn store_letters(&self, letters: &[DeadLetter]) -> Result<(), LaneError> {
-        for letter in letters
-            .iter()
-            .filter(|letter| letter.state == LetterState::Pending)
-        {
-            warn!(
-                emitter = %self.config.name,
-                event = %letter.event_id(),
-                stage = letter.failure.stage.name(),
-                reason = %letter.failure.message,
-                "event dead-lettered"
-            );
-        }
-        let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
-        dlq.append(letters).map_err(|cause| self.dlq_error(cause))
-    }
-
-    fn rebuild_parked(&mut self) -> Result<(), LaneError> {
-        if self.config.on_dead_key != OnDeadKey::Park {
-            return Ok(());
-        }
-        let mut after = None;
-        loop {
-            let page = {
-                let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
-                dlq.open_letters(&self.config.name, after, 1024)
-            };
-            let page = page.map_err(|cause| self.dlq_error(cause))?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            after = Some(last.event.position);
-            for letter in &page {
-                if let Ok(Some(keys)) = key_hashes(&letter.event) {
-                    self.parked.add(keys);
-                }
-            }
-        }
     }
 
     /// Connects the emitter at the checkpoint; false if shutdown came first.

@@ -17,6 +17,7 @@
 mod capture;
 mod deliver;
 mod lane;
+mod letters;
 mod metrics;
 mod parked;
 mod progress;

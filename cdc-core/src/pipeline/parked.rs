@@ -57,6 +57,11 @@ impl ParkedKeys {
         self.0.is_empty()
     }
 
+    /// Keys that wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash)) {
         *self.0.entry(old).or_default() += 1;
         if new != old {

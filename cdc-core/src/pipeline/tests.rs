@@ -20,6 +20,7 @@ struct Rig {
     watermark: Watermark,
     metrics: Arc<LaneMetrics>,
     on_dead_key: OnDeadKey,
+    parked_keys_max: usize,
     filter: fn(&ChangeEvent) -> bool,
     transform: Option<Change>,
 }
@@ -44,6 +45,7 @@ impl Rig {
             watermark: Watermark::new(),
             metrics: Arc::default(),
             on_dead_key: OnDeadKey::default(),
+            parked_keys_max: 65_536,
             filter: |_| true,
             transform: None,
         }
@@ -58,6 +60,7 @@ impl Rig {
     ) {
         let mut config = LaneConfig::new("hook", source().lineage, Position::ZERO);
         config.on_dead_key = self.on_dead_key;
+        config.parked_keys_max = self.parked_keys_max;
         let (control, commands) = LaneControl::new();
         let log = self.log.clone();
         let lane = Lane {
@@ -548,6 +551,29 @@ async fn a_full_dead_letter_queue_halts_the_lane_and_loses_nothing() {
     rig.log.push(transaction(2, 2, 1));
     assert!(matches!(rig.finish().await, Err(LaneError::Dlq { .. })));
     assert!(rig.stored() < at(2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_parked_keys_halt_the_lane_before_the_event() {
+    let rig = Rig {
+        parked_keys_max: 2,
+        ..Rig::new()
+    };
+    rig.emitter
+        .state()
+        .poison
+        .extend([at(1, 0), at(2, 0), at(3, 0)]);
+    for commit in 1..5 {
+        let events = vec![insert(commit, 0, commit as i64), insert(commit, 1, 50)];
+        rig.log.push(EventBatch::new(
+            source(),
+            events,
+            Position::end_of(Lsn(commit)),
+        ));
+    }
+    assert!(matches!(rig.finish().await, Err(LaneError::Dlq { .. })));
+    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0), at(2, 0)]);
+    assert!(rig.stored() < at(3, 0));
 }
 
 #[tokio::test(start_paused = true)]
