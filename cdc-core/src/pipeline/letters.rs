@@ -1,0 +1,163 @@
+//! Dead letters of a lane: making them, parking the keys behind them, storing them.
+
+use std::sync::{Arc, PoisonError};
+
+use tracing::warn;
+
+use super::OnDeadKey;
+use super::lane::{LaneError, Running};
+use super::parked::key_hashes;
+use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
+
+impl Running {
+    /// The event as its transforms leave it, `None` if one drops it, or why one failed.
+    pub(super) fn transform(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>, Failure> {
+        let mut event = event;
+        for transform in &self.transforms {
+            match transform.apply(event) {
+                Ok(Some(changed)) => event = changed,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    return Err(Failure {
+                        stage: Stage::Transform,
+                        class: "transform".into(),
+                        message: error.to_string(),
+                        status: None,
+                        response: None,
+                    });
+                }
+            }
+        }
+        Ok(Some(event))
+    }
+
+    /// A letter for an event whose key waits behind a dead one, if it does.
+    pub(super) fn park(
+        &mut self,
+        source: &Arc<SourceInfo>,
+        event: &ChangeEvent,
+    ) -> Result<Option<DeadLetter>, LaneError> {
+        if self.parked.is_empty() {
+            return Ok(None);
+        }
+        // A row that cannot be read has no key to wait for; encoding it will dead-letter it.
+        let Ok(Some(keys)) = key_hashes(event) else {
+            return Ok(None);
+        };
+        if !self.parked.holds(keys) {
+            return Ok(None);
+        }
+        self.parked.add(keys);
+        self.metrics.parked(1);
+        let failure = Failure {
+            stage: Stage::Deliver,
+            class: "parked".into(),
+            message: "waits behind a dead letter of the same key".into(),
+            status: None,
+            response: None,
+        };
+        Ok(Some(self.new_letter(
+            source,
+            event.clone(),
+            failure,
+            0,
+            LetterState::Parked,
+        )))
+    }
+
+    /// A letter for a failed event, counted and its key parked.
+    pub(super) fn letter(
+        &mut self,
+        source: &Arc<SourceInfo>,
+        event: ChangeEvent,
+        failure: Failure,
+        attempts: u32,
+    ) -> Result<DeadLetter, LaneError> {
+        if self.config.on_dead_key == OnDeadKey::Stop {
+            return Err(LaneError::DeadKey {
+                emitter: self.config.name.clone(),
+                event: EventId::new(&source.lineage, event.position).to_string(),
+                reason: failure.message,
+            });
+        }
+        if self.config.on_dead_key == OnDeadKey::Park
+            && let Ok(Some(keys)) = key_hashes(&event)
+        {
+            let max = self.config.parked_keys_max;
+            if self.parked.len() >= max && !self.parked.holds(keys) {
+                return Err(self.dlq_error(DlqError::Full {
+                    path: format!("emitter {}", self.config.name),
+                    used: self.parked.len() as u64,
+                    max: max as u64,
+                    unit: "keys",
+                    key: "dlq_keys_max",
+                }));
+            }
+            self.parked.add(keys);
+        }
+        self.metrics.dead_lettered(1);
+        Ok(self.new_letter(source, event, failure, attempts, LetterState::Pending))
+    }
+
+    fn new_letter(
+        &self,
+        source: &Arc<SourceInfo>,
+        event: ChangeEvent,
+        failure: Failure,
+        attempts: u32,
+        state: LetterState,
+    ) -> DeadLetter {
+        let now = self.clock.wall_micros();
+        DeadLetter {
+            emitter: self.config.name.clone(),
+            source: source.clone(),
+            event,
+            failure,
+            attempts,
+            first_failed_micros: now,
+            last_failed_micros: now,
+            state,
+        }
+    }
+
+    pub(super) fn store_letters(&self, letters: &[DeadLetter]) -> Result<(), LaneError> {
+        for letter in letters
+            .iter()
+            .filter(|letter| letter.state == LetterState::Pending)
+        {
+            warn!(
+                emitter = %self.config.name,
+                event = %letter.event_id(),
+                stage = letter.failure.stage.name(),
+                reason = %letter.failure.message,
+                "event dead-lettered"
+            );
+        }
+        let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+        dlq.append(letters).map_err(|cause| self.dlq_error(cause))
+    }
+
+    /// Finds the keys that wait, in the queue, before anything is read.
+    pub(super) fn rebuild_parked(&mut self) -> Result<(), LaneError> {
+        if self.config.on_dead_key != OnDeadKey::Park {
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let page = {
+                let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+                dlq.open_letters(&self.config.name, after, 1024)
+            };
+            let page = page.map_err(|cause| self.dlq_error(cause))?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.event.position);
+            for letter in &page {
+                if let Ok(Some(keys)) = key_hashes(&letter.event) {
+                    self.parked.add(keys);
+                }
+            }
+        }
+    }
+}
