@@ -11,52 +11,61 @@ use crate::{
 
 const RETRY: EmitErrorKind = EmitErrorKind::EndpointRetry { retry_after: None };
 
-#[test]
-fn a_full_disk_is_waited_for_without_loss_or_repeats() {
-    // Every capacity, so that room runs out in every write: lines, manifest, after a rotation
-    // inside a batch.
-    let batches: Vec<_> = [
+/// Room runs out in every write in turn: lines, manifest, after a rotation inside a batch.
+fn fill(fsync: Fsync, restarts: bool) {
+    let several: Vec<_> = (2..6)
+        .flat_map(|commit| transaction(commit, 2).into_events())
+        .collect();
+    let end = transaction(5, 2).end();
+    let batches = [
         transaction(1, 2),
-        EventBatch::new(
-            testing::source(),
-            (2..6)
-                .flat_map(|c| transaction(c, 2).into_events())
-                .collect(),
-            cdc_core::Position::end_of(cdc_core::Lsn(5)),
-        ),
+        EventBatch::new(testing::source(), several, end),
         transaction(6, 3),
-    ]
-    .into();
-    for fsync in [Fsync::Batch, Fsync::None] {
-        for capacity in (0..5000).step_by(37) {
-            let disk = SimStorage::new();
-            let mut config = config(&disk);
-            config.rotate_bytes = 700;
-            config.fsync = fsync;
-            let mut emitter = open(config, None);
-            disk.set_capacity(Some(capacity));
-            for batch in &batches {
-                let mut refused = 0;
-                while let Err(error) = emit(&mut emitter, batch) {
-                    assert_eq!(error.kind, RETRY);
-                    assert!(error.to_string().contains("full"), "{error}");
-                    let through = emitter.durable().unwrap().unwrap().through;
-                    assert!(through < batch.events()[0].position);
-                    refused += 1;
-                    if refused > 2 {
-                        disk.set_capacity(None);
+    ];
+    for capacity in (0..5000).step_by(37) {
+        let disk = SimStorage::new();
+        let mut config = config(&disk);
+        config.rotate_bytes = 700;
+        config.fsync = fsync;
+        let mut emitter = open(config.clone(), None);
+        disk.set_capacity(Some(capacity));
+        for batch in &batches {
+            let mut refused = 0;
+            while let Err(error) = emit(&mut emitter, batch) {
+                assert_eq!(error.kind, RETRY);
+                assert!(error.to_string().contains("full"), "{error}");
+                let mark = emitter.durable().unwrap().unwrap();
+                assert!(mark.through < batch.events()[0].position);
+                refused += 1;
+                if refused > 2 {
+                    disk.set_capacity(None);
+                    if restarts {
+                        // The checkpoint of a batch that is written in part lies before it.
+                        drop(emitter);
+                        emitter = open(config.clone(), Some(&checkpoint(&mark)));
                     }
                 }
             }
-            flush(&mut emitter);
-            assert_eq!(
-                positions(&*shared(&disk)),
-                all(&batches),
-                "capacity {capacity}"
-            );
-            let verified = verified(&*shared(&disk));
-            assert!(verified.is_whole() && verified.files > 1, "{verified:?}");
         }
+        flush(&mut emitter);
+        let found = positions(&*shared(&disk));
+        assert_eq!(found, all(&batches), "capacity {capacity}");
+        let verified = verified(&*shared(&disk));
+        assert!(verified.is_whole() && verified.files > 1, "{verified:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_waited_for_without_loss_or_repeats() {
+    for fsync in [Fsync::Batch, Fsync::None] {
+        fill(fsync, false);
+    }
+}
+
+#[test]
+fn a_restart_on_a_full_disk_repeats_nothing() {
+    for fsync in [Fsync::Batch, Fsync::None] {
+        fill(fsync, true);
     }
 }
 
