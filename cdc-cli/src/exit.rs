@@ -4,7 +4,6 @@ use cdc_core::{CheckpointError, DlqError, EmitErrorKind, SourceError, SourceErro
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the contract is whole, whichever commands use it")]
 #[repr(u8)]
 pub(crate) enum Exit {
     /// Done, or drained after ctrl-c.
@@ -90,7 +89,6 @@ impl Exit {
     }
 
     /// The code of an emitter's error that ended its lane.
-    #[allow(dead_code, reason = "for the commands that run a lane")]
     pub(crate) const fn of_emitter(kind: EmitErrorKind) -> Self {
         match kind {
             EmitErrorKind::EndpointStop | EmitErrorKind::Event | EmitErrorKind::Fatal => {

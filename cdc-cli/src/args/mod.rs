@@ -87,7 +87,6 @@ impl Global {
     ///
     /// # Errors
     /// Exit code 3, with everything that is wrong.
-    #[allow(dead_code, reason = "for the commands that run a pipeline")]
     pub(crate) fn load(&self) -> Result<Config, CliError> {
         Ok(config::load(&self.layers())?)
     }
@@ -97,7 +96,6 @@ impl Global {
 ///
 /// # Errors
 /// Exit code 3.
-#[allow(dead_code, reason = "for the commands that run a pipeline")]
 pub(crate) fn require_source(config: &Config) -> Result<&Source, CliError> {
     config.source.as_ref().ok_or_else(|| {
         CliError::new(

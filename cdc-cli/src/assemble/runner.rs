@@ -47,6 +47,20 @@ pub(crate) struct RunOptions {
     pub(crate) until: Until,
     /// Start even if events are gone at the source.
     pub(crate) accept_gap: bool,
+    /// Where an emitter without checkpoint begins.
+    pub(crate) from: From,
+}
+
+/// Where an emitter without checkpoint begins.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum From {
+    /// With the oldest event there is.
+    #[default]
+    Earliest,
+    /// With what is committed from now on.
+    Latest,
+    /// Strictly behind a token.
+    Token(ResumeToken),
 }
 
 /// The source side of a pipeline, ready: what the lanes need to open tails.
@@ -59,8 +73,8 @@ enum Feed {
 
 struct Ready {
     source: Arc<SourceInfo>,
-    /// Where emitters without checkpoint begin: the oldest there is.
-    oldest: Position,
+    /// Where emitters without checkpoint begin.
+    start: Position,
     stop_at: Option<Position>,
     feed: Feed,
 }
@@ -78,6 +92,13 @@ struct CaptureThread {
 /// # Errors
 /// The first error of a lane or of the source, with its exit code. Everything else was drained.
 pub(crate) fn run(config: &Config, options: &RunOptions) -> Result<Exit, CliError> {
+    crate::commands::runtime()?.block_on(begin(config, options))
+}
+
+/// Opens everything, listening for signals from the first moment: one that comes before the
+/// lanes run has nothing to drain.
+async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> {
+    let mut signals = Signals::new()?;
     let source = require_source(config)?.clone();
     let state = State::open(&config.state_path)?;
     let dlq = dead_letters::open_shared(config)?;
@@ -86,16 +107,35 @@ pub(crate) fn run(config: &Config, options: &RunOptions) -> Result<Exit, CliErro
     let ready = match &source {
         Source::Postgres(url) => {
             let postgres = source::postgres(config, url, !matches!(options.until, Until::Stopped))?;
-            start_capture(config, postgres, options, &state, &watermark, ended.clone())?
+            let starting =
+                start_capture(config, postgres, options, &state, &watermark, ended.clone());
+            tokio::select! {
+                ready = starting => ready?,
+                name = signals.next() => {
+                    info!(signal = name, "stopped before anything was captured");
+                    return Ok(Exit::Done);
+                }
+            }
         }
         Source::Wal(dir) => open_wal(dir, options)?,
     };
-    let runtime = crate::commands::runtime()?;
-    let outcome = runtime.block_on(supervise(
-        config, &source, &state, dlq, watermark, ready, ended, events,
-    ));
-    drop(state);
-    outcome
+    let parts = Parts {
+        config,
+        source: &source,
+        state: &state,
+        dlq,
+        watermark,
+    };
+    supervise(parts, ready, signals, ended, events).await
+}
+
+/// What a pipeline is made of besides its source.
+struct Parts<'a> {
+    config: &'a Config,
+    source: &'a Source,
+    state: &'a State,
+    dlq: Arc<Mutex<dyn DeadLetterQueue>>,
+    watermark: Watermark,
 }
 
 fn open_wal(dir: &Path, options: &RunOptions) -> Result<Ready, CliError> {
@@ -113,11 +153,27 @@ fn open_wal(dir: &Path, options: &RunOptions) -> Result<Ready, CliError> {
     let info = oldest.source().clone();
     let stop_at = stop_position(&options.until, &info.lineage, end)?;
     Ok(Ready {
-        oldest: oldest.end(),
+        start: start_position(&options.from, &info.lineage, oldest.end(), end)?,
         source: info,
         stop_at,
         feed: Feed::Wal(dir.to_path_buf()),
     })
+}
+
+/// The position `--from` names.
+fn start_position(
+    from: &From,
+    lineage: &Lineage,
+    oldest: Position,
+    end: Position,
+) -> Result<Position, CliError> {
+    match from {
+        From::Earliest => Ok(oldest),
+        From::Latest => Ok(end),
+        From::Token(token) => token
+            .check(lineage, oldest, end)
+            .map_err(|refusal| CliError::from_error(Exit::Position, refusal)),
+    }
 }
 
 /// The position `--until` or `--once` names.
@@ -142,7 +198,7 @@ fn stop_position(
 }
 
 /// Connects on the capture thread, opens the journal, and waits there for the lanes to register.
-fn start_capture(
+async fn start_capture(
     config: &Config,
     postgres: cdc_wal::postgres::PostgresConfig,
     options: &RunOptions,
@@ -177,7 +233,7 @@ fn start_capture(
         .min();
     let (trigger, shutdown) = Shutdown::new();
     let (go, started) = oneshot::channel();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = oneshot::channel();
     let metrics = Arc::new(CaptureMetrics::default());
     let (watermark, accept_gap) = (watermark.clone(), options.accept_gap);
     let thread_metrics = metrics.clone();
@@ -228,7 +284,7 @@ fn start_capture(
         drop(ended.send(Ended::Capture));
         outcome
     })?;
-    let (source, log, server_end) = match told.recv() {
+    let (source, log, server_end) = match told.await {
         Ok(opened) => opened?,
         Err(_) => {
             return Err(CliError::new(
@@ -250,6 +306,8 @@ fn start_capture(
         }
     }
     let oldest = log.oldest().map_err(SourceError::from)?;
+    let end = server_end.max(log.end());
+    let start = start_position(&options.from, &source.lineage, oldest, end)?;
     let stop_at = stop_position(&options.until, &source.lineage, server_end)?;
     let capture = CaptureThread {
         go,
@@ -259,7 +317,7 @@ fn start_capture(
     };
     Ok(Ready {
         source,
-        oldest,
+        start,
         stop_at,
         feed: Feed::Journal { log, capture },
     })
@@ -303,20 +361,20 @@ async fn open(
     Ok((source, journal, server_end))
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one pipeline, assembled once"
-)]
 async fn supervise(
-    config: &Config,
-    source: &Source,
-    state: &State,
-    dlq: Arc<Mutex<dyn DeadLetterQueue>>,
-    watermark: Watermark,
+    parts: Parts<'_>,
     ready: Ready,
+    mut signals: Signals,
     ended: mpsc::UnboundedSender<Ended>,
     mut events: mpsc::UnboundedReceiver<Ended>,
 ) -> Result<Exit, CliError> {
+    let Parts {
+        config,
+        source,
+        state,
+        dlq,
+        watermark,
+    } = parts;
     let (trigger, shutdown) = Shutdown::new();
     let shared = Shared {
         source: ready.source.clone(),
@@ -333,7 +391,7 @@ async fn supervise(
             .map(|checkpoint| checkpoint.position);
         let handle = watermark.register(emitter.name.as_str(), at);
         let range = Range {
-            start: ready.oldest,
+            start: ready.start,
             stop_at: ready.stop_at,
         };
         let started = match &ready.feed {
@@ -397,7 +455,6 @@ async fn supervise(
         }
     };
     tokio::pin!(serve);
-    let mut signals = Signals::new()?;
     let mut alive = running.len();
     let mut failed = None;
     while alive > 0 {

@@ -1,7 +1,7 @@
 //! `run`: the main job.
 
 use crate::args::{Global, RunArgs};
-use crate::assemble::runner::{self, RunOptions, Until};
+use crate::assemble::runner::{self, From, RunOptions, Until};
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -15,11 +15,15 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<Exit, CliError> {
         None if args.once => Until::CaughtUp,
         None => Until::Stopped,
     };
-    runner::run(
-        &config,
-        &RunOptions {
-            until,
-            accept_gap: args.accept_gap,
-        },
-    )
+    let from = match args.from.as_deref() {
+        None | Some("earliest") => From::Earliest,
+        Some("latest") => From::Latest,
+        Some(token) => From::Token(token.parse()?),
+    };
+    let options = RunOptions {
+        until,
+        accept_gap: args.accept_gap,
+        from,
+    };
+    runner::run(&config, &options)
 }

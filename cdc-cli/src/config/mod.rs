@@ -11,13 +11,11 @@ mod destination;
 mod document;
 mod keys;
 mod layers;
-#[allow(dead_code, reason = "the assembly reads what validation only checks")]
 mod model;
 mod names;
 mod problem;
 mod read;
 mod show;
-#[allow(dead_code, reason = "as above")]
 mod source;
 mod template;
 mod transforms;
@@ -28,19 +26,13 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use document::redact_passwords;
 pub(crate) use layers::{Layers, ReadFileError};
-#[allow(
-    unused_imports,
-    reason = "the assembly names these types, one command at a time"
-)]
 pub(crate) use model::{
-    Config, Confirm, CustomConfig, DeadKey, DeadLetterConfig, Destination, EmitterConfig,
-    FileConfig, FileSync, OnRestart, PostgresConfig, QueueConfig, RetryConfig, Secret, WebhookBody,
+    Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,
     WebhookConfig,
 };
 pub(crate) use problem::{Paint, Problem};
 pub(crate) use show::{Setting, settings};
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use source::{PostgresUrl, Source, SourceRefusal};
+pub(crate) use source::{PostgresUrl, Source};
 pub(crate) use template::template;
 pub(crate) use value::{Environment, duration_text, size_text};
 

@@ -124,14 +124,6 @@ impl Source {
             }
         }
     }
-
-    /// The kind's name: `postgres` or `wal`.
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Postgres(_) => "postgres",
-            Self::Wal(_) => "wal",
-        }
-    }
 }
 
 impl fmt::Display for Source {
