@@ -310,6 +310,21 @@ impl Running {
             if !self.resume_emitter(checkpoint.as_ref()).await? {
                 return Ok(LaneEnd::Drained);
             }
+            // What the emitter has repaired or begun belongs into the checkpoint before anything
+            // new: a crash must find a state to cut back to.
+            match self.emitter.durable() {
+                Ok(mark) => self.apply(mark),
+                Err(cause) => {
+                    self.lost(cause).await?;
+                    if self.shutdown.is_asked() {
+                        return Ok(LaneEnd::Drained);
+                    }
+                    continue;
+                }
+            }
+            if self.state_changed {
+                self.store_checkpoint()?;
+            }
             let mut tail =
                 open(self.progress.position()).map_err(|cause| self.source_error(cause))?;
             self.well();
@@ -480,9 +495,10 @@ impl Running {
         }
     }
 
-    /// Takes in how far the destination is durable; false if it lost something.
+    /// Takes in how far the destination is durable; false if it lost something. Idle emitters are
+    /// asked on the checkpoint cadence: their state may change by itself (a file that grew old).
     async fn poll_durable(&mut self) -> Result<bool, LaneError> {
-        if !self.progress.is_waiting() {
+        if !self.progress.is_waiting() && self.clock.elapsed() < self.due {
             return Ok(true);
         }
         match self.emitter.durable() {

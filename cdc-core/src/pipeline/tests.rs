@@ -457,6 +457,28 @@ async fn the_checkpoint_never_passes_what_is_only_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_emitters_state_is_stored_at_start_and_when_it_changes() {
+    let rig = Rig::new();
+    rig.emitter.state().accept_until = Some(Position::ZERO);
+    rig.emitter.state().mark_state = b"begun";
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, _control) = rig.lane(&shutdown);
+    let state = || rig.checkpoints.load("hook").unwrap().unwrap().state;
+    let ((), end) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(state(), b"begun"[..], "before the first interval is over");
+            rig.emitter.state().mark_state = b"closed";
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(state(), b"closed"[..]);
+            trigger.trigger();
+        },
+        lane
+    );
+    end.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_emitter_lost_is_given_again_from_the_checkpoint() {
     let rig = Rig::new();
     {

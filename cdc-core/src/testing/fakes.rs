@@ -146,10 +146,12 @@ pub struct EmitterState {
     pub calls: usize,
     /// Answer [`Delivery::Accepted`] to everything, durable up to here.
     pub accept_until: Option<Position>,
-    /// `durable` fails once with this.
+    /// `durable` fails once with this, when something was taken.
     pub lose: Option<EmitErrorKind>,
     /// Checkpoints it was resumed from.
     pub resumed: Vec<Option<Position>>,
+    /// State in its marks.
+    pub mark_state: &'static [u8],
     /// Batch size it asks for.
     pub batch_size: Option<usize>,
 }
@@ -245,15 +247,18 @@ impl Emitter for ScriptedEmitter {
 
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
         let mut state = self.state();
-        if let Some(kind) = state.lose.take() {
+        if !state.taken.is_empty()
+            && let Some(kind) = state.lose.take()
+        {
             return Err(EmitError::new(
                 kind,
                 "sync the scripted destination: failed",
             ));
         }
+        let mark_state = Bytes::from_static(state.mark_state);
         Ok(state.accept_until.map(|through| DurableMark {
             through,
-            state: Bytes::new(),
+            state: mark_state,
         }))
     }
 
