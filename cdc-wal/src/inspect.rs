@@ -233,11 +233,17 @@ impl Inspector {
     /// begin with [`first_lsn`](Self::first_lsn). Ends after the first error.
     pub fn frames(&self, from: Lsn) -> Frames {
         Frames {
-            reader: FrameReader::new(self.storage.clone(), &self.dir, self.id, true),
+            reader: self.reader(),
             at: from.0,
             stop: self.end(),
             written: self.control.map_or(0, |control| control.written),
         }
+    }
+
+    fn reader(&self) -> FrameReader {
+        let mut reader = FrameReader::new(self.storage.clone(), &self.dir, self.id, true);
+        reader.set_flushed(self.control.map_or(0, |control| control.flushed));
+        reader
     }
 
     /// LSN of the oldest retained frame.
@@ -251,7 +257,7 @@ impl Inspector {
     /// # Errors
     /// If there is no such frame, or it is damaged.
     pub fn changes(&self, lsn: Lsn) -> Result<Vec<ChangeInfo>, LogError> {
-        let mut reader = FrameReader::new(self.storage.clone(), &self.dir, self.id, true);
+        let mut reader = self.reader();
         let mut table = HashMap::new();
         let mut at = self.id.base(lsn.0) + HEADER_BYTES;
         while at <= lsn.0 {

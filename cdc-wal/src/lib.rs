@@ -71,6 +71,7 @@ pub mod format;
 pub mod inspect;
 pub mod journal;
 mod log;
+mod mmap;
 mod notify;
 #[cfg(feature = "postgres")]
 pub mod postgres;

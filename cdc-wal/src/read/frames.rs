@@ -1,4 +1,4 @@
-//! Frames from segment files, in large reads.
+//! Frames from segment files, in large reads or mapped windows.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,14 @@ use cdc_core::storage::{OpenMode, Storage};
 use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
 use crate::format::header::SegmentHeader;
 use crate::format::{HEADER_BYTES, frame_max};
+use crate::mmap::{self, Sealed};
 use crate::segment::Segment;
 use crate::{LogError, LogErrorKind};
 
 /// One read of a file.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+/// One window of a mapped file.
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// Chunks kept for reuse: 4 MiB.
 const RETIRED_MAX: usize = 16;
@@ -53,7 +56,9 @@ pub(crate) struct Frame {
     pub(crate) payload: Bytes,
 }
 
-/// A cursor over frames. Files are read in chunks of 256 KiB that frames are slices of.
+/// A cursor over frames. Files are read in chunks of 256 KiB that frames are slices of; after
+/// [`set_flushed`](Self::set_flushed), segments that are durable to their end are read in mapped
+/// windows of 1 MiB if the disk is a real one.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     storage: Arc<dyn Storage>,
@@ -63,6 +68,12 @@ pub(crate) struct FrameReader {
     segment: Option<Segment>,
     chunk: Bytes,
     chunk_at: u64,
+    /// The chunk is a mapped window.
+    mapped: bool,
+    /// Everything below is known to be durable.
+    flushed: u64,
+    /// A window could not be mapped: everything is read from then on.
+    unmappable: bool,
     /// Earlier chunks, to be used again once nothing is a slice of them.
     retired: VecDeque<Bytes>,
     /// Whether checksums are looked at.
@@ -79,6 +90,9 @@ impl FrameReader {
             segment: None,
             chunk: Bytes::new(),
             chunk_at: 0,
+            mapped: false,
+            flushed: 0,
+            unmappable: false,
             retired: VecDeque::new(),
             verify,
         }
@@ -87,6 +101,12 @@ impl FrameReader {
     /// Another cursor over the same log.
     pub(crate) fn again(&self) -> Self {
         Self::new(self.storage.clone(), &self.dir, self.id, self.verify)
+    }
+
+    /// Says that everything below an LSN is durable: segments that end there or below are mapped.
+    /// Without it, nothing is.
+    pub(crate) fn set_flushed(&mut self, flushed: u64) {
+        self.flushed = self.flushed.max(flushed);
     }
 
     pub(crate) const fn id(&self) -> &LogId {
@@ -186,9 +206,29 @@ impl FrameReader {
             ));
         }
         self.segment = Some(segment);
-        self.chunk = Bytes::new();
+        self.retire();
         self.chunk_at = 0;
         Ok(())
+    }
+
+    /// Lets go of the chunk, keeping its buffer if it may be used again.
+    fn retire(&mut self) {
+        let chunk = std::mem::take(&mut self.chunk);
+        if !self.mapped && chunk.len() == CHUNK_BYTES {
+            self.retired.push_back(chunk);
+        }
+        self.mapped = false;
+    }
+
+    /// Maps from `at` on: a window, or as much as is needed; `None` where this cannot be.
+    fn map(&self, at: u64, end: u64, need: usize) -> Option<std::io::Result<Bytes>> {
+        let segment = self.segment.as_ref().filter(|_| !self.unmappable)?;
+        let file = segment.file.as_std()?;
+        let limit = usize::try_from(end.min(segment.end()).checked_sub(at)?).ok()?;
+        let len = need.max(WINDOW_BYTES).min(limit);
+        let offset = at.checked_sub(segment.base())?;
+        let range = Sealed::new(segment.base(), segment.end(), self.flushed, offset, len)?;
+        Some(mmap::window(file, range))
     }
 
     /// Reads from `at` on: a chunk, or as much as is needed.
@@ -196,12 +236,25 @@ impl FrameReader {
         if self.segment.is_none() {
             return Err(self.corrupt(at, "no segment"));
         }
+        self.retire();
+        match self.map(at, end, need) {
+            Some(Ok(window)) if need <= window.len() => {
+                self.chunk = window;
+                self.chunk_at = at;
+                self.mapped = true;
+                // No buffer is needed until the tail has come to the segment being written.
+                self.retired.clear();
+                return Ok(());
+            }
+            Some(Err(cause)) => {
+                // An ordinary read works, or says what is wrong with the file.
+                tracing::debug!(%cause, dir = %self.dir.display(), "log segment not mapped");
+                self.unmappable = true;
+            }
+            _ => {}
+        }
         // The buffers of events that are gone are used again: fresh memory costs a page fault
         // every 4 KiB.
-        let chunk = std::mem::take(&mut self.chunk);
-        if chunk.len() == CHUNK_BYTES {
-            self.retired.push_back(chunk);
-        }
         let used = match self.retired.front() {
             Some(chunk) if chunk.is_unique() || self.retired.len() > RETIRED_MAX => {
                 self.retired.pop_front().unwrap_or_default()

@@ -4,6 +4,8 @@ mod crash;
 mod decode;
 mod journal;
 mod log;
+#[cfg(target_os = "linux")]
+mod mapped;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recovery;
