@@ -237,14 +237,15 @@ impl FromStr for ResumeToken {
         let Some((&version, _)) = bytes.split_first() else {
             return Err(malformed("it is empty"));
         };
-        if version > 1 {
-            return Err(TokenError::NewerVersion { version });
-        }
         let Some((body, crc)) = bytes.split_last_chunk::<CRC_LEN>() else {
             return Err(malformed("it is cut off"));
         };
+        // Every version ends with its checksum, so noise is not mistaken for a newer version.
         if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
             return Err(TokenError::Damaged);
+        }
+        if version > 1 {
+            return Err(TokenError::NewerVersion { version });
         }
         let mut rest = body;
         let kind = take::<2>(&mut rest).ok_or_else(|| malformed("it is cut off"))?[1];
@@ -407,7 +408,11 @@ mod tests {
             Err(TokenRefusal::Expired { .. })
         ));
         assert_eq!(check(token(source, at(9))).unwrap_err().http_status(), 410);
-        let newer = format!("cdc1_{}", base32_encode(&[2, 2, 0, 0, 0, 0, 0, 0, 0, 0]));
+        let mut newer = vec![2, 2, 0, 0, 0, 0];
+        let noise = format!("cdc1_{}", base32_encode(&newer));
+        assert_eq!(noise.parse::<ResumeToken>(), Err(TokenError::Damaged));
+        newer.extend_from_slice(&crc32c::crc32c(&newer).to_be_bytes());
+        let newer = format!("cdc1_{}", base32_encode(&newer));
         assert_eq!(
             newer.parse::<ResumeToken>(),
             Err(TokenError::NewerVersion { version: 2 })

@@ -24,7 +24,7 @@ use super::status::LaneReading;
 use crate::config::{
     Config, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,
 };
-use crate::destination::{ChildConfig, ChildEmitter, print_queue};
+use crate::destination::{ChildConfig, ChildEmitter, PrintedQueue, Printer};
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -56,13 +56,13 @@ pub(crate) struct Started {
     pub(crate) controlled: ControlledLane,
     pub(crate) thread: JoinHandle<Result<LaneEnd, LaneError>>,
     /// The queue's consumer on standard output, if the emitter is the queue.
-    pub(crate) printer: Option<JoinHandle<std::io::Result<()>>>,
+    pub(crate) printer: Option<Printer>,
 }
 
 /// An emitter as the lane takes it, and the thread that consumes its queue.
 pub(crate) struct Built {
     emitter: Box<dyn FnOnce() -> Result<BoxEmitter, CliError> + Send>,
-    printer: Option<JoinHandle<std::io::Result<()>>>,
+    printer: Option<Printer>,
 }
 
 /// Builds the destination of an emitter. What needs a runtime is made on the lane's own thread.
@@ -83,10 +83,8 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             };
             let emitter = QueueEmitter::new(config)
                 .map_err(|error| CliError::from_error(Exit::Configuration, error))?;
-            let consumer = emitter.consumer();
-            let printer = spawn(&format!("queue-{name}"), move || {
-                print_queue(&consumer, &encoder, std::io::stdout().lock())
-            })?;
+            let (emitter, print) = PrintedQueue::new(emitter, encoder, || std::io::stdout().lock());
+            let printer = spawn(&format!("queue-{name}"), print)?;
             Ok(Built {
                 emitter: Box::new(move || Ok(BoxEmitter::new(emitter))),
                 printer: Some(printer),

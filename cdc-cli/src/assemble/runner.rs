@@ -119,6 +119,7 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
         }
         Source::Wal(dir) => open_wal(dir, options)?,
     };
+    refuse_other_source(config, &state, &ready.source.lineage)?;
     let parts = Parts {
         config,
         source: &source,
@@ -127,6 +128,22 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
         watermark,
     };
     supervise(parts, ready, signals, ended, events).await
+}
+
+/// A checkpoint of another source would be compared with positions it has nothing to do with.
+fn refuse_other_source(config: &Config, state: &State, source: &Lineage) -> Result<(), CliError> {
+    for (name, checkpoint) in state.checkpoints.list()? {
+        if config.emitter(&name).is_some() && !checkpoint.lineage.same_source(source) {
+            return Err(CliError::new(
+                Exit::Position,
+                format!(
+                    "resume emitter {name}: its checkpoint belongs to source {}, this is {source}; use another state_path for another source",
+                    checkpoint.lineage
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What a pipeline is made of besides its source.
@@ -200,7 +217,7 @@ fn stop_position(
 /// Connects on the capture thread, opens the journal, and waits there for the lanes to register.
 async fn start_capture(
     config: &Config,
-    postgres: cdc_wal::postgres::PostgresConfig,
+    mut postgres: cdc_wal::postgres::PostgresConfig,
     options: &RunOptions,
     state: &State,
     watermark: &Watermark,
@@ -231,6 +248,8 @@ async fn start_capture(
         .iter()
         .map(|(_, checkpoint)| checkpoint.position)
         .min();
+    postgres.captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
+    postgres.accept_gap = options.accept_gap;
     let (trigger, shutdown) = Shutdown::new();
     let (go, started) = oneshot::channel();
     let (tell, told) = oneshot::channel();
@@ -293,18 +312,6 @@ async fn start_capture(
             ));
         }
     };
-    // A checkpoint of another source would be compared with positions it has nothing to do with.
-    for (name, checkpoint) in &stored {
-        if !checkpoint.lineage.same_source(&source.lineage) {
-            return Err(CliError::new(
-                Exit::Position,
-                format!(
-                    "resume emitter {name}: its checkpoint belongs to source {}, this is {}; use another state_path for another source",
-                    checkpoint.lineage, source.lineage
-                ),
-            ));
-        }
-    }
     let oldest = log.oldest().map_err(SourceError::from)?;
     let end = server_end.max(log.end());
     let start = start_position(&options.from, &source.lineage, oldest, end)?;

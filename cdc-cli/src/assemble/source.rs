@@ -1,5 +1,6 @@
 //! Configuration to a source.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +62,16 @@ pub(crate) fn wal_tail(dir: &Path, after: Position) -> Result<WalTail, SourceErr
 
 /// Says what to do about a log that is not there.
 pub(crate) fn wal_error(dir: &Path, error: cdc_wal::LogError) -> CliError {
-    if error.kind == LogErrorKind::NotFound {
+    let absent = std::error::Error::source(&error)
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            )
+        });
+    // A file that is missing inside a log is another matter than a log that is not there.
+    if error.kind == LogErrorKind::NotFound || (absent && !dir.join("control").is_file()) {
         return CliError::new(
             Exit::Unreachable,
             format!(

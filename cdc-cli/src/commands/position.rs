@@ -1,5 +1,6 @@
 //! `position`: where each emitter stands, and moving it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cdc_core::checkpoint::FileCheckpoints;
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::args::{Global, PositionCommand, PositionSetArgs, PositionShowArgs};
 use crate::assemble::source::wal_error;
 use crate::assemble::state::{State, StatePaths};
+use crate::config::Source;
 use crate::exit::Exit;
 use crate::output::{answer, pairs};
 use crate::report::CliError;
@@ -94,7 +96,11 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
     // The lock: moving a position under a running process would be undone by its next checkpoint.
     let state = State::open(&config.state_path)?;
     let stored = state.checkpoints.load(&args.emitter)?;
-    let (lineage, position) = target(&args.to, &state.paths, stored.as_ref())?;
+    let log = match &config.source {
+        Some(Source::Wal(dir)) => dir.clone(),
+        _ => state.paths.journal(),
+    };
+    let (lineage, position) = target(&args.to, &log, stored.as_ref())?;
     if let Some(stored) = &stored
         && !token_fits(&lineage, &stored.lineage)
     {
@@ -148,10 +154,10 @@ fn token_fits(token: &Lineage, stored: &Lineage) -> bool {
 }
 
 /// The position a text names: a resume token, a position of the checkpoint's source, or an end of
-/// the journal.
+/// the log the lanes read: the journal, or the engine's own.
 fn target(
     to: &str,
-    paths: &StatePaths,
+    log: &Path,
     stored: Option<&Checkpoint>,
 ) -> Result<(Lineage, Position), CliError> {
     if to.starts_with("cdc1_") {
@@ -164,10 +170,9 @@ fn target(
         _ => None,
     };
     if let Some(start) = start {
-        let dir = paths.journal();
         let clock = Arc::new(SystemClock::new());
-        let tail = WalTail::open(StdStorage::shared(), &dir, start, clock)
-            .map_err(|error| wal_error(&dir, error))?;
+        let tail = WalTail::open(StdStorage::shared(), log, start, clock)
+            .map_err(|error| wal_error(log, error))?;
         return Ok((tail.source().lineage, tail.end()));
     }
     let position: Position = to

@@ -99,6 +99,9 @@ fn init_writes_a_valid_file_once() {
 
 const TOKEN: &str = "cdc1_04130c9i6cq3adhn70sm2oj3chimc000003g0000000mmdq8000000g000001arh8sgg";
 
+/// The same of a version that does not exist yet, with the right checksum.
+const NEWER: &str = "cdc1_08130c9i6cq3adhn70sm2oj3chimc000003g0000000mmdq8000000g000000rv1kt0g";
+
 #[test]
 fn tokens_are_decoded() {
     let tool = Tool::new();
@@ -122,6 +125,7 @@ fn refused_tokens_are_told_apart() {
         "hello",
         &TOKEN.replace("mmdq8", "mmdq9"),
         "cdc1_08",
+        NEWER,
         "cdc1_",
         &TOKEN[..30],
         "cdc1_Z",

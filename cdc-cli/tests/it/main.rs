@@ -1,5 +1,7 @@
 //! Integration tests of this crate, one binary.
 
+#[cfg(test)]
+mod bad;
 mod broken;
 mod command;
 mod layers;

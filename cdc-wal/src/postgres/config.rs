@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cdc_core::{SourceError, SourceErrorKind};
+use cdc_core::{Lineage, SourceError, SourceErrorKind};
 
 /// Whether the connection is encrypted; the words are libpq's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,9 @@ pub struct PostgresConfig {
     pub temporary: bool,
     /// Start even if changes since the resume position are gone. Default false.
     pub accept_gap: bool,
+    /// The history of what was captured before, if anything was. Another source is then refused,
+    /// and a slot that is gone is a gap: neither slot nor publication is created. Default `None`.
+    pub captured: Option<Lineage>,
     /// Longest time between status updates; a third of the server's `wal_sender_timeout` if that
     /// is less. Default 10 s.
     pub status_interval: Duration,
@@ -112,6 +115,7 @@ impl Default for PostgresConfig {
             create_publication: true,
             temporary: false,
             accept_gap: false,
+            captured: None,
             status_interval: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             slot_wait: Duration::from_secs(5),

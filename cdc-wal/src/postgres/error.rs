@@ -44,7 +44,7 @@ impl ServerError {
                 Unreachable,
                 "check the user, its LOGIN right and the server's pg_hba.conf",
             ),
-            "3D000" => (Configuration, "check the database's name"),
+            "3D000" => (Unreachable, "check the database's name"),
             "42501" => (
                 Configuration,
                 "give the role what it needs: ALTER ROLE ... REPLICATION, SELECT on the tables, ownership to create a publication",
@@ -140,6 +140,12 @@ mod tests {
                 "password authentication failed",
                 Unreachable,
                 "password",
+            ),
+            (
+                "3D000",
+                "database \"shpo\" does not exist",
+                Unreachable,
+                "check the database's name",
             ),
             (
                 "55000",

@@ -134,9 +134,11 @@ pub(crate) async fn start(
     }
     check_wal_level(&setting(&mut connection, "wal_level").await?, config)?;
     let (info, wal_end) = identify(&mut connection, config).await?;
+    refuse_other(&info, config)?;
     refuse_ahead(&info, resume, wal_end)?;
+    refuse_gone_slot(&mut connection, config, resume).await?;
     let created_publication = ensure_publication(&mut connection, config).await?;
-    let (confirmed, fresh) = ensure_slot(&mut connection, config, resume).await?;
+    let (confirmed, fresh) = ensure_slot(&mut connection, config).await?;
     let floor = floor(config, resume, confirmed, fresh)?;
     let status_interval = status_interval(
         config.status_interval,
@@ -223,6 +225,52 @@ pub(crate) fn lineage(system: u64, database: u32, timeline: u32) -> Lineage {
     Lineage::new(SourceKind::Postgres, id, timeline)
 }
 
+/// Positions of another source mean nothing here, and nothing may be created for them.
+fn refuse_other(info: &SourceInfo, config: &PostgresConfig) -> Result<(), SourceError> {
+    let Some(captured) = &config.captured else {
+        return Ok(());
+    };
+    if captured.same_source(&info.lineage) {
+        return Ok(());
+    }
+    let refusal = TokenRefusal::OtherSource {
+        token: Position::ZERO,
+        token_lineage: *captured,
+        source_lineage: info.lineage,
+    };
+    Err(SourceError::new(
+        SourceErrorKind::Refused(refusal),
+        format!(
+            "resume capture from {}: what was captured before belongs to source {captured}, this is {}; give every source a state directory of its own",
+            config.address(),
+            info.lineage
+        ),
+    ))
+}
+
+/// A new slot would begin now, and nobody would notice what was committed in between.
+async fn refuse_gone_slot(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+    resume: Option<Position>,
+) -> Result<(), SourceError> {
+    if config.accept_gap
+        || (resume.is_none() && config.captured.is_none())
+        || slot_state(connection, &config.slot).await?.is_some()
+    {
+        return Ok(());
+    }
+    let at = resume.map_or_else(String::new, |resume| format!(" at {resume}"));
+    Err(SourceError::new(
+        SourceErrorKind::Gap,
+        format!(
+            "resume{at} from {}: replication slot {} does not exist (any more), so changes since then may be gone; copy the tables anew, and start with an empty state or with accept-gap",
+            config.address(),
+            config.slot
+        ),
+    ))
+}
+
 /// A position beyond the server's log means that the server was restored from an older backup.
 fn refuse_ahead(info: &SourceInfo, resume: Option<Position>, end: Lsn) -> Result<(), SourceError> {
     let Some(resume) = resume else { return Ok(()) };
@@ -288,7 +336,6 @@ async fn ensure_publication(
 async fn ensure_slot(
     connection: &mut Connection,
     config: &PostgresConfig,
-    resume: Option<Position>,
 ) -> Result<(Lsn, bool), SourceError> {
     let slot = &config.slot;
     let address = config.address();
@@ -331,16 +378,6 @@ async fn ensure_slot(
         }
         // A connection of ours that broke may not have been noticed over there yet.
         sleep(Duration::from_millis(50)).await;
-    }
-    if let Some(resume) = resume
-        && !config.accept_gap
-    {
-        return Err(error(
-            SourceErrorKind::Gap,
-            format!(
-                "resume at {resume} from {address}: replication slot {slot} does not exist (any more), so changes since then may be gone; {GAP_REMEDY}"
-            ),
-        ));
     }
     if !config.create_slot && !config.temporary {
         return Err(error(

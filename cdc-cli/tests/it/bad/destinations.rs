@@ -1,0 +1,210 @@
+//! Destinations that are full, gone or closed.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::shop::{Running, Shop, file_config, ids, refused, until};
+
+/// A small file system of its own; `None` where mounting is not allowed.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir(at).unwrap();
+        let out = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(at)
+            .output();
+        let mounted = out.is_ok_and(|out| out.status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).output());
+    }
+}
+
+/// Free space comes back: the stream has waited and goes on by itself.
+#[test]
+fn a_full_disk_holds_the_stream_until_there_is_room() {
+    let mut shop = Shop::new();
+    let Some(disk) = Disk::mount(&shop.tool.path("out"), "512k") else {
+        eprintln!("no mounts here: only a limit of file sizes is tested, below");
+        return;
+    };
+    let ballast = disk.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 400 << 10]).unwrap();
+    let fast = ["run", "--set", "retry.base=10ms", "--set", "retry.max=50ms"];
+    let mut run = Running::start(shop.tool.command(&fast));
+    run.until_health("running");
+    shop.commit(40);
+    until("what there is room for is delivered", || {
+        (shop.delivered() == shop.committed()).then_some(())
+    });
+    shop.commit(160);
+    let reason = run.until_health("retrying");
+    assert!(
+        reason.contains("out/") && reason.contains("the disk is full, free some space"),
+        "{reason}"
+    );
+    // Killed in the middle of it: nothing is lost by that either.
+    drop(run);
+    let mut run = Running::start(shop.tool.command(&fast));
+    run.until_health("retrying");
+    assert!(shop.delivered().len() < 200);
+
+    std::fs::remove_file(&ballast).unwrap();
+    until("everything is delivered", || {
+        (shop.delivered() == shop.committed()).then_some(())
+    });
+    run.until_health("running");
+    run.ask_to_stop();
+    let end = run.end();
+    assert_eq!(end.code, 0, "{}", end.err);
+    shop.goes_on();
+}
+
+/// As root or not, with mounts or without: files cannot grow beyond a limit.
+#[test]
+fn a_file_that_cannot_grow_holds_the_stream() {
+    let mut shop = Shop::new();
+    shop.commit(200);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 300; exec \"$0\" run"])
+        .arg(env!("CARGO_BIN_EXE_cdc-cli"))
+        .current_dir(shop.tool.directory())
+        .env_clear();
+    let mut run = Running::start(command);
+    let reason = run.until_health("retrying");
+    assert!(reason.contains("out/"), "{reason}");
+    let held = shop.delivered();
+    assert_eq!(held, (1..=held.len() as i64).collect::<Vec<_>>());
+    assert!(held.len() < 200);
+    run.ask_to_stop();
+    assert_eq!(run.end().code, 0, "a waiting stream still drains");
+    shop.goes_on();
+}
+
+#[test]
+fn a_closed_standard_output_stops_the_queue_and_acknowledges_nothing() {
+    let config = "[cdc]\nsource = \"wal:wal\"\nstate_path = \"state\"\ndlq_path = \"dlq\"\nbatch_size = 10\n";
+    let mut shop = Shop::with_config(config);
+    shop.commit(300);
+    for arguments in [&["run"][..], &["run", "--once"]] {
+        let mut run = Running::start(shop.tool.command(arguments));
+        run.close_output();
+        let end = run.end();
+        refused(&end, 6, &["standard output", "roken pipe"]);
+    }
+    // A full device is told apart from a reader that went away.
+    let mut command = shop.tool.command(&["-q", "run"]);
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let out = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let out = out.wait_with_output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(6), "{err}");
+    assert!(
+        err.contains("standard output") && err.contains("No space left"),
+        "{err}"
+    );
+
+    let run = shop.tool.run(&["-q", "run", "--once"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    assert_eq!(
+        ids(&run.out),
+        shop.committed(),
+        "nothing was taken for delivered"
+    );
+    assert_eq!(shop.tool.answer(&["-q", "run", "--once"]), "");
+}
+
+/// Answers every POST with the same status, and keeps the ids of what it took.
+struct Receiver {
+    port: u16,
+    status: Arc<AtomicU16>,
+    taken: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Receiver {
+    fn start(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let receiver = Self {
+            port: listener.local_addr().unwrap().port(),
+            status: Arc::new(AtomicU16::new(status)),
+            taken: Arc::default(),
+        };
+        let (status, taken) = (receiver.status.clone(), receiver.taken.clone());
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).unwrap();
+                    let line = line.trim().to_ascii_lowercase();
+                    if let Some(value) = line.strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                let status = status.load(Ordering::SeqCst);
+                if status == 200 {
+                    let events: Vec<serde_json::Value> = serde_json::from_slice(&body).unwrap();
+                    let ids = events.iter().map(|e| e["after"]["id"].as_i64().unwrap());
+                    taken.lock().unwrap().extend(ids);
+                }
+                let answer = format!(
+                    "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        receiver
+    }
+}
+
+#[test]
+fn a_destination_that_says_gone_stops_its_emitter() {
+    let receiver = Receiver::start(410);
+    let config = file_config("wal:wal");
+    let (head, _) = config.split_once("emitter").unwrap();
+    let mut shop = Shop::with_config(&format!(
+        "{head}emitter = \"webhook\"\n[cdc.webhook]\nurl = \"http://127.0.0.1:{}/hook\"\nallow_http = true\nallow_private = true\nbatch_size = 7\n",
+        receiver.port
+    ));
+    shop.commit(30);
+    for arguments in [&["-q", "run"][..], &["-q", "run", "--once"]] {
+        let run = shop.tool.run(arguments);
+        refused(
+            &run,
+            6,
+            &["webhook", "410", "gone for good", "set another `url`"],
+        );
+    }
+    assert!(receiver.taken.lock().unwrap().is_empty());
+    assert_eq!(
+        shop.tool
+            .answer(&["dlq", "ls", "-o", "json"])
+            .matches("position")
+            .count(),
+        0
+    );
+    receiver.status.store(200, Ordering::SeqCst);
+    shop.delivers();
+    assert_eq!(*receiver.taken.lock().unwrap(), shop.committed());
+}

@@ -1,0 +1,9 @@
+//! Bad input and failing surroundings: each a named error and an exit code, and once the cause is
+//! gone the run goes on with nothing lost.
+
+mod destinations;
+mod logs;
+mod postgres;
+mod shop;
+mod state;
+mod tokens;

@@ -1,0 +1,378 @@
+//! A PostgreSQL server that refuses, is not set up, or has forgotten something.
+
+use std::net::TcpListener;
+
+use cdc_core::SourceError;
+use cdc_wal::postgres::{PostgresConfig, SqlSession};
+
+use super::shop::{Running, delivered, file_config, refused, until};
+use crate::tool::Tool;
+
+fn server() -> PostgresConfig {
+    let url = std::env::var("CDC_TEST_POSTGRES").unwrap_or_else(|_| {
+        panic!("CDC_TEST_POSTGRES is not set: run these tests with `cargo xtask test`, which starts a private PostgreSQL")
+    });
+    PostgresConfig::parse(&url).expect("CDC_TEST_POSTGRES is a connection string")
+}
+
+fn wait<T>(future: impl Future<Output = Result<T, SourceError>>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(future)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The rows of one statement in a session of its own.
+fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>> {
+    wait(async {
+        let mut session = SqlSession::open(config).await?;
+        let rows = session.query(sql).await?;
+        session.close().await;
+        Ok(rows)
+    })
+}
+
+fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
+    let PostgresConfig {
+        host,
+        port,
+        database,
+        ..
+    } = config;
+    format!("postgres://{user}:{password}@{host}:{port}/{database}")
+}
+
+/// A database with a table, and the tool beside it. What the server was made to keep goes with it.
+struct Db {
+    config: PostgresConfig,
+    tool: Tool,
+    next: i64,
+}
+
+impl Db {
+    fn new(test: &str) -> Self {
+        Self::at(server(), test)
+    }
+
+    fn at(server: PostgresConfig, test: &str) -> Self {
+        let name = format!("cdc_bad_{test}_{}", std::process::id());
+        sql(&server, &format!("CREATE DATABASE {name}"));
+        let config = PostgresConfig {
+            database: name.clone(),
+            slot: name.clone(),
+            publication: name.clone(),
+            ..server
+        };
+        sql(&config, "CREATE TABLE public.t (id int8 PRIMARY KEY)");
+        let password = config.password.clone().unwrap_or_default();
+        let text = file_config(&url(&config, &config.user, &password));
+        let tool = Tool::with_config(&format!(
+            "{text}[cdc.postgres]\nslot = \"{name}\"\npublication = \"{name}\"\n"
+        ));
+        Self {
+            config,
+            tool,
+            next: 1,
+        }
+    }
+
+    fn insert(&mut self, count: i64) {
+        let (first, last) = (self.next, self.next + count - 1);
+        sql(
+            &self.config,
+            &format!("INSERT INTO public.t SELECT generate_series({first}, {last})"),
+        );
+        self.next += count;
+    }
+
+    fn once(&self, more: &[&str]) -> crate::tool::Run {
+        self.tool
+            .run(&[&["-q", "run", "--once"][..], more].concat())
+    }
+
+    fn delivered(&self) -> Vec<i64> {
+        delivered(&self.tool.path("out"))
+    }
+
+    /// Delivers what is there; it must work, and then everything inserted was delivered once. The
+    /// slot begins with the first of these.
+    #[track_caller]
+    fn goes_on(&self) {
+        let run = self.once(&[]);
+        assert_eq!((run.code, run.err.as_str()), (0, ""));
+        assert_eq!(self.delivered(), (1..self.next).collect::<Vec<_>>());
+    }
+
+    fn slots(&self) -> usize {
+        let name = &self.config.slot;
+        sql(
+            &self.config,
+            &format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}'"),
+        )
+        .len()
+    }
+
+    fn drop_slot(&self) {
+        let name = &self.config.slot;
+        // The server may still be noticing that the tool has gone.
+        until("the slot is free", || {
+            let active =
+                format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}' AND active");
+            sql(&self.config, &active).is_empty().then_some(())
+        });
+        let drop = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'"
+        );
+        sql(&self.config, &drop);
+    }
+
+    fn remove(self, server: &PostgresConfig) {
+        self.drop_slot();
+        sql(
+            server,
+            &format!("DROP DATABASE {} WITH (FORCE)", self.config.database),
+        );
+    }
+}
+
+#[test]
+fn logins_and_addresses_that_are_wrong_are_told_apart() {
+    let server = server();
+    let mut db = Db::new("login");
+    db.goes_on();
+    db.insert(1);
+    db.goes_on();
+    db.insert(2);
+    let role = format!("{}_r", db.config.database);
+    sql(
+        &server,
+        &format!("CREATE ROLE {role} LOGIN PASSWORD 'right'"),
+    );
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let nowhere = PostgresConfig {
+        port: free,
+        ..db.config.clone()
+    };
+    let unknown = PostgresConfig {
+        database: "no_such".to_owned(),
+        ..db.config.clone()
+    };
+    let password = db.config.password.clone().unwrap_or_default();
+    for (source, code, words) in [
+        (
+            url(&db.config, &role, "wrong-pw"),
+            4,
+            &[
+                "connect to",
+                "password authentication failed",
+                "check user and password",
+            ][..],
+        ),
+        (
+            url(&db.config, "nobody_here", "wrong-pw"),
+            4,
+            &["connect to", "nobody_here", "check user and password"],
+        ),
+        (
+            url(&nowhere, "postgres", &password),
+            4,
+            &["connect to", "refused", &free.to_string()],
+        ),
+        (
+            url(&unknown, "postgres", &password),
+            4,
+            &["\"no_such\" does not exist", "check the database's name"],
+        ),
+        (
+            url(&db.config, &role, "right"),
+            3,
+            &["ALTER ROLE", "REPLICATION"],
+        ),
+    ] {
+        let run = db.once(&["--source", &source]);
+        refused(&run, code, words);
+        assert!(!run.err.contains("wrong-pw"), "a password in {}", run.err);
+        assert_eq!(db.delivered(), [1]);
+    }
+    db.goes_on();
+    sql(&server, &format!("DROP ROLE {role}"));
+    db.remove(&server);
+}
+
+#[test]
+fn a_slot_in_use_is_named_with_its_process() {
+    let mut db = Db::new("in_use");
+    db.goes_on();
+    db.insert(1);
+    db.goes_on();
+    db.insert(1);
+    let mut first = Running::start(db.tool.command(&["run"]));
+    first.until_health("running");
+    let other = [
+        "--set",
+        "state_path=other",
+        "--set",
+        "dlq_path=other_dlq",
+        "--set",
+        "file.path=other_out",
+    ];
+    let name = format!("'{}'", db.config.slot);
+    let pid = sql(
+        &db.config,
+        &format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = {name}"),
+    );
+    let pid = pid[0][0].clone().expect("the slot is active");
+    refused(
+        &db.once(&other),
+        7,
+        &[
+            &db.config.slot,
+            &format!("process {pid}"),
+            "another consumer",
+            "stop that consumer, or use another slot",
+        ],
+    );
+    db.insert(1);
+    until("the first goes on", || {
+        (db.delivered() == [1, 2, 3]).then_some(())
+    });
+    first.ask_to_stop();
+    assert_eq!(first.end().code, 0);
+    db.insert(1);
+    db.goes_on();
+    db.remove(&server());
+}
+
+#[test]
+fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
+    let mut db = Db::new("gone");
+    db.insert(2);
+    // The slot begins with the first run.
+    let run = db.once(&[]);
+    assert_eq!((run.code, db.delivered().len()), (0, 0), "{}", run.err);
+    db.insert(2);
+    assert_eq!(db.once(&[]).code, 0);
+    assert_eq!(db.delivered(), [3, 4]);
+    db.drop_slot();
+    db.insert(2);
+    for _ in 0..2 {
+        refused(
+            &db.once(&[]),
+            5,
+            &[
+                &db.config.slot,
+                "does not exist (any more)",
+                "changes since then may be gone",
+                "accept-gap",
+            ],
+        );
+        assert_eq!(
+            db.slots(),
+            0,
+            "a refused run leaves nothing behind at the server"
+        );
+    }
+    let run = db.once(&["--accept-gap"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(
+        run.err.contains("gap accepted") && run.err.contains("are gone"),
+        "{}",
+        run.err
+    );
+    db.insert(2);
+    assert_eq!(db.once(&[]).code, 0);
+    assert_eq!(db.delivered(), [3, 4, 7, 8]);
+
+    // Confirmed from elsewhere: the slot is there, and what it skipped is not.
+    db.insert(1);
+    let advance = format!(
+        "SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())",
+        db.config.slot
+    );
+    sql(&db.config, &advance);
+    refused(
+        &db.once(&[]),
+        5,
+        &[
+            "are gone at the source",
+            "confirmed further",
+            "--accept-gap",
+        ],
+    );
+    assert_eq!(db.once(&["--accept-gap"]).code, 0);
+    db.insert(1);
+    assert_eq!(db.once(&[]).code, 0);
+    assert_eq!(db.delivered(), [3, 4, 7, 8, 10]);
+    db.remove(&server());
+}
+
+#[test]
+fn what_may_not_be_created_is_asked_for() {
+    let mut db = Db::new("create");
+    db.insert(1);
+    let publication = &db.config.publication.clone();
+    refused(
+        &db.once(&["--set", "postgres.create_publication=false"]),
+        3,
+        &[
+            publication,
+            "does not exist",
+            "CREATE PUBLICATION",
+            "FOR ALL TABLES",
+        ],
+    );
+    refused(
+        &db.once(&["--set", "postgres.create_slot=false"]),
+        3,
+        &[
+            publication,
+            "does not exist",
+            "pg_create_logical_replication_slot",
+        ],
+    );
+    assert_eq!(db.slots(), 0);
+    assert_eq!(db.once(&[]).code, 0);
+    db.insert(1);
+    assert_eq!(db.once(&[]).code, 0);
+    assert_eq!(db.delivered(), [2]);
+    db.remove(&server());
+}
+
+#[test]
+fn a_state_directory_belongs_to_one_database() {
+    let mut db = Db::new("state");
+    db.insert(1);
+    assert_eq!(db.once(&[]).code, 0);
+    db.insert(1);
+    let other = Db::new("state_other");
+    let password = other.config.password.clone().unwrap_or_default();
+    let source = url(&other.config, &other.config.user, &password);
+    let run = db.once(&[
+        "--source",
+        &source,
+        "--set",
+        &format!("postgres.slot={}", other.config.slot),
+    ]);
+    refused(
+        &run,
+        5,
+        &["belongs to source", "a state directory of its own"],
+    );
+    assert_eq!(
+        other.slots(),
+        0,
+        "a refused run leaves nothing behind at the server"
+    );
+    assert!(db.delivered().is_empty());
+    assert_eq!(db.once(&[]).code, 0);
+    assert_eq!(db.delivered(), [2]);
+    other.remove(&server());
+    db.remove(&server());
+}

@@ -1,0 +1,181 @@
+//! The state directory, the dead letter queue and the configuration file.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use super::shop::{Running, Shop, file_config, refused, until};
+
+/// The command without the right to write where the permissions forbid it, also for root.
+fn bound_by_permissions(shop: &Shop, arguments: &[&str]) -> Option<Command> {
+    use std::os::unix::fs::MetadataExt as _;
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return Some(shop.tool.command(arguments));
+    }
+    let drop = "--bounding-set=-dac_override,-dac_read_search";
+    let mut command = Command::new("setpriv");
+    command.args([drop, "true"]);
+    // Without setpriv, or in a container without the right to give rights up.
+    command.output().ok().filter(|out| out.status.success())?;
+    let mut command = Command::new("setpriv");
+    command
+        .arg(drop)
+        .arg(env!("CARGO_BIN_EXE_cdc-cli"))
+        .args(arguments)
+        .current_dir(shop.tool.directory())
+        .env_remove("WEFTKIT_CDC_SOURCE");
+    Some(command)
+}
+
+fn mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_named() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    shop.tool.write("file", "");
+    let run = shop
+        .tool
+        .run(&["-q", "run", "--once", "--set", "state_path=file/state"]);
+    refused(
+        &run,
+        1,
+        &[
+            "open the state directory file/state",
+            "writable",
+            "state_path",
+        ],
+    );
+    assert!(shop.delivered().is_empty());
+
+    std::fs::create_dir(shop.tool.path("state")).unwrap();
+    mode(&shop.tool.path("state"), 0o555);
+    if let Some(command) = bound_by_permissions(&shop, &["-q", "run", "--once"]) {
+        let run = Running::start(command).end();
+        refused(
+            &run,
+            1,
+            &[
+                "open the state directory state",
+                "writable for this user",
+                "ermission denied",
+            ],
+        );
+        assert!(shop.delivered().is_empty());
+    }
+    mode(&shop.tool.path("state"), 0o700);
+    shop.goes_on();
+}
+
+#[test]
+fn a_state_directory_in_use_is_left_alone() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    let mut first = Running::start(shop.tool.command(&["run"]));
+    first.until_health("running");
+    let words = [
+        "state directory state",
+        "another process is using it",
+        "stop that one",
+    ];
+    for arguments in [
+        &["-q", "run", "--once"][..],
+        &["-q", "run"],
+        &["position", "set", "--emitter", "file", "earliest"],
+    ] {
+        refused(&shop.tool.run(arguments), 7, &words);
+    }
+    shop.commit(3);
+    until("the first goes on", || {
+        (shop.delivered() == shop.committed()).then_some(())
+    });
+    first.ask_to_stop();
+    let end = first.end();
+    assert_eq!(end.code, 0, "{}", end.err);
+    shop.commit(3);
+    shop.goes_on();
+}
+
+#[test]
+fn a_dead_letter_queue_in_use_is_left_alone() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    let mut first = Running::start(shop.tool.command(&["run"]));
+    first.until_health("running");
+    let other = [
+        "-q",
+        "run",
+        "--once",
+        "--set",
+        "state_path=other",
+        "--set",
+        "file.path=other_out",
+    ];
+    refused(
+        &shop.tool.run(&other),
+        7,
+        &["dead letter queue", "dlq", "another process is using it"],
+    );
+    first.ask_to_stop();
+    assert_eq!(first.end().code, 0);
+    let run = shop.tool.run(&other);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(
+        super::shop::delivered(&shop.tool.path("other_out")),
+        [1, 2, 3]
+    );
+    shop.goes_on();
+}
+
+#[test]
+fn damaged_checkpoints_are_no_fresh_start() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    shop.delivers();
+    let file = shop.tool.path("state/checkpoints");
+    let whole = std::fs::read(&file).unwrap();
+    for damaged in [vec![0x55; whole.len()], whole[..100].to_vec()] {
+        std::fs::write(&file, damaged).unwrap();
+        for arguments in [
+            &["-q", "run", "--once"][..],
+            &["position", "show"],
+            &["status"],
+        ] {
+            refused(
+                &shop.tool.run(arguments),
+                7,
+                &["read checkpoints at state/checkpoints", "restore the file"],
+            );
+        }
+    }
+    std::fs::write(&file, whole).unwrap();
+    shop.commit(2);
+    shop.goes_on();
+}
+
+#[test]
+fn an_unreadable_configuration_is_named() {
+    let mut shop = Shop::new();
+    shop.commit(2);
+    std::fs::write(
+        shop.tool.path("latin.toml"),
+        b"[cdc]\nsource = \"wal:\xe9\"\n",
+    )
+    .unwrap();
+    for (file, words) in [
+        ("missing.toml", &["missing.toml"][..]),
+        ("wal", &["wal"]),
+        ("latin.toml", &["latin.toml"]),
+    ] {
+        refused(&shop.tool.run(&["-c", file, "run", "--once"]), 3, words);
+    }
+    shop.tool.write("secret.toml", &file_config("wal:wal"));
+    mode(&shop.tool.path("secret.toml"), 0o000);
+    let arguments = ["-q", "-c", "secret.toml", "run", "--once"];
+    if let Some(command) = bound_by_permissions(&shop, &arguments) {
+        let run = Running::start(command).end();
+        refused(&run, 3, &["secret.toml", "ermission denied"]);
+    }
+    shop.goes_on();
+}
