@@ -1,5 +1,5 @@
-//! Measures on this machine what mapping durable segments gives over reading them: the same log,
-//! by turns. `cargo run --release -p cdc-wal --example mapping [directory]`
+//! Measures on this machine what inspecting a log costs when durable segments are mapped and when
+//! they are read: the same log, by turns. `cargo run --release -p cdc-wal --example mapping [directory]`
 
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
-use cdc_core::{BatchLimit, Column, EngineKind, Relation, SystemClock};
+use cdc_core::{Column, EngineKind, Relation};
 use cdc_wal::inspect::Inspector;
-use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, WalTail};
+use cdc_wal::{Log, LogConfig, SyncPolicy};
 
 const TRANSACTIONS: u64 = 250_000;
 const ROUNDS: usize = 9;
@@ -94,12 +94,9 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         sync: SyncPolicy::Never,
         ..LogConfig::new(dir)
     })?;
-    // Half of the events in small transactions, half in one.
-    let mut large = log.begin(TRANSACTIONS);
     for id in 0..TRANSACTIONS {
-        let mut small = log.begin(id);
+        let mut tx = log.begin(id);
         for n in 0..10 {
-            let tx = if n % 2 == 0 { &mut small } else { &mut large };
             tx.insert_with(&relation, |row| {
                 row.int(n);
                 row.int(1);
@@ -108,54 +105,32 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
                 row.timestamp_tz(1_795_352_707_123_456);
             })?;
         }
-        small.commit_unsynced()?;
+        tx.commit_unsynced()?;
     }
-    let small_end = log.end();
-    large.commit_unsynced()?;
     log.flush()?;
-    let (bytes, all) = (log.retained_bytes(), TRANSACTIONS * 10);
+    let (bytes, events) = (log.retained_bytes(), TRANSACTIONS * 10);
     drop(log);
 
-    // The small transactions were given: what is left is the large one, all of it read again.
-    let tail = |storage| -> Result<u64, Box<dyn std::error::Error>> {
-        let clock = Arc::new(SystemClock::new());
-        let mut tail = WalTail::open(storage, dir, StartAt::After(small_end), clock)?;
-        let mut count = 0;
-        while let Some(batch) = tail.poll_batch(&BatchLimit::default())? {
-            count += batch.len() as u64;
-        }
-        assert_eq!(count, all / 2);
-        Ok(count)
-    };
-    let verify = |storage| -> Result<u64, Box<dyn std::error::Error>> {
-        let report = Inspector::open(storage, dir)?.verify()?;
-        assert!(report.damage.is_none() && report.events == all);
-        Ok(all)
-    };
-    println!("{} MB, {all} events, {ROUNDS} rounds", bytes / 1_000_000);
-    for what in ["large transaction", "inspect"] {
-        let mut costs = [const { Vec::new() }; 2];
-        for round in 0..2 * ROUNDS {
-            let disk: Arc<dyn Storage> = match round % 2 {
-                0 => StdStorage::shared(),
-                _ => Arc::new(Unmapped),
-            };
-            let (wall, cpu) = (Instant::now(), cpu_nanos());
-            let events = match what {
-                "inspect" => verify(disk)?,
-                _ => tail(disk)?,
-            };
-            let wall = u64::try_from(wall.elapsed().as_nanos())?;
-            costs[round % 2].push(((cpu_nanos() - cpu) / events, wall / events));
-        }
-        for (how, mut costs) in ["mapped", "read"].into_iter().zip(costs) {
-            costs.sort_unstable();
-            let (least, median) = (costs[0], costs[ROUNDS / 2]);
-            println!(
-                "{what:<20} {how:<7} median {:>4} CPU ns/event, least {:>4} (wall {})",
-                median.0, least.0, least.1
-            );
-        }
+    println!("{} MB, {events} events, {ROUNDS} rounds", bytes / 1_000_000);
+    let mut costs = [const { Vec::new() }; 2];
+    for round in 0..2 * ROUNDS {
+        let disk: Arc<dyn Storage> = match round % 2 {
+            0 => StdStorage::shared(),
+            _ => Arc::new(Unmapped),
+        };
+        let (wall, cpu) = (Instant::now(), cpu_nanos());
+        let report = Inspector::open(disk, dir)?.verify()?;
+        let wall = u64::try_from(wall.elapsed().as_nanos())?;
+        assert!(report.damage.is_none() && report.events == events);
+        costs[round % 2].push(((cpu_nanos() - cpu) / events, wall / events));
+    }
+    for (how, mut costs) in ["mapped", "read"].into_iter().zip(costs) {
+        costs.sort_unstable();
+        let (least, median) = (costs[0], costs[ROUNDS / 2]);
+        println!(
+            "inspect, {how:<7} median {:>4} CPU ns/event, least {:>4} (wall {})",
+            median.0, least.0, least.1
+        );
     }
     Ok(())
 }

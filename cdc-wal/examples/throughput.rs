@@ -120,8 +120,6 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         log.retained_bytes(),
         &start,
     );
-    // Segments that are durable to their end are mapped, others are read.
-    log.flush()?;
 
     for columns in [false, true] {
         let mut tail = log.tail(StartAt::Earliest, Arc::new(NoTimer))?;
@@ -165,7 +163,6 @@ fn measure(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     big.commit()?;
     let bytes = log.retained_bytes() - before;
     report("append one transaction of 5M rows", large, bytes, &start);
-    log.flush()?;
     let mut tail = log.tail(StartAt::After(after), Arc::new(NoTimer))?;
     let start = Start::now();
     let mut events = 0;

@@ -19,6 +19,9 @@ use crate::read::locate::resume_point;
 use crate::segment::{self, Segment, file_name};
 use crate::{LogError, LogErrorKind};
 
+/// What is mapped at a time, of segments that are durable to their end.
+const WINDOW_BYTES: usize = 4 << 20;
+
 /// A log's directory, opened for looking.
 #[derive(Debug)]
 pub struct Inspector {
@@ -242,7 +245,10 @@ impl Inspector {
 
     fn reader(&self) -> FrameReader {
         let mut reader = FrameReader::new(self.storage.clone(), &self.dir, self.id, true);
-        reader.set_flushed(self.control.map_or(0, |control| control.flushed));
+        reader.set_flushed(
+            self.control.map_or(0, |control| control.flushed),
+            WINDOW_BYTES,
+        );
         reader
     }
 

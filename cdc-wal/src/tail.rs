@@ -64,7 +64,6 @@ enum View {
         path: PathBuf,
         id: LogId,
         last: u64,
-        flushed: u64,
     },
 }
 
@@ -141,7 +140,6 @@ impl WalTail {
             path,
             id,
             last: 0,
-            flushed: 0,
         };
         let visible = view.visible()?;
         let segments = Vec::from(segments);
@@ -222,7 +220,6 @@ impl WalTail {
         visible: u64,
         limit: &BatchLimit,
     ) -> Result<Vec<cdc_core::ChangeEvent>, LogError> {
-        self.assembler.set_flushed(self.view.flushed());
         let filled = self.assembler.fill(visible, limit);
         if let (Err(error), View::Local { .. }) = (&filled, &self.view)
             && error.kind == LogErrorKind::Trimmed
@@ -285,7 +282,6 @@ impl View {
                 path,
                 id,
                 last,
-                flushed,
             } => {
                 let io = |cause| LogError::io("read the log's control file", path, cause);
                 if let Some(found) = Control::read(control.as_ref()).map_err(io)? {
@@ -299,18 +295,9 @@ impl View {
                         ));
                     }
                     *last = found.visible();
-                    *flushed = found.flushed;
                 }
                 Ok(*last)
             }
-        }
-    }
-
-    /// Up to where the log was durable when [`visible`](Self::visible) was last asked, or later.
-    fn flushed(&self) -> u64 {
-        match self {
-            Self::Local { shared, .. } => shared.flushed(),
-            Self::Remote { flushed, .. } => *flushed,
         }
     }
 

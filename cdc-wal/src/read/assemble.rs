@@ -73,8 +73,6 @@ pub(crate) struct Assembler {
     frames: FrameReader,
     /// Frames are read again through this one, so that the main cursor keeps its place.
     again: Option<FrameReader>,
-    /// Everything below is known to be durable.
-    flushed: u64,
     at: u64,
     begin: u64,
     after: Position,
@@ -114,7 +112,6 @@ impl Assembler {
         Ok(Self {
             frames,
             again: None,
-            flushed: 0,
             at: begin,
             begin,
             after,
@@ -127,13 +124,6 @@ impl Assembler {
             delivering: None,
             expected: 0,
         })
-    }
-
-    /// Says that everything below an LSN is durable; see [`FrameReader::set_flushed`]. Only what
-    /// is read again is mapped: small frames come faster out of reads into buffers that stay in
-    /// the processor's cache (see `mmap`).
-    pub(crate) const fn set_flushed(&mut self, flushed: u64) {
-        self.flushed = flushed;
     }
 
     /// The LSN of the next frame.
@@ -325,7 +315,6 @@ impl Assembler {
                     break;
                 }
                 let again = self.again.get_or_insert_with(|| self.frames.again());
-                again.set_flushed(self.flushed);
                 next_bytes(tx, again)?;
                 continue;
             }

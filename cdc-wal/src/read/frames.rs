@@ -16,8 +16,6 @@ use crate::{LogError, LogErrorKind};
 
 /// One read of a file.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-/// One window of a mapped file.
-const WINDOW_BYTES: usize = 1 << 20;
 
 /// Chunks kept for reuse: 4 MiB.
 const RETIRED_MAX: usize = 16;
@@ -58,7 +56,7 @@ pub(crate) struct Frame {
 
 /// A cursor over frames. Files are read in chunks of 256 KiB that frames are slices of; after
 /// [`set_flushed`](Self::set_flushed), segments that are durable to their end are read in mapped
-/// windows of 1 MiB if the disk is a real one.
+/// windows if the disk is a real one.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     storage: Arc<dyn Storage>,
@@ -72,6 +70,8 @@ pub(crate) struct FrameReader {
     mapped: bool,
     /// Everything below is known to be durable.
     flushed: u64,
+    /// Bytes of a window.
+    window: usize,
     /// A window could not be mapped: everything is read from then on.
     unmappable: bool,
     /// Earlier chunks, to be used again once nothing is a slice of them.
@@ -92,6 +92,7 @@ impl FrameReader {
             chunk_at: 0,
             mapped: false,
             flushed: 0,
+            window: 0,
             unmappable: false,
             retired: VecDeque::new(),
             verify,
@@ -103,10 +104,11 @@ impl FrameReader {
         Self::new(self.storage.clone(), &self.dir, self.id, self.verify)
     }
 
-    /// Says that everything below an LSN is durable: segments that end there or below are mapped.
-    /// Without it, nothing is.
-    pub(crate) fn set_flushed(&mut self, flushed: u64) {
+    /// Says that everything below an LSN is durable: segments that end there or below are mapped,
+    /// `window` bytes at a time. Without it, nothing is.
+    pub(crate) fn set_flushed(&mut self, flushed: u64, window: usize) {
         self.flushed = self.flushed.max(flushed);
+        self.window = window;
     }
 
     pub(crate) const fn id(&self) -> &LogId {
@@ -225,7 +227,7 @@ impl FrameReader {
         let segment = self.segment.as_ref().filter(|_| !self.unmappable)?;
         let file = segment.file.as_std()?;
         let limit = usize::try_from(end.min(segment.end()).checked_sub(at)?).ok()?;
-        let len = need.max(WINDOW_BYTES).min(limit);
+        let len = need.max(self.window).min(limit);
         let offset = at.checked_sub(segment.base())?;
         let range = Sealed::new(segment.base(), segment.end(), self.flushed, offset, len)?;
         Some(mmap::window(file, range))

@@ -1,14 +1,13 @@
-//! Durable segments on a real disk are mapped when the log is inspected and when a transaction is
-//! larger than a tail's memory: the same events, the same damage reported, and memory that moves
-//! along.
+//! Durable segments on a real disk are mapped when a log is inspected: the same frames, rows and
+//! damage as when they are read, and memory that moves along.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
 use cdc_core::testing::{relation, row};
-use cdc_core::{BatchLimit, ChangeEvent, Position};
-use cdc_wal::inspect::Inspector;
+use cdc_core::{BatchLimit, Position};
+use cdc_wal::inspect::{ChangeInfo, FrameInfo, Inspector};
 use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility, WalTail};
 
 use crate::support::{clock, config, drain};
@@ -108,120 +107,89 @@ fn fill(log: &Log, rounds: i64) -> Position {
     last
 }
 
-/// A transaction larger than what a tail keeps, between small ones, and a record larger than a
-/// frame in it; gives the last position.
-fn fill_large(log: &Log) -> Position {
-    let relation = relation();
-    fill(log, 1);
-    let mut large = log.begin(3);
-    for n in 0..2400 {
-        large
-            .insert(&relation, &row(n, &"l".repeat(8000), "1"))
-            .expect("insert");
-    }
-    large
-        .insert(&relation, &row(-1, &"h".repeat(700_000), "1"))
-        .expect("insert");
-    large.commit_unsynced().expect("commit");
-    fill(log, 1)
+/// Every frame and every row.
+fn look(storage: Arc<dyn Storage>, dir: &Path) -> (Vec<FrameInfo>, Vec<ChangeInfo>) {
+    let log = Inspector::open(storage, dir).expect("a log that can be read");
+    let frames = log.frames(log.first_lsn());
+    let frames = frames
+        .collect::<Result<Vec<_>, _>>()
+        .expect("a log that can be read");
+    let changes = frames.iter().flat_map(|frame| {
+        let changes = log.changes(frame.lsn).expect("a log that can be read");
+        assert_eq!(changes.len(), frame.changes as usize);
+        changes
+    });
+    let changes = changes.collect();
+    (frames, changes)
 }
 
-fn large_config(dir: &Path) -> LogConfig {
-    LogConfig {
-        segment_bytes: 1 << 20,
-        ..config(dir)
+/// All maps there are while a log is read frame by frame, and the most at a time.
+fn maps_of_a_reader(dir: &Path) -> (Vec<String>, usize) {
+    let log = Inspector::open(StdStorage::shared(), dir).expect("a log that can be read");
+    let (mut all, mut most) = (Vec::new(), 0);
+    for frame in log.frames(log.first_lsn()) {
+        frame.expect("a log that can be read");
+        let now = maps(dir);
+        most = most.max(now.len());
+        all.extend(now);
     }
-}
-
-const LARGE_EVENTS: usize = 2 * (60 + 61) + 2401;
-
-fn remote(storage: Arc<dyn Storage>, dir: &Path) -> Vec<ChangeEvent> {
-    let mut tail = WalTail::open(storage, dir, StartAt::Earliest, clock()).expect("tail");
-    drain(&mut tail, BatchLimit::default()).expect("drain")
+    (all, most)
 }
 
 #[test]
 fn mapped_segments_give_what_reading_them_gives() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(large_config(dir.path())).unwrap();
-    fill_large(&log);
+    let log = Log::open(config(dir.path())).unwrap();
+    fill(&log, 4);
     log.flush().unwrap();
-    let read = remote(Arc::new(Unmapped), dir.path());
+    assert!(log.retained_bytes() > 8 * (64 << 10), "many segments");
+    let read = look(Arc::new(Unmapped), dir.path());
     assert!(maps(dir.path()).is_empty(), "nothing to map");
-    assert_eq!(read.len(), LARGE_EVENTS);
-    let mapped = remote(StdStorage::shared(), dir.path());
-    assert_eq!(mapped, read);
+    let mapped = look(StdStorage::shared(), dir.path());
     assert!(!maps(dir.path()).is_empty(), "rows are slices of maps");
-    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
-    assert_eq!(drain(&mut tail, BatchLimit::default()).unwrap(), read);
-    for at in [0, 60, 121, 700, read.len() - 2] {
-        let after = StartAt::After(read[at].position);
-        let mut tail = WalTail::open(StdStorage::shared(), dir.path(), after, clock()).unwrap();
-        let rest = drain(&mut tail, BatchLimit::default()).unwrap();
-        assert_eq!(rest, read[at + 1..], "after {at}");
-    }
-    drop((mapped, tail));
-    assert!(
-        maps(dir.path()).is_empty(),
-        "a map ends with its last reader"
-    );
-
-    let look = |storage: Arc<dyn Storage>| {
+    assert_eq!(mapped, read);
+    assert!(mapped.1.len() >= 4 * 120, "rows were compared");
+    drop(mapped);
+    assert!(maps(dir.path()).is_empty(), "a map ends with its last row");
+    let report = |storage: Arc<dyn Storage>| {
         let log = Inspector::open(storage, dir.path()).unwrap();
-        let frames = log.frames(log.first_lsn());
-        let frames = frames.collect::<Result<Vec<_>, _>>().unwrap();
-        let large = frames.iter().find(|frame| frame.changes > 20);
-        let changes = log.changes(large.expect("a large frame").lsn).unwrap();
-        let report = log.verify().unwrap();
-        (frames, changes, report, log.segments().unwrap())
+        (log.verify().unwrap(), log.segments().unwrap())
     };
-    assert_eq!(look(StdStorage::shared()), look(Arc::new(Unmapped)));
+    assert_eq!(report(StdStorage::shared()), report(Arc::new(Unmapped)));
 }
 
 #[test]
 fn only_what_is_durable_to_a_segments_end_is_mapped() {
-    // Fewer segments than what this policy leaves unsynced, all of them of one transaction.
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(LogConfig {
-        segment_bytes: 4 << 20,
         sync: SyncPolicy::Never,
         visibility: Visibility::Written,
         ..config(dir.path())
     })
     .unwrap();
-    fill_large(&log);
-    assert!(log.retained_bytes() > 4 * (4 << 20));
-    assert!(log.flushed_lsn().0 < 4 << 20, "nothing was synced");
-    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
-    let events = drain(&mut tail, BatchLimit::default()).unwrap();
-    assert_eq!(events.len(), LARGE_EVENTS);
-    assert_eq!(remote(StdStorage::shared(), dir.path()), events);
-    let look = || {
-        let log = Inspector::open(StdStorage::shared(), dir.path()).unwrap();
-        let mut seen = Vec::new();
-        for frame in log.frames(log.first_lsn()) {
-            frame.unwrap();
-            seen.extend(maps(dir.path()));
-        }
-        seen
-    };
+    fill(&log, 2);
+    // Hands what is buffered to the operating system.
+    drop(log.tail(StartAt::Earliest, clock()).unwrap());
+    assert!(log.retained_bytes() > 4 * (64 << 10));
+    assert!(log.flushed_lsn().0 < 64 << 10, "nothing was synced");
+    let (all, _) = maps_of_a_reader(dir.path());
     assert!(
-        maps(dir.path()).is_empty() && look().is_empty(),
-        "a sealed segment that a crash may tear is not mapped"
+        all.is_empty(),
+        "a sealed segment that a crash may tear is not mapped: {all:?}"
     );
     log.flush().unwrap();
-    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
-    let again = drain(&mut tail, BatchLimit::default()).unwrap();
-    assert_eq!(again, events);
-    let segment = u64::from(4u32 << 20);
-    let active = format!("{:016x}.wal", log.flushed_lsn().0 / segment * segment);
-    for mapped in [maps(dir.path()), look()] {
-        assert!(!mapped.is_empty());
-        assert!(
-            mapped.iter().all(|line| !line.contains(&active)),
-            "the segment that is written to is not mapped: {mapped:?}"
-        );
-    }
+    let (all, most) = maps_of_a_reader(dir.path());
+    assert!(!all.is_empty());
+    assert_eq!(
+        most, 1,
+        "a reader that moves on lets go of what it has read"
+    );
+    let active = log.flushed_lsn().0 / (64 << 10) * (64 << 10);
+    let active = format!("{active:016x}.wal");
+    assert!(
+        all.iter().all(|line| !line.contains(&active)),
+        "the segment that is written to is not mapped"
+    );
 }
 
 #[test]
@@ -229,59 +197,27 @@ fn rows_stay_when_their_segment_is_trimmed() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(LogConfig {
         retain_bytes: 0,
-        ..large_config(dir.path())
+        ..config(dir.path())
     })
     .unwrap();
-    let mut tail = log.tail_cursor("slow", StartAt::Earliest, clock()).unwrap();
-    let last = fill_large(&log);
+    log.register_cursor("slow", Position::ZERO).unwrap();
+    let last = fill(&log, 2);
     log.flush().unwrap();
-    let expected = remote(Arc::new(Unmapped), dir.path());
-    let limit = BatchLimit {
-        events_max: 400,
-        ..BatchLimit::default()
-    };
-    let mut first = Vec::new();
-    while first.len() < 400 {
-        let batch = tail.poll_batch(&limit).unwrap().unwrap();
-        first.extend_from_slice(batch.events());
-    }
+    let expected = look(Arc::new(Unmapped), dir.path());
+    let held = look(StdStorage::shared(), dir.path());
     let oldest = dir.path().join(format!("{:016x}.wal", 0));
     assert!(oldest.exists());
     log.confirm("slow", last).unwrap();
     log.trim().unwrap();
     assert!(!oldest.exists());
-    let held = maps(dir.path());
-    assert!(held.iter().any(|line| line.ends_with("(deleted)")));
-    assert_eq!(first, expected[..first.len()]);
+    let deleted = maps(dir.path());
+    assert!(deleted.iter().any(|line| line.ends_with("(deleted)")));
+    assert_eq!(held, expected);
     // More of the same kind, so that what was unlinked would be used for something else.
-    fill(&log, 20);
-    assert_eq!(first, expected[..first.len()]);
-    drop((first, tail));
+    fill(&log, 3);
+    assert_eq!(held, expected);
+    drop(held);
     assert!(maps(dir.path()).is_empty());
-}
-
-#[test]
-fn a_reader_that_moves_on_lets_go_of_what_it_has_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(large_config(dir.path())).unwrap();
-    fill_large(&log);
-    log.flush().unwrap();
-    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
-    let mut most = 0;
-    let limit = BatchLimit {
-        bytes_max: 256 << 10,
-        ..BatchLimit::default()
-    };
-    while let Some(batch) = tail.poll_batch(&limit).unwrap() {
-        most = most.max(maps(dir.path()).len());
-        drop(batch);
-    }
-    assert!((1..=4).contains(&most), "{most} maps of a tail at a time");
-    let log = Inspector::open(StdStorage::shared(), dir.path()).unwrap();
-    for frame in log.frames(log.first_lsn()) {
-        frame.unwrap();
-        assert!(maps(dir.path()).len() <= 1, "one window at a time");
-    }
 }
 
 #[test]
