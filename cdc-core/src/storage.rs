@@ -237,7 +237,7 @@ impl Storage for StdStorage {
             .write(true)
             .mode(0o600)
             .open(path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        file.try_lock()?;
         Ok(Box::new(StdLock { _file: file }))
     }
 
