@@ -4,7 +4,7 @@
 //! # Where it is used
 //! By the inspector (`wal info`, `dump`, `verify`), where it costs the same as reading and takes no
 //! memory the system cannot drop. Tails read, since mapping them was measured to be slower.
-//! Processor time an event, medians of 9 runs by turns in one process, on a busy machine of two
+//! Processor time an event, medians of 7 to 9 runs by turns in one process, on a busy machine of two
 //! cores, Linux 6.18, ext4, everything in the page cache:
 //!
 //! | | mapped | read |
