@@ -4,6 +4,7 @@
 mod destinations;
 mod logs;
 mod postgres;
+mod postgres_cluster;
 mod shop;
 mod state;
 mod tokens;

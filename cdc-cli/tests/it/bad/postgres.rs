@@ -26,7 +26,7 @@ fn wait<T>(future: impl Future<Output = Result<T, SourceError>>) -> T {
 }
 
 /// The rows of one statement in a session of its own.
-fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>> {
+pub(super) fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>> {
     wait(async {
         let mut session = SqlSession::open(config).await?;
         let rows = session.query(sql).await?;
@@ -46,8 +46,8 @@ fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
 }
 
 /// A database with a table, and the tool beside it. What the server was made to keep goes with it.
-struct Db {
-    config: PostgresConfig,
+pub(super) struct Db {
+    pub(super) config: PostgresConfig,
     tool: Tool,
     next: i64,
 }
@@ -57,7 +57,7 @@ impl Db {
         Self::at(server(), test)
     }
 
-    fn at(server: PostgresConfig, test: &str) -> Self {
+    pub(super) fn at(server: PostgresConfig, test: &str) -> Self {
         let name = format!("cdc_bad_{test}_{}", std::process::id());
         sql(&server, &format!("CREATE DATABASE {name}"));
         let config = PostgresConfig {
@@ -67,19 +67,30 @@ impl Db {
             ..server
         };
         sql(&config, "CREATE TABLE public.t (id int8 PRIMARY KEY)");
-        let password = config.password.clone().unwrap_or_default();
-        let text = file_config(&url(&config, &config.user, &password));
-        let tool = Tool::with_config(&format!(
-            "{text}[cdc.postgres]\nslot = \"{name}\"\npublication = \"{name}\"\n"
-        ));
-        Self {
+        let db = Self {
             config,
-            tool,
+            tool: Tool::new(),
             next: 1,
-        }
+        };
+        db.configure();
+        db
     }
 
-    fn insert(&mut self, count: i64) {
+    fn configure(&self) {
+        let password = self.config.password.clone().unwrap_or_default();
+        let text = file_config(&url(&self.config, &self.config.user, &password));
+        let name = &self.config.slot;
+        let more = format!("[cdc.postgres]\nslot = \"{name}\"\npublication = \"{name}\"\n");
+        self.tool.write("cdc.toml", &(text + &more));
+    }
+
+    /// The server was restarted at another address.
+    pub(super) fn moved(&mut self, server: &PostgresConfig) {
+        self.config.port = server.port;
+        self.configure();
+    }
+
+    pub(super) fn insert(&mut self, count: i64) {
         let (first, last) = (self.next, self.next + count - 1);
         sql(
             &self.config,
@@ -88,25 +99,25 @@ impl Db {
         self.next += count;
     }
 
-    fn once(&self, more: &[&str]) -> crate::tool::Run {
+    pub(super) fn once(&self, more: &[&str]) -> crate::tool::Run {
         self.tool
             .run(&[&["-q", "run", "--once"][..], more].concat())
     }
 
-    fn delivered(&self) -> Vec<i64> {
+    pub(super) fn delivered(&self) -> Vec<i64> {
         delivered(&self.tool.path("out"))
     }
 
     /// Delivers what is there; it must work, and then everything inserted was delivered once. The
     /// slot begins with the first of these.
     #[track_caller]
-    fn goes_on(&self) {
+    pub(super) fn goes_on(&self) {
         let run = self.once(&[]);
         assert_eq!((run.code, run.err.as_str()), (0, ""));
         assert_eq!(self.delivered(), (1..self.next).collect::<Vec<_>>());
     }
 
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         let name = &self.config.slot;
         sql(
             &self.config,
