@@ -58,10 +58,9 @@ async fn wrong_passwords_hosts_and_databases_are_told_apart() {
         database: "there_is_no_such".into(),
         ..good
     };
-    let kind = SourceErrorKind::Configuration;
     assert_says(
         &refused(nothing, None).await,
-        &kind,
+        &SourceErrorKind::Unreachable,
         &["there_is_no_such", "database's name"],
     );
 }
