@@ -89,7 +89,7 @@ pub fn test(filters: &[String]) -> Result<ExitCode> {
 /// `cargo xtask ci`.
 ///
 /// # Errors
-/// As [`test`].
+/// As [`test()`].
 pub fn ci(args: &[String]) -> Result<ExitCode> {
     ensure!(args.is_empty(), "`ci` takes no arguments");
     let mut stages = Stages::new();
