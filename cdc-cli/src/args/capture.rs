@@ -86,6 +86,19 @@ Example:
   cdc-cli check -c cdc.toml --source postgres://cdc@localhost/shop")]
 pub(crate) struct CheckArgs {}
 
+/// `drop-slot`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Nothing else ever drops them. Stop the pipeline first, and remove its state_path afterwards.
+
+Example:
+  cdc-cli drop-slot -c cdc.toml --yes")]
+pub(crate) struct DropSlotArgs {
+    /// Do it.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 /// `demo`
 #[derive(Args, Debug)]
 #[command(after_help = "\

@@ -6,7 +6,7 @@ pub(crate) mod state;
 use std::path::PathBuf;
 
 pub(crate) use capture::{
-    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, RunArgs, TailArgs, WireFormat,
+    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, DropSlotArgs, RunArgs, TailArgs, WireFormat,
 };
 pub(crate) use state::{
     DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,
@@ -134,6 +134,8 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Connect, and name every setting that is wrong, with its remedy.
     Check(CheckArgs),
+    /// Drop the replication slot and the publication at the source, for good.
+    DropSlot(DropSlotArgs),
     /// Say how a pipeline is doing.
     Status(StatusArgs),
     /// See and move the positions of emitters.

@@ -107,19 +107,31 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
     let ready = match &source {
         Source::Postgres(url) => {
             let postgres = source::postgres(config, url, !matches!(options.until, Until::Stopped))?;
+            let looked_at = postgres.clone();
             let starting =
                 start_capture(config, postgres, options, &state, &watermark, ended.clone());
-            tokio::select! {
+            let ready = tokio::select! {
                 ready = starting => ready?,
                 name = signals.next() => {
                     info!(signal = name, "stopped before anything was captured");
                     return Ok(Exit::Done);
                 }
-            }
+            };
+            source::warn_unmatched(config, &looked_at).await;
+            ready
         }
         Source::Wal(dir) => open_wal(dir, options)?,
     };
     refuse_other_source(config, &state, &ready.source.lineage)?;
+    for (name, checkpoint) in state.checkpoints.list()? {
+        if config.emitter(&name).is_none() {
+            warn!(
+                emitter = %name,
+                position = %checkpoint.position,
+                "a checkpoint belongs to no configured emitter: it holds nothing back; an emitter of a new name begins with the oldest event"
+            );
+        }
+    }
     let parts = Parts {
         config,
         source: &source,
@@ -286,7 +298,7 @@ async fn start_capture(
                 if started.await.is_err() {
                     return Ok(());
                 }
-                Capture {
+                let mut capture = Capture {
                     source,
                     journal,
                     config: capture_config,
@@ -294,9 +306,11 @@ async fn start_capture(
                     clock: Arc::new(SystemClock::new()),
                     metrics: thread_metrics,
                     shutdown,
-                }
-                .run()
-                .await
+                };
+                let outcome = capture.run().await;
+                // Delivers the last confirmation: without it a short run would leave the slot behind.
+                let closed = capture.source.close().await;
+                outcome.and(closed)
             })
         };
         let outcome = run();
@@ -382,6 +396,7 @@ async fn supervise(
         dlq,
         watermark,
     } = parts;
+    let bounded = ready.stop_at.is_some();
     let (trigger, shutdown) = Shutdown::new();
     let shared = Shared {
         source: ready.source.clone(),
@@ -477,7 +492,7 @@ async fn supervise(
             event = events.recv() => match event {
                 Some(Ended::Lane(name)) => {
                     alive -= 1;
-                    info!(emitter = %name, left = alive, "lane ended");
+                    tracing::debug!(emitter = %name, lanes = alive, "lane thread ended");
                 }
                 Some(Ended::Capture) => {
                     // Capture ends before the lanes only by an error: what is captured is drained.
@@ -490,13 +505,15 @@ async fn supervise(
             },
         }
     }
-    let mut outcome = failed;
+    let (mut outcome, mut partly) = (failed, false);
     for Started {
         thread, printer, ..
     } in running
     {
         match thread.join() {
-            Ok(Ok(LaneEnd::Drained | LaneEnd::Reached | LaneEnd::Finished)) => {}
+            // Asked to stop before the end that was asked for.
+            Ok(Ok(LaneEnd::Drained)) => partly |= bounded,
+            Ok(Ok(LaneEnd::Reached | LaneEnd::Finished)) => {}
             Ok(Err(error)) => {
                 outcome.get_or_insert(lane_error(error));
             }
@@ -522,7 +539,11 @@ async fn supervise(
         }
     }
     drop(std::fs::remove_file(state.paths.control()));
-    outcome.map_or(Ok(Exit::Done), Err)
+    match outcome {
+        Some(error) => Err(error),
+        None if partly => Ok(Exit::Partly),
+        None => Ok(Exit::Done),
+    }
 }
 
 fn join(thread: JoinHandle<Result<(), SourceError>>) -> Result<(), SourceError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::storage::StdStorage;
-use cdc_core::{Position, SourceError, SystemClock};
-use cdc_wal::postgres::PostgresConfig;
+use cdc_core::{EngineKind, Position, Relation, SourceError, SystemClock};
+use cdc_wal::postgres::{PostgresConfig, SqlSession};
 use cdc_wal::{LogErrorKind, StartAt, WalTail};
 
 use crate::config::{Config, PostgresUrl};
@@ -44,6 +44,65 @@ pub(crate) fn postgres(
         postgres.status_interval = STATUS_INTERVAL_ONCE;
     }
     Ok(postgres)
+}
+
+/// Tables listed in one warning.
+const TABLES_SHOWN: usize = 20;
+
+/// Warns of patterns that fit no table at the source, and says what is there. Only a look: a
+/// server that does not answer is the capture's to report.
+pub(crate) async fn warn_unmatched(config: &Config, postgres: &PostgresConfig) {
+    match tables(postgres).await {
+        Ok(tables) => {
+            for emitter in &config.emitters {
+                let Ok(filter) = cdc_filter::EventFilter::new(&emitter.filter) else {
+                    continue;
+                };
+                let unmatched = filter.unmatched(&tables);
+                if unmatched.is_empty() {
+                    continue;
+                }
+                let names: Vec<_> = tables
+                    .iter()
+                    .take(TABLES_SHOWN)
+                    .map(Relation::qualified_name)
+                    .collect();
+                let more = tables.len().saturating_sub(TABLES_SHOWN);
+                tracing::warn!(
+                    emitter = %emitter.name,
+                    patterns = %unmatched.join(", "),
+                    there_are = %names.join(", "),
+                    and_more = more,
+                    "patterns match no table at the source"
+                );
+            }
+        }
+        Err(error) => tracing::debug!(error = %error, "list the source's tables"),
+    }
+}
+
+/// The tables of a database, without columns.
+async fn tables(postgres: &PostgresConfig) -> Result<Vec<Relation>, SourceError> {
+    let mut session = SqlSession::open(postgres).await?;
+    let rows = session
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+             ORDER BY 1, 2 LIMIT 100000",
+        )
+        .await;
+    session.close().await;
+    let relation = |row: Vec<Option<String>>| match <[Option<String>; 2]>::try_from(row) {
+        Ok([Some(schema), Some(table)]) => Some(Relation::new(
+            EngineKind::Relational,
+            schema,
+            table,
+            Vec::new(),
+            Vec::new(),
+        )),
+        _ => None,
+    };
+    Ok(rows?.into_iter().filter_map(relation).collect())
 }
 
 /// Opens a tail of another process's log strictly behind a position.

@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod demo;
 mod dlq;
+mod drop_slot;
 mod init;
 mod man;
 mod position;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Dlq(command) => dlq::run(&command, global),
         Command::Wal(command) => wal::run(&command, global),
         Command::Bench(args) => bench::run(&args, global),
+        Command::DropSlot(args) => drop_slot::run(&args, global),
         Command::Run(args) => run::run(&args, global),
         Command::Tail(args) => tail::run(&args, global),
         Command::Check(args) => check::run(&args, global),

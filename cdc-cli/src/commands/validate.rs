@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Global, ValidateArgs};
 use crate::config::{
-    self, Config, Confirm, Destination, EmitterConfig, FileSync, duration_text, redact_passwords,
-    size_text,
+    self, Config, Confirm, Destination, EmitterConfig, FileSync, duration_text, size_text,
 };
 use crate::exit::Exit;
 use crate::output;
@@ -115,10 +114,8 @@ fn destination(emitter: &EmitterConfig) -> String {
                 1 => "signed",
                 _ => "signed by several secrets",
             };
-            format!(
-                "webhook to {}, {signed}{batch}",
-                redact_passwords(&webhook.url)
-            )
+            // The origin only: paths and queries often hold a key.
+            format!("webhook to {}, {signed}{batch}", origin(&webhook.url))
         }
         Destination::File(file) => {
             let sync = match file.fsync {
@@ -164,5 +161,18 @@ fn filter(emitter: &EmitterConfig) -> String {
         "everything".to_owned()
     } else {
         parts.join("; ")
+    }
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| host + at);
+    match url[host..end].rfind('@') {
+        // Somebody's password; the webhook refuses it anyway.
+        Some(_) => "a URL with a user in it",
+        None => &url[..end],
     }
 }

@@ -24,7 +24,6 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use document::redact_passwords;
 pub(crate) use layers::{Layers, ReadFileError};
 pub(crate) use model::{
     Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,

@@ -92,13 +92,14 @@ pub struct Capture<S, J> {
 }
 
 impl<S: WalSource, J: Journal> Capture<S, J> {
-    /// Runs until shutdown, the source's end, or an error. Shutdown confirms what can be confirmed.
+    /// Runs until shutdown, the source's end, or an error. Shutdown confirms what can be confirmed;
+    /// closing the source, so that the last confirmation gets there, is the caller's.
     ///
     /// Transient source errors are retried by the source itself, inside `next_batch`.
     ///
     /// # Errors
     /// The source's or the journal's. Nothing is lost: what was not confirmed is sent again.
-    pub async fn run(mut self) -> Result<(), SourceError> {
+    pub async fn run(&mut self) -> Result<(), SourceError> {
         let mut minimum = self.watermark.subscribe();
         let mut told = Position::ZERO;
         let mut flushed = Position::ZERO;

@@ -713,7 +713,7 @@ mod capture {
         let watermark = Watermark::new();
         let lane = watermark.register("a", Some(Position::ZERO));
         let (trigger, shutdown) = Shutdown::new();
-        let capture = Capture {
+        let mut capture = Capture {
             source: Source {
                 info: source(),
                 batches: (1..6).map(|c| transaction(c, 1, 2)).collect(),

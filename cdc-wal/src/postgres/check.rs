@@ -151,6 +151,30 @@ async fn role(
     Ok(())
 }
 
+/// Whether the role may create the publication, and what to do if not.
+async fn creation(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<(Severity, String), SourceError> {
+    const ATTEMPTED: &str = "look at the role's rights";
+    // Publications of all tables, and of schemas, are for superusers; any takes CREATE.
+    let named = !config.tables.is_empty() && config.schemas.is_empty();
+    let rights = format!(
+        "SELECT 1 FROM pg_roles WHERE rolname = current_user \
+         AND (rolsuper OR ({named} AND has_database_privilege(current_database(), 'CREATE')))"
+    );
+    if single(connection.query(&rights, ATTEMPTED).await?).is_some() {
+        return Ok((Severity::Ok, "it will be created at the start".to_owned()));
+    }
+    let identifier = sql::identifier(&config.publication);
+    Ok((
+        Severity::Error,
+        format!(
+            "the role may not create it; as a superuser: CREATE PUBLICATION {identifier} FOR ALL TABLES"
+        ),
+    ))
+}
+
 async fn publication(
     connection: &mut Connection,
     findings: &mut Findings,
@@ -166,7 +190,7 @@ async fn publication(
     );
     let Some(left_out) = single(connection.query(&sql, ATTEMPTED).await?) else {
         let (severity, remedy) = if config.create_publication {
-            (Severity::Ok, "it will be created at the start".to_owned())
+            creation(connection, config).await?
         } else {
             let identifier = sql::identifier(&config.publication);
             (

@@ -387,3 +387,25 @@ fn a_state_directory_belongs_to_one_database() {
     other.remove(&server());
     db.remove(&server());
 }
+
+#[test]
+fn a_bounded_run_tells_the_slot_what_it_has_delivered() {
+    let mut db = Db::new("confirmed");
+    db.goes_on();
+    for _ in 0..3 {
+        db.insert(1);
+        let written = sql(&db.config, "SELECT pg_current_wal_lsn()")[0][0]
+            .clone()
+            .unwrap();
+        db.goes_on();
+        // The server handles what it was told last before it lets the slot go.
+        let slot = &db.config.slot;
+        let told = format!(
+            "SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND confirmed_flush_lsn >= '{written}'"
+        );
+        until("the slot has moved", || {
+            (!sql(&db.config, &told).is_empty()).then_some(())
+        });
+    }
+    db.remove(&server());
+}

@@ -362,14 +362,18 @@ impl Assembler {
         } else if self.open.is_some() {
             return Err(corrupt("a message of no transaction inside one"));
         } else {
-            let end = Position::end_of(Lsn(lsn));
+            // The server gives the LSN *behind* the message's record, where the next one begins:
+            // that may be a commit, and two events must not share a position. The byte before
+            // lies inside the message's own record.
+            let at = Lsn(lsn.saturating_sub(1));
+            let end = Position::end_of(at);
             let again = end <= self.floor;
             self.covered = self.covered.max(end);
             let transaction = Transaction {
                 id: 0,
                 commit_micros: sent_micros,
             };
-            (!again).then_some((Position::new(Lsn(lsn), 0), transaction))
+            (!again).then_some((Position::new(at, 0), transaction))
         };
         let Some((position, transaction)) = place else {
             return Ok(());

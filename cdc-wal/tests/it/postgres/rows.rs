@@ -318,3 +318,24 @@ async fn logical_messages_come_in_their_place() {
     assert_values(&after(&events[3]), &[Value::Bytes(b"hello".to_vec())]);
     db.finish(source).await;
 }
+
+#[tokio::test]
+async fn a_message_right_before_a_commit_has_a_position_of_its_own() {
+    let mut db = Db::new("rows_message_commit").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    let mut source = db.connect(None).await;
+    // Its record ends where the commit's begins.
+    let events = db
+        .changes(
+            &mut source,
+            "BEGIN; SELECT pg_logical_emit_message(false, 'a', 'x'); INSERT INTO public.t VALUES (1); \
+             SELECT pg_logical_emit_message(false, 'b', 'y'); SELECT pg_logical_emit_message(false, 'c', 'z'); COMMIT",
+        )
+        .await;
+    assert_eq!(
+        ops(&events),
+        [Op::Message, Op::Message, Op::Message, Op::Insert]
+    );
+    assert_order(&events);
+    db.finish(source).await;
+}
