@@ -23,7 +23,8 @@ pub(crate) fn until<T>(name: &str, mut what: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(begin.elapsed() < PATIENCE, "{name}: waited {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
+        // What is waited for happens in another process: look again in a moment.
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
