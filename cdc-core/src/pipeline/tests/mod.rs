@@ -643,6 +643,8 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
     assert_eq!(rig.stored(), Position::ZERO);
 }
 
+mod replay;
+
 mod capture {
     use super::*;
     use crate::{BatchLimit, EventBatch, Journal, SourceError, SourceInfo, WalSource};
