@@ -173,6 +173,11 @@ impl Running {
             self.metrics.landed(released.events);
             self.metrics
                 .delivered(usize::try_from(released.events).unwrap_or(usize::MAX));
+            self.metrics.latency().observe(
+                released.events,
+                last.transaction.commit_micros,
+                self.clock.wall_micros(),
+            );
             self.metrics.reach(self.progress.position(), commit);
         }
     }

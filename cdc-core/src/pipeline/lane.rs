@@ -549,6 +549,12 @@ impl Running {
         self.metrics.landed(released.events);
         self.metrics
             .delivered(usize::try_from(released.events).unwrap_or(usize::MAX));
+        if let Some(committed) = released.commit_micros {
+            let now = self.clock.wall_micros();
+            self.metrics
+                .latency()
+                .observe(released.events, committed, now);
+        }
         self.metrics
             .reach(self.progress.position(), released.commit_micros);
         if self.state != mark.state {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::latency::LatencyHistogram;
 use crate::Position;
 
 /// How a lane is doing.
@@ -58,6 +59,7 @@ pub struct LaneMetrics {
     in_flight: AtomicU64,
     retries: AtomicU64,
     checkpoint_micros: AtomicI64,
+    latency: LatencyHistogram,
     detail: Mutex<Detail>,
 }
 
@@ -114,7 +116,8 @@ impl LaneCounts {
 macro_rules! counters {
     ($($name:ident),*) => {
         $(pub(super) fn $name(&self, count: usize) {
-            self.$name.fetch_add(count as u64, Ordering::Relaxed);
+            // Release: who sees an event's end also sees that it was read (`scrape`).
+            self.$name.fetch_add(count as u64, Ordering::Release);
         })*
     };
 }
@@ -145,7 +148,7 @@ impl LaneMetrics {
             + counts.rewound
             + counts.in_flight;
         self.rewound
-            .fetch_add(counts.read.saturating_sub(handled), Ordering::Relaxed);
+            .fetch_add(counts.read.saturating_sub(handled), Ordering::Release);
     }
 
     pub(super) fn reach(&self, position: Position, commit_micros: Option<i64>) {
@@ -154,6 +157,11 @@ impl LaneMetrics {
         if let Some(micros) = commit_micros {
             detail.commit_micros = micros;
         }
+    }
+
+    /// How long events took from their commit to being durable at the destination.
+    pub const fn latency(&self) -> &LatencyHistogram {
+        &self.latency
     }
 
     pub(super) fn checkpointed(&self, micros: i64) {
@@ -184,6 +192,28 @@ impl LaneMetrics {
             commit_micros: detail.commit_micros,
             checkpoint_micros: self.checkpoint_micros.load(Ordering::Relaxed),
             health: detail.health.clone(),
+        }
+    }
+
+    /// A reading that adds up at any moment, for metrics: events that the lane has in hand and
+    /// has not yet counted anywhere are in flight, too.
+    pub fn scrape(&self) -> LaneCounts {
+        // Ends before beginnings: what has ended was read before, so nothing is counted twice.
+        let get = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let (filtered, delivered) = (get(&self.filtered), get(&self.delivered));
+        let (dead_lettered, parked) = (get(&self.dead_lettered), get(&self.parked));
+        let rewound = get(&self.rewound);
+        let read = get(&self.read);
+        let ended = filtered + delivered + dead_lettered + parked + rewound;
+        LaneCounts {
+            read,
+            filtered,
+            delivered,
+            dead_lettered,
+            parked,
+            rewound,
+            in_flight: read.saturating_sub(ended),
+            ..self.counts()
         }
     }
 }

@@ -17,6 +17,7 @@
 mod capture;
 mod deliver;
 mod lane;
+mod latency;
 mod letters;
 mod metrics;
 mod parked;
@@ -29,6 +30,7 @@ mod watermark;
 
 pub use capture::{Capture, CaptureConfig, CaptureMetrics, ConfirmPolicy};
 pub use lane::{Lane, LaneConfig, LaneEnd, LaneError, OnDeadKey};
+pub use latency::{LatencyHistogram, LatencyReading};
 pub use metrics::{LaneCounts, LaneHealth, LaneMetrics};
 pub use redrive::{LaneCommand, LaneControl, RedriveReport, RedriveRequest};
 pub use replay::{Replay, ReplayFailure, ReplayReport};
