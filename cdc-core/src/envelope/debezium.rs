@@ -1,6 +1,7 @@
 //! Debezium's JSON: the value of its change records (`docs/formats/envelope.md`).
 
 use super::image::{self, Missing};
+use super::spelled::{self, Spelled};
 use super::value::{Object, Spelling};
 use super::{DebeziumOptions, EncodeError, Format, text};
 use crate::{ChangeEvent, Image, Op, SourceInfo, SourceKind, Value, ValueRef};
@@ -111,9 +112,11 @@ fn change(out: &mut Vec<u8>, document: &Document<'_>) -> Result<(), EncodeError>
         message(out, event)?;
     } else {
         out.extend_from_slice(b"\"before\":");
-        row(out, event, document.before)?;
-        out.extend_from_slice(b",\"after\":");
-        row(out, event, document.after)?;
+        spelled::with(source, &event.relation, |spelled| {
+            row(out, event, document.before, spelled)?;
+            out.extend_from_slice(b",\"after\":");
+            row(out, event, document.after, spelled)
+        })?;
     }
     out.extend_from_slice(b",\"source\":");
     source_block(out, source, event);
@@ -132,13 +135,18 @@ fn change(out: &mut Vec<u8>, document: &Document<'_>) -> Result<(), EncodeError>
 
 /// A row; of a key image the key columns only, since typed consumers take a missing member for
 /// unset but choke on a placeholder in a number's place.
-fn row(out: &mut Vec<u8>, event: &ChangeEvent, image: &Image) -> Result<(), EncodeError> {
+fn row(
+    out: &mut Vec<u8>,
+    event: &ChangeEvent,
+    image: &Image,
+    spelled: &Spelled,
+) -> Result<(), EncodeError> {
     let missing = match image {
         Image::Key(_) => Missing::Omit,
         _ => Missing::Placeholder,
     };
     match image.row() {
-        Some(row) => image::row(out, &event.relation, row, SPELLING, missing).map(|_| ()),
+        Some(row) => image::row(out, &event.relation, row, SPELLING, missing, spelled).map(|_| ()),
         None => {
             out.extend_from_slice(b"null");
             Ok(())

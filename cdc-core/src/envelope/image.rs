@@ -1,5 +1,6 @@
 //! Rows and keys as JSON objects.
 
+use super::spelled::Spelled;
 use super::value::{self, DEBEZIUM_UNAVAILABLE, Object, Spelling};
 use super::{EncodeError, text};
 use crate::row::{RowError, RowImage, ValueRef};
@@ -39,28 +40,30 @@ pub(super) enum Missing {
 }
 
 /// Appends a row as an object, one member a column; gives how many columns were unavailable.
+#[inline]
 pub(super) fn row(
     out: &mut Vec<u8>,
     relation: &Relation,
     row: &RowImage,
     spelling: Spelling,
     missing: Missing,
+    spelled: &Spelled,
 ) -> Result<usize, EncodeError> {
     let mut unavailable = 0;
     let mut values = columns(relation, row)?;
     let mut object = Object::open(out);
-    for column in &relation.columns {
+    for member in spelled.members() {
         // The count was compared above, so the walk ends early only behind an error.
         let Some(next) = values.next() else { break };
         match next.map_err(|cause| row_error(relation, cause))? {
             ValueRef::Unavailable => {
                 unavailable += 1;
                 if missing == Missing::Placeholder {
-                    let out = object.member(&column.name);
+                    let out = object.spelled_member(member);
                     out.extend_from_slice(DEBEZIUM_UNAVAILABLE);
                 }
             }
-            next => value::value(object.member(&column.name), next, spelling, 0)
+            next => value::value(object.spelled_member(member), next, spelling, 0)
                 .map_err(|cause| row_error(relation, cause))?,
         }
     }

@@ -1,6 +1,7 @@
 //! Our JSON, version 1 (`docs/formats/envelope.md`).
 
 use super::image::{self, Missing};
+use super::spelled::{self, Spelled};
 use super::value::{self, Object, Spelling};
 use super::{EncodeError, text, time};
 use crate::{Cause, ChangeEvent, EventId, Image, Position, SourceInfo};
@@ -15,6 +16,18 @@ pub(super) fn event(
     event: &ChangeEvent,
     spelling: Spelling,
 ) -> Result<(), EncodeError> {
+    spelled::with(source, &event.relation, |spelled| {
+        members(out, source, event, spelling, spelled)
+    })
+}
+
+fn members(
+    out: &mut Vec<u8>,
+    source: &SourceInfo,
+    event: &ChangeEvent,
+    spelling: Spelling,
+    spelled: &Spelled,
+) -> Result<(), EncodeError> {
     out.reserve(MEMBERS_LEN + 2 * event.encoded_len());
     let relation = &*event.relation;
     out.extend_from_slice(b"{\"id\":\"");
@@ -27,19 +40,7 @@ pub(super) fn event(
         out.extend_from_slice(b"\",\"cause\":\"");
         out.extend_from_slice(event.cause.name().as_bytes());
     }
-    out.extend_from_slice(b"\",\"engine\":\"");
-    out.extend_from_slice(relation.engine.name().as_bytes());
-    out.extend_from_slice(b"\",\"source\":{\"name\":\"");
-    text::escaped(out, &source.name);
-    out.extend_from_slice(b"\",\"kind\":\"");
-    out.extend_from_slice(source.lineage.kind.name().as_bytes());
-    out.extend_from_slice(b"\",\"database\":\"");
-    text::escaped(out, &source.database);
-    out.extend_from_slice(b"\"},\"schema\":\"");
-    text::escaped(out, &relation.schema);
-    out.extend_from_slice(b"\",\"table\":\"");
-    text::escaped(out, &relation.table);
-    out.extend_from_slice(b"\",\"tx\":{\"id\":\"");
+    out.extend_from_slice(spelled.middle());
     text::integer(out, event.transaction.id);
     out.extend_from_slice(b"\",\"ordinal\":");
     text::integer(out, event.position.ordinal);
@@ -55,7 +56,7 @@ pub(super) fn event(
         out.extend_from_slice(b",\"old_key\":");
         image::key(out, event, [before, None], spelling)?;
     }
-    images(out, event, spelling)?;
+    images(out, event, spelling, spelled)?;
     if let Some(meta) = &event.meta
         && !meta.0.is_empty()
     {
@@ -74,10 +75,15 @@ pub(super) fn event(
 }
 
 /// `before`, `after`, and what is to be said about their gaps.
-fn images(out: &mut Vec<u8>, event: &ChangeEvent, spelling: Spelling) -> Result<(), EncodeError> {
+fn images(
+    out: &mut Vec<u8>,
+    event: &ChangeEvent,
+    spelling: Spelling,
+    spelled: &Spelled,
+) -> Result<(), EncodeError> {
     let relation = &*event.relation;
     let write = |out: &mut Vec<u8>, image: &Image| match image.row() {
-        Some(row) => image::row(out, relation, row, spelling, Missing::Omit),
+        Some(row) => image::row(out, relation, row, spelling, Missing::Omit, spelled),
         None => {
             out.extend_from_slice(b"null");
             Ok(0)

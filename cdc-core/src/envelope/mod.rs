@@ -21,6 +21,7 @@ mod debezium;
 mod image;
 mod json;
 mod raw_json;
+mod spelled;
 mod text;
 mod time;
 mod value;

@@ -258,6 +258,16 @@ impl<'a> Object<'a> {
         self.out
     }
 
+    /// As [`member`](Self::member), of a name that is spelled with a comma, quotes and colon.
+    #[inline]
+    pub(super) fn spelled_member(&mut self, member: &[u8]) -> &mut Vec<u8> {
+        let from = usize::from(self.first);
+        self.first = false;
+        self.out
+            .extend_from_slice(member.get(from..).unwrap_or_default());
+        self.out
+    }
+
     pub(super) fn close(self) {
         self.out.push(b'}');
     }

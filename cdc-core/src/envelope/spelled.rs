@@ -1,0 +1,153 @@
+//! What the documents of one relation say again and again, spelled once.
+//!
+//! Names of columns have to be escaped, and a document begins with the same source, schema and
+//! table as the one before. Each thread keeps the spelling of the relations it met last.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::text;
+use crate::{Relation, SourceInfo};
+
+/// Relations a thread remembers; a stream that alternates between more spells some again.
+const SLOTS: usize = 16;
+
+thread_local! {
+    static RECENT: [Cell<Option<Box<Spelled>>>; SLOTS] = const { [const { Cell::new(None) }; SLOTS] };
+}
+
+/// The constant parts of a relation's documents.
+pub(super) struct Spelled {
+    /// Keeps the relation, so that its address means nothing else.
+    relation: Arc<Relation>,
+    source: SourceInfo,
+    /// From behind `op` (or `cause`) to before the transaction's id.
+    middle: Vec<u8>,
+    /// `,"name":` of every column.
+    members: Vec<u8>,
+    /// Where each member ends.
+    ends: Vec<usize>,
+}
+
+impl Spelled {
+    fn new(source: &SourceInfo, relation: &Arc<Relation>) -> Self {
+        let mut middle = Vec::with_capacity(192);
+        let out = &mut middle;
+        out.extend_from_slice(b"\",\"engine\":\"");
+        out.extend_from_slice(relation.engine.name().as_bytes());
+        out.extend_from_slice(b"\",\"source\":{\"name\":\"");
+        text::escaped(out, &source.name);
+        out.extend_from_slice(b"\",\"kind\":\"");
+        out.extend_from_slice(source.lineage.kind.name().as_bytes());
+        out.extend_from_slice(b"\",\"database\":\"");
+        text::escaped(out, &source.database);
+        out.extend_from_slice(b"\"},\"schema\":\"");
+        text::escaped(out, &relation.schema);
+        out.extend_from_slice(b"\",\"table\":\"");
+        text::escaped(out, &relation.table);
+        out.extend_from_slice(b"\",\"tx\":{\"id\":\"");
+        let mut members = Vec::with_capacity(relation.columns.len() * 16);
+        let ends = relation.columns.iter().map(|column| {
+            members.extend_from_slice(b",\"");
+            text::escaped(&mut members, &column.name);
+            members.extend_from_slice(b"\":");
+            members.len()
+        });
+        let ends = ends.collect();
+        Self {
+            relation: relation.clone(),
+            source: source.clone(),
+            middle,
+            members,
+            ends,
+        }
+    }
+
+    fn is_of(&self, source: &SourceInfo, relation: &Arc<Relation>) -> bool {
+        // The name is compared by content: a source's description may be made anew.
+        Arc::ptr_eq(&self.relation, relation)
+            && self.source.name == source.name
+            && self.source.database == source.database
+            && self.source.lineage.kind == source.lineage.kind
+    }
+
+    pub(super) fn middle(&self) -> &[u8] {
+        &self.middle
+    }
+
+    /// `,"name":` of every column, in order.
+    pub(super) fn members(&self) -> impl Iterator<Item = &[u8]> {
+        let mut from = 0;
+        self.ends.iter().map(move |&end| {
+            let member = self.members.get(from..end).unwrap_or_default();
+            from = end;
+            member
+        })
+    }
+}
+
+/// Calls `write` with the spelling of the relation.
+#[inline]
+pub(super) fn with<T>(
+    source: &SourceInfo,
+    relation: &Arc<Relation>,
+    write: impl FnOnce(&Spelled) -> T,
+) -> T {
+    // Relations are allocated in steps of at least 16 bytes.
+    let slot = (Arc::as_ptr(relation).addr() >> 4) % SLOTS;
+    RECENT.with(|recent| {
+        let Some(cell) = recent.get(slot) else {
+            return write(&Spelled::new(source, relation));
+        };
+        // Taken out meanwhile: should `write` come back here, it makes its own.
+        let spelled = match cell.take() {
+            Some(spelled) if spelled.is_of(source, relation) => spelled,
+            _ => Box::new(Spelled::new(source, relation)),
+        };
+        let written = write(&spelled);
+        cell.set(Some(spelled));
+        written
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{Encoder, Format};
+    use crate::{ChangeEvent, testing};
+
+    fn line(source: &SourceInfo, event: &ChangeEvent) -> String {
+        let mut out = Vec::new();
+        let encoder = Encoder::new(Format::Json);
+        encoder.encode(source, event, &mut out).expect("an event");
+        String::from_utf8(out).expect("text")
+    }
+
+    /// More tables than slots, in turns, whose relations are replaced and freed: every document
+    /// says its own source, table and columns.
+    #[test]
+    fn no_document_has_another_relations_words() {
+        let template = testing::insert(1, 0, 7);
+        for round in 0..3 {
+            for table in 0..3 * SLOTS {
+                for name in ["a", "b"] {
+                    let mut source = SourceInfo::clone(&testing::source());
+                    source.name = name.into();
+                    let mut relation = Relation::clone(&template.relation);
+                    relation.table = format!("t{table}").into();
+                    relation.columns[1].name = format!("c{table}\"{round}").into();
+                    let mut event = template.clone();
+                    event.relation = Arc::new(relation);
+                    let line = line(&source, &event);
+                    for part in [
+                        format!("\"source\":{{\"name\":\"{name}\","),
+                        format!("\"table\":\"t{table}\",\"tx\":"),
+                        format!(",\"c{table}\\\"{round}\":"),
+                    ] {
+                        assert!(line.contains(&part), "{line} lacks {part}");
+                    }
+                }
+            }
+        }
+    }
+}
