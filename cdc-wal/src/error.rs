@@ -33,8 +33,11 @@ pub enum LogErrorKind {
     Invalidated,
     /// What a reader needs next was trimmed away.
     Trimmed,
-    /// There is no log, cursor or segment of that name.
+    /// There is no log, cursor, segment or savepoint of that name.
     NotFound,
+    /// What follows a position was lost to damage and a repair; the message names the position
+    /// behind it.
+    Lost,
 }
 
 /// An error of a log, its tails or its journal.
@@ -58,6 +61,11 @@ impl LogError {
         }
     }
 
+    /// The same error once more, for those who ask again.
+    pub(crate) fn repeat(&self) -> Self {
+        Self::new(self.kind.clone(), self.message.clone())
+    }
+
     pub(crate) fn io(what: &str, path: &std::path::Path, cause: std::io::Error) -> Self {
         Self {
             kind: LogErrorKind::Io,
@@ -70,7 +78,7 @@ impl LogError {
         Self::new(
             LogErrorKind::Corrupt,
             format!(
-                "read the log segment {}: {what} at byte {offset}; the file is damaged, restore it or move the log away",
+                "read the log segment {}: {what} at byte {offset}; the file is damaged: restore it, or see what a repair would keep",
                 path.display()
             ),
         )
@@ -106,7 +114,9 @@ impl From<LogError> for SourceError {
                 SourceErrorKind::Configuration
             }
             LogErrorKind::Refused(refusal) => SourceErrorKind::Refused(refusal.clone()),
-            LogErrorKind::Invalidated | LogErrorKind::Trimmed => SourceErrorKind::Gap,
+            LogErrorKind::Invalidated | LogErrorKind::Trimmed | LogErrorKind::Lost => {
+                SourceErrorKind::Gap
+            }
             LogErrorKind::Io | LogErrorKind::Dead | LogErrorKind::Full => SourceErrorKind::Io,
         };
         let LogError { message, cause, .. } = error;

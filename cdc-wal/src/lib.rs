@@ -81,5 +81,7 @@ mod tail;
 
 pub use error::{LogError, LogErrorKind};
 pub use journal::{FileJournal, JournalConfig};
-pub use log::{CommitAt, Cursor, Log, LogConfig, OnLimit, SyncPolicy, Transaction, Visibility};
+pub use log::{
+    CommitAt, Cursor, Log, LogConfig, OnLimit, Savepoint, SyncPolicy, Transaction, Visibility,
+};
 pub use tail::{StartAt, TAIL_MEMORY_BYTES, WalTail};

@@ -187,6 +187,12 @@ impl WalTail {
         Ok(self.view.visible()?.saturating_sub(self.assembler.at()))
     }
 
+    /// Bytes of open transactions that are kept in memory, at most about [`TAIL_MEMORY_BYTES`]: the
+    /// frames of what is larger are read again at the commit.
+    pub const fn held_bytes(&self) -> usize {
+        self.assembler.held()
+    }
+
     /// Oldest LSN this tail still has to read.
     pub fn restart_lsn(&self) -> cdc_core::Lsn {
         cdc_core::Lsn(self.assembler.needs())

@@ -29,6 +29,10 @@ pub enum FrameKind {
     Restart = 6,
     /// The segment's end.
     Seal = 7,
+    /// Changes of an open transaction are undone back to a savepoint.
+    Rollback = 8,
+    /// Written by a repair: what stood here is lost.
+    Gap = 9,
 }
 
 impl FrameKind {
@@ -41,6 +45,8 @@ impl FrameKind {
             5 => Self::Heartbeat,
             6 => Self::Restart,
             7 => Self::Seal,
+            8 => Self::Rollback,
+            9 => Self::Gap,
             _ => return None,
         })
     }
@@ -55,6 +61,8 @@ impl FrameKind {
             Self::Heartbeat => "heartbeat",
             Self::Restart => "restart",
             Self::Seal => "seal",
+            Self::Rollback => "rollback",
+            Self::Gap => "gap",
         }
     }
 }
@@ -84,16 +92,19 @@ pub struct FrameHeader {
     pub kind: FrameKind,
     /// Part of a large record.
     pub fragment: Fragment,
-    /// Everything below was durable when it was appended.
+    /// Everything below was durable when it was appended; 0 for a gap.
     pub flushed: u64,
+    /// Bytes from its LSN to the next frame's: its own length and padding, of a gap all that it
+    /// stands for.
+    pub skip: u64,
     /// Its transaction: the LSN of the transaction's first frame; 0 for none.
     pub tx: u64,
 }
 
 impl FrameHeader {
-    /// LSN behind the frame and its padding.
+    /// LSN behind the frame and its padding, or behind what a gap stands for.
     pub const fn end(&self) -> u64 {
-        self.lsn + align(self.len as u64)
+        self.lsn.saturating_add(self.skip)
     }
 }
 
@@ -155,12 +166,15 @@ pub fn parse(
         3 => Fragment::Last,
         _ => return Err(FormatError("a frame with unknown flags")),
     };
-    let unflushed = match u32_at(20) {
-        u32::MAX => u64::MAX,
-        n => u64::from(n) * 8,
+    let own = align(u64::from(len));
+    let words = u64::from(u32_at(20)) * 8;
+    let (unflushed, skip) = match (kind, u32_at(20)) {
+        (FrameKind::Gap, _) => (u64::MAX, words),
+        (_, u32::MAX) => (u64::MAX, own),
+        _ => (words, own),
     };
     let tx = u64_at(24);
-    if head[18] != 0 || head[19] != 0 || tx > lsn {
+    if head[18] != 0 || head[19] != 0 || tx > lsn || skip < own {
         return Err(FormatError("a frame whose fields do not fit together"));
     }
     Ok(Parsed::Frame(FrameHeader {
@@ -169,6 +183,7 @@ pub fn parse(
         kind,
         fragment,
         flushed: lsn.saturating_sub(unflushed),
+        skip,
         tx,
     }))
 }
@@ -183,14 +198,26 @@ pub(crate) fn finish(
     tx: u64,
     seed: u32,
 ) {
-    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     let unflushed = u32::try_from(lsn.saturating_sub(flushed).div_ceil(8)).unwrap_or(u32::MAX);
+    write(frame, kind, fragment, lsn, unflushed, tx, seed);
+}
+
+fn write(
+    frame: &mut [u8],
+    kind: FrameKind,
+    fragment: Fragment,
+    lsn: u64,
+    words: u32,
+    tx: u64,
+    seed: u32,
+) {
+    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     frame[4..8].copy_from_slice(&len.to_le_bytes());
     frame[8..16].copy_from_slice(&lsn.to_le_bytes());
     frame[16] = kind as u8;
     frame[17] = fragment as u8;
     frame[18..20].fill(0);
-    frame[20..24].copy_from_slice(&unflushed.to_le_bytes());
+    frame[20..24].copy_from_slice(&words.to_le_bytes());
     frame[24..32].copy_from_slice(&tx.to_le_bytes());
     let crc = crc32c::crc32c_append(seed, &frame[4..]);
     frame[..4].copy_from_slice(&crc.to_le_bytes());
@@ -276,5 +303,38 @@ impl Heartbeat {
             })
         })()
         .ok_or(FormatError("a heartbeat that is cut off"))
+    }
+}
+
+/// A rollback: which frames of the transaction stay, and how much of the last of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// LSN of the last frame of the transaction that stays; 0 if none does.
+    pub lsn: u64,
+    /// Bytes of its payload that stay.
+    pub bytes: u32,
+}
+
+impl Rollback {
+    pub(crate) fn encode(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.lsn.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a rollback's payload.
+    ///
+    /// # Errors
+    /// If the payload is too short.
+    pub fn decode(payload: &[u8]) -> Result<Self, FormatError> {
+        let mut rest = payload;
+        (|| {
+            Some(Self {
+                lsn: take_u64(&mut rest)?,
+                bytes: take_u32(&mut rest)?,
+            })
+        })()
+        .ok_or(FormatError("a rollback that is cut off"))
     }
 }

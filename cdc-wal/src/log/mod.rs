@@ -6,6 +6,7 @@ mod helper;
 pub(crate) mod recover;
 mod registry;
 mod retention;
+mod savepoint;
 pub(crate) mod state;
 mod transaction;
 
@@ -22,6 +23,7 @@ use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, w
 pub use config::{LogConfig, OnLimit, SyncPolicy, Visibility};
 pub use cursors::Cursor;
 pub(crate) use retention::{check_cursor, confirm, locate, oldest};
+pub use savepoint::Savepoint;
 pub use transaction::{CommitAt, Transaction};
 
 use crate::control::{CONTROL, Control};

@@ -7,6 +7,7 @@ use cdc_core::{Position, TokenRefusal};
 use super::config::OnLimit;
 use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
 use super::state::{SegmentMeta, Shared, State};
+use crate::format::HEADER_BYTES;
 use crate::read::frames::FrameReader;
 use crate::read::locate;
 use crate::segment::file_name;
@@ -116,6 +117,15 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
         .collect();
     if gone.is_empty() && !changed {
         return Ok(0);
+    }
+    if let Some(newest) = gone.last()
+        && state.flushed <= newest + segment_bytes
+    {
+        // Something durable must stay: the first segment that is kept has not been synced yet.
+        let first = newest + segment_bytes + HEADER_BYTES;
+        drop(state);
+        shared.flush_to(first)?;
+        state = shared.lock();
     }
     let cursors = state.cursors.clone();
     state

@@ -8,9 +8,12 @@ use cdc_core::{Cause, Image, Lsn, Meta, Op, Position, Relation, RowImage, wall_m
 use super::Handle;
 use super::registry::Known;
 use super::retention;
+use super::savepoint::{Mark, Savepoint, Savepoints};
 use super::state::Place;
 use crate::format::change::{self, ChangeHead};
-use crate::format::frame::{COMMIT_RECORD, CommitRecord, FRAME_HEADER, Fragment, FrameKind};
+use crate::format::frame::{
+    COMMIT_RECORD, CommitRecord, FRAME_HEADER, Fragment, FrameKind, Rollback,
+};
 use crate::format::{RECORD_BYTES_MAX, align};
 use crate::{LogError, LogErrorKind};
 
@@ -46,6 +49,9 @@ pub struct Transaction {
     definitions: usize,
     /// LSN of the first frame, once there is one.
     tx: Option<u64>,
+    /// LSN of the newest frame of changes; 0 without one.
+    last_frame: u64,
+    savepoints: Savepoints,
     events: u32,
     in_buffer: u32,
     next_ordinal: u32,
@@ -69,6 +75,8 @@ impl Transaction {
             newest: 0,
             definitions: 0,
             tx: None,
+            last_frame: 0,
+            savepoints: Savepoints::default(),
             events: 0,
             in_buffer: 0,
             next_ordinal: 0,
@@ -312,8 +320,13 @@ impl Transaction {
     /// `end` stays in the buffer.
     fn flush_buffer(&mut self, end: usize) -> Result<(), LogError> {
         if end > HEAD {
+            let previous = self.last_frame;
             let mut buffer = std::mem::take(&mut self.buffer);
             let appended = self.append(&mut buffer[HEAD - FRAME_HEADER..end], Fragment::None);
+            // Every savepoint is at or in front of the newest record, so in front of `end`.
+            if appended.is_ok() {
+                self.savepoints.flushed(HEAD, previous, self.last_frame);
+            }
             // The buffer stays: what is behind the frame moves to its front.
             buffer.copy_within(end.., HEAD);
             buffer.truncate(HEAD + buffer.len() - end);
@@ -342,6 +355,9 @@ impl Transaction {
         let max = self.handle.shared.frame_max - FRAME_HEADER;
         let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
         let mut at = 0;
+        // Savepoints still in the buffer are in front of this record.
+        self.savepoints
+            .flushed(HEAD, self.last_frame, self.last_frame);
         let mut frame = Vec::with_capacity(self.handle.shared.frame_max);
         while at < record.len() {
             frame.clear();
@@ -391,6 +407,7 @@ impl Transaction {
                     state.open.insert(lsn);
                     self.tx = Some(lsn);
                 }
+                self.last_frame = lsn;
                 Ok(())
             }
             Err(error) => {
@@ -398,6 +415,78 @@ impl Transaction {
                 Err(error)
             }
         }
+    }
+
+    /// Marks this place, to undo what follows it. Costs no I/O.
+    ///
+    /// # Errors
+    /// [`LogErrorKind::TooLarge`] beyond 65 536 savepoints at once: release some.
+    pub fn savepoint(&mut self) -> Result<Savepoint, LogError> {
+        self.savepoints.add(Mark::InBuffer {
+            at: self.buffer.len(),
+            events: self.events,
+            in_buffer: self.in_buffer,
+            ordinal: self.next_ordinal,
+        })
+    }
+
+    /// Undoes what was changed since a savepoint, which stays; later ones are gone. No tail ever
+    /// shows what was undone, and the ordinals of what follows go on as if it had not been.
+    ///
+    /// # Errors
+    /// [`LogErrorKind::NotFound`] for a savepoint that was released or rolled past, or of another
+    /// transaction. [`LogErrorKind::Io`] or [`LogErrorKind::Dead`] if the rollback of what is in
+    /// the log already could not be appended: only aborting is left.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<(), LogError> {
+        if self.failed {
+            return Err(LogError::new(
+                LogErrorKind::Dead,
+                "roll a transaction back: an earlier append of it failed; abort it",
+            ));
+        }
+        let mark = self.savepoints.return_to(savepoint)?;
+        match mark {
+            Mark::InBuffer { at, in_buffer, .. } => {
+                self.buffer.truncate(at);
+                self.in_buffer = in_buffer;
+            }
+            Mark::InLog { frame, bytes, .. } => {
+                let in_log = self.events - self.in_buffer;
+                self.buffer.truncate(HEAD);
+                self.relations.clear();
+                (self.newest, self.definitions, self.in_buffer) = (0, 0, 0);
+                if in_log > mark.events() {
+                    self.append_rollback(frame, bytes)?;
+                }
+            }
+        }
+        self.events = mark.events();
+        self.next_ordinal = mark.ordinal();
+        Ok(())
+    }
+
+    /// Forgets a savepoint and all later ones; what was changed since stays.
+    ///
+    /// # Errors
+    /// [`LogErrorKind::NotFound`] as for [`rollback_to`](Self::rollback_to).
+    pub fn release(&mut self, savepoint: &Savepoint) -> Result<(), LogError> {
+        self.savepoints.release(savepoint)
+    }
+
+    /// Says in the log that of this transaction only what stands up to `bytes` into the payload of
+    /// the frame at `lsn` is left.
+    fn append_rollback(&mut self, lsn: u64, bytes: u32) -> Result<(), LogError> {
+        let Some(tx) = self.tx else {
+            return Ok(());
+        };
+        let shared = &self.handle.shared;
+        let mut frame = [0; FRAME_HEADER + 12];
+        frame[FRAME_HEADER..].copy_from_slice(&Rollback { lsn, bytes }.encode());
+        let state = shared.lock();
+        let place = Place::new(FrameKind::Rollback, Some(tx));
+        let appended = shared.append(state, &mut frame, place, &[], |_, _, _| {});
+        self.failed = appended.is_err();
+        appended.map(drop)
     }
 
     /// Commits, and waits as the [`SyncPolicy`](crate::SyncPolicy) says. A transaction without
@@ -440,6 +529,10 @@ impl Transaction {
                 LogErrorKind::Dead,
                 "commit a transaction: an append of it failed; it is aborted",
             ));
+        }
+        if self.events == 0 {
+            // Everything may have been rolled back: what is in the log of it ends here.
+            self.end_open()?;
         }
         let state = shared.lock();
         if self.events == 0 {

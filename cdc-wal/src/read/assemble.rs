@@ -7,11 +7,11 @@ use bytes::Bytes;
 use cdc_core::{BatchLimit, ChangeEvent, Position, Relation, Transaction};
 
 use super::frames::{Frame, FrameReader};
-use crate::LogError;
 use crate::format::frame::{
-    COMMIT_RECORD, CommitRecord, Fragment, FrameHeader, FrameKind, Heartbeat,
+    COMMIT_RECORD, CommitRecord, Fragment, FrameHeader, FrameKind, Heartbeat, Rollback,
 };
 use crate::format::{FormatError, RECORD_BYTES_MAX, change, relation};
+use crate::{LogError, LogErrorKind};
 
 /// Most relations kept to give the same shape the same address in every segment.
 const INTERNED_MAX: usize = 4096;
@@ -44,6 +44,8 @@ struct Piece {
     lsn: u64,
     fragment: Fragment,
     payload: Option<Bytes>,
+    /// Bytes of the payload that were not rolled back.
+    limit: usize,
     table: Arc<Table>,
 }
 
@@ -52,6 +54,24 @@ struct Open {
     pieces: VecDeque<Piece>,
     held: usize,
     spilled: bool,
+}
+
+impl Open {
+    /// Undoes what a savepoint's rollback undoes; gives the bytes that are no longer held.
+    fn roll_back(&mut self, to: Rollback) -> usize {
+        let before = self.held;
+        while let Some(piece) = self.pieces.back_mut()
+            && piece.lsn >= to.lsn
+        {
+            if piece.lsn == to.lsn {
+                piece.limit = piece.limit.min(to.bytes as usize);
+                break;
+            }
+            self.held -= piece.payload.as_ref().map_or(0, Bytes::len);
+            self.pieces.pop_back();
+        }
+        before - self.held
+    }
 }
 
 /// A committed transaction on its way out.
@@ -85,6 +105,10 @@ pub(crate) struct Assembler {
     delivering: Option<Delivering>,
     /// Events of the last batch.
     expected: usize,
+    /// A repair left a gap since the last commit.
+    gap: bool,
+    /// Damage was met: nothing behind it is given.
+    broken: Option<LogError>,
 }
 
 impl Assembler {
@@ -123,6 +147,8 @@ impl Assembler {
             memory_max,
             delivering: None,
             expected: 0,
+            gap: false,
+            broken: None,
         })
     }
 
@@ -152,19 +178,57 @@ impl Assembler {
         open.min(delivering).min(self.at)
     }
 
+    /// Bytes of open transactions in memory.
+    pub(crate) const fn held(&self) -> usize {
+        self.held
+    }
+
     /// Events that may be read up to the LSN `visible`, until a limit is met. Without events,
     /// there may still be more to walk: see [`at`](Self::at).
+    ///
+    /// # Errors
+    /// Damage, for ever from then on, after everything in front of it was given. Of other
+    /// failures of the disk nothing is lost: the next call tries again.
     pub(crate) fn fill(
         &mut self,
         visible: u64,
         limit: &BatchLimit,
     ) -> Result<Vec<ChangeEvent>, LogError> {
+        if let Some(error) = &self.broken {
+            return Err(error.repeat());
+        }
         let mut events = Vec::with_capacity(self.expected.min(limit.events_max));
+        let filled = self.fill_into(&mut events, visible, limit);
+        // The next batch is probably as large; growing step by step would copy it.
+        self.expected = events.len();
+        if let Some(last) = events.last() {
+            self.end = self.end.max(last.position);
+        }
+        match filled {
+            Err(error) => {
+                if matches!(error.kind, LogErrorKind::Corrupt | LogErrorKind::Lost) {
+                    self.broken = Some(error.repeat());
+                }
+                if events.is_empty() {
+                    return Err(error);
+                }
+                Ok(events)
+            }
+            Ok(()) => Ok(events),
+        }
+    }
+
+    fn fill_into(
+        &mut self,
+        events: &mut Vec<ChangeEvent>,
+        visible: u64,
+        limit: &BatchLimit,
+    ) -> Result<(), LogError> {
         let mut bytes = 0;
         let walk_end = self.at.saturating_add(WALK_BYTES);
         loop {
             if self.delivering.is_some() {
-                if !self.deliver(&mut events, &mut bytes, limit)? {
+                if !self.deliver(events, &mut bytes, limit)? {
                     break;
                 }
                 if events.len() >= limit.events_max || bytes >= limit.bytes_max {
@@ -179,12 +243,7 @@ impl Assembler {
             };
             self.take(frame)?;
         }
-        // The next batch is probably as large; growing step by step would copy it.
-        self.expected = events.len();
-        if let Some(last) = events.last() {
-            self.end = self.end.max(last.position);
-        }
-        Ok(events)
+        Ok(())
     }
 
     fn take(&mut self, frame: Frame) -> Result<(), LogError> {
@@ -197,15 +256,28 @@ impl Assembler {
             }
             FrameKind::Changes => self.hold(&header, frame.payload),
             FrameKind::Commit => self.commit(&header, &frame.payload)?,
-            FrameKind::Abort => {
-                if let Some(open) = self.open.remove(&header.tx) {
-                    self.held -= open.held;
-                }
-            }
+            FrameKind::Abort => self.forget(header.tx),
             FrameKind::Heartbeat => {
                 let heartbeat = Heartbeat::decode(&frame.payload)
                     .map_err(|error| self.frames.corrupt(header.lsn, error))?;
+                self.check_gap(heartbeat.end, heartbeat.end)?;
                 self.end = self.end.max(heartbeat.end);
+            }
+            FrameKind::Rollback => {
+                let rollback = Rollback::decode(&frame.payload)
+                    .map_err(|error| self.frames.corrupt(header.lsn, error))?;
+                if let Some(open) = self.open.get_mut(&header.tx) {
+                    self.held -= open.roll_back(rollback);
+                }
+            }
+            FrameKind::Gap => {
+                self.gap = true;
+                if header.tx != 0 {
+                    self.forget(header.tx);
+                } else {
+                    self.open.clear();
+                    self.held = 0;
+                }
             }
             FrameKind::Restart => {
                 self.open.clear();
@@ -214,6 +286,27 @@ impl Assembler {
             FrameKind::Seal => self.table = Arc::default(),
         }
         Ok(())
+    }
+
+    fn forget(&mut self, tx: u64) {
+        if let Some(open) = self.open.remove(&tx) {
+            self.held -= open.held;
+        }
+    }
+
+    /// At the first position `end` behind a gap: refuses to go on, unless the reader began at
+    /// `resume` or behind it, and so knows.
+    fn check_gap(&mut self, end: Position, resume: Position) -> Result<(), LogError> {
+        if !std::mem::take(&mut self.gap) || self.after >= resume || self.after >= end {
+            return Ok(());
+        }
+        Err(LogError::new(
+            LogErrorKind::Lost,
+            format!(
+                "read the log after {}: what follows was lost to damage that a repair removed; account for the loss and go on at {resume}",
+                self.end
+            ),
+        ))
     }
 
     fn hold(&mut self, header: &FrameHeader, payload: Bytes) {
@@ -238,6 +331,7 @@ impl Assembler {
             lsn: header.lsn,
             fragment: header.fragment,
             payload,
+            limit: usize::MAX,
             table: self.table.clone(),
         });
         while self.held > self.memory_max {
@@ -264,6 +358,7 @@ impl Assembler {
             self.held -= open.held;
         }
         let end = Position::end_of(commit.commit);
+        self.check_gap(end, Position::before(commit.commit))?;
         if end <= self.after {
             self.end = self.end.max(end);
             return Ok(());
@@ -286,6 +381,7 @@ impl Assembler {
             lsn: header.lsn,
             fragment: Fragment::None,
             payload: Some(payload.slice(COMMIT_RECORD.min(payload.len())..)),
+            limit: usize::MAX,
             table: self.table.clone(),
         };
         if let Some(tx) = &mut self.delivering {
@@ -372,25 +468,23 @@ impl Assembler {
     }
 }
 
-/// Makes the next piece of a transaction the current bytes, putting fragments together.
+/// Makes the next piece of a transaction the current bytes, putting fragments together. A read that
+/// fails leaves everything as it was.
 fn next_bytes(tx: &mut Delivering, again: &mut FrameReader) -> Result<(), LogError> {
     let mut parts: Option<(Vec<u8>, usize)> = None;
-    while let Some(piece) = tx.pieces.pop_front() {
-        let payload = match piece.payload {
-            Some(payload) => payload,
+    for used in 0..tx.pieces.len() {
+        let piece = &tx.pieces[used];
+        let whole = match &piece.payload {
+            Some(payload) => payload.clone(),
             None => match again.frame(piece.lsn, u64::MAX)? {
                 Some(frame) => frame.payload,
                 None => return Err(again.corrupt(piece.lsn, "no frame")),
             },
         };
+        let payload = whole.slice(..piece.limit.min(whole.len()));
         let bad = |what| again.corrupt(piece.lsn, FormatError(what));
-        match (piece.fragment, &mut parts) {
-            (Fragment::None, None) => {
-                tx.bytes = payload;
-                tx.at = 0;
-                tx.table = piece.table;
-                return Ok(());
-            }
+        let bytes = match (piece.fragment, &mut parts) {
+            (Fragment::None, None) => payload,
             (Fragment::First, None) => {
                 let Some((length, rest)) = payload.split_first_chunk::<4>() else {
                     return Err(bad("a fragment that is cut off"));
@@ -400,24 +494,28 @@ fn next_bytes(tx: &mut Delivering, again: &mut FrameReader) -> Result<(), LogErr
                     return Err(bad("a record larger than any may be"));
                 }
                 parts = Some((rest.to_vec(), length));
+                continue;
             }
             (Fragment::Middle | Fragment::Last, Some((bytes, length))) => {
                 if bytes.len() + payload.len() > *length {
                     return Err(bad("fragments longer than their record"));
                 }
                 bytes.extend_from_slice(&payload);
-                if piece.fragment == Fragment::Last {
-                    if bytes.len() != *length {
-                        return Err(bad("fragments shorter than their record"));
-                    }
-                    tx.bytes = Bytes::from(std::mem::take(bytes));
-                    tx.at = 0;
-                    tx.table = piece.table;
-                    return Ok(());
+                if piece.fragment == Fragment::Middle {
+                    continue;
                 }
+                if bytes.len() != *length {
+                    return Err(bad("fragments shorter than their record"));
+                }
+                Bytes::from(std::mem::take(bytes))
             }
             _ => return Err(bad("fragments out of order")),
-        }
+        };
+        tx.table = piece.table.clone();
+        tx.bytes = bytes;
+        tx.at = 0;
+        tx.pieces.drain(..=used);
+        return Ok(());
     }
     match parts {
         None => Ok(()),

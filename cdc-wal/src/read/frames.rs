@@ -179,9 +179,14 @@ impl FrameReader {
 
     /// Where to go on behind a frame.
     pub(crate) fn after(&self, frame: &FrameHeader) -> u64 {
+        let end = frame.end();
         match frame.kind {
             FrameKind::Seal => self.id.next_segment(frame.lsn),
-            _ => frame.end(),
+            // What a repair could not read may reach to the segment's end.
+            FrameKind::Gap if end >= self.id.base(frame.lsn) + u64::from(self.id.segment_bytes) => {
+                self.id.next_segment(frame.lsn)
+            }
+            _ => end,
         }
     }
 

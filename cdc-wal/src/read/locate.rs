@@ -66,17 +66,25 @@ pub(crate) fn locate(
         match point {
             Some((position, _)) if position > target => break,
             Some((_, restart)) => begin = restart,
+            // What was open here has lost its writer.
+            None if frame.header.kind == FrameKind::Restart => begin = at,
             None => {}
         }
         at = frames.after(&frame.header);
     }
     if begin < first.base {
-        return Err(refuse(oldest(frames, segments, end)?));
+        // What was open there and began in a trimmed segment may have been aborted since.
+        let oldest = oldest(frames, segments, end)?;
+        if target < oldest {
+            return Err(refuse(oldest));
+        }
+        begin = first.base + HEADER_BYTES;
     }
     Ok(begin)
 }
 
-/// The oldest position after which everything is retained whole.
+/// The oldest position after which everything is retained whole: that of the last commit whose
+/// transaction began in a trimmed segment.
 pub(crate) fn oldest(
     frames: &mut FrameReader,
     segments: &[SegmentMeta],
@@ -85,23 +93,26 @@ pub(crate) fn oldest(
     let Some(first) = segments.first() else {
         return Ok(Position::ZERO);
     };
-    if first.restart >= first.base {
-        return Ok(first.prev);
-    }
-    // A transaction that began in a trimmed segment was open when this one began: the first
-    // place where none such is open any more.
-    let mut at = first.base + HEADER_BYTES;
     let mut last = first.prev;
+    if first.restart >= first.base {
+        return Ok(last);
+    }
+    let mut at = first.base + HEADER_BYTES;
     while let Some(frame) = frames.frame(at, end)? {
-        let point = resume_point(&frame.header, &frame.payload)
-            .map_err(|error| frames.corrupt(at, error))?;
+        let header = &frame.header;
+        let point =
+            resume_point(header, &frame.payload).map_err(|error| frames.corrupt(at, error))?;
         if let Some((position, restart)) = point {
-            last = position;
+            if header.kind == FrameKind::Commit && header.tx < first.base {
+                last = position;
+            }
             if restart >= first.base {
                 break;
             }
+        } else if header.kind == FrameKind::Restart {
+            break;
         }
-        at = frames.after(&frame.header);
+        at = frames.after(header);
     }
     Ok(last)
 }

@@ -6,7 +6,7 @@ use cdc_core::testing::sim_storage::{Failure, SimStorage};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent, Image, Op, Position, Relation};
 use cdc_wal::{
-    Log, LogConfig, LogError, LogErrorKind, StartAt, SyncPolicy, Transaction, Visibility,
+    Log, LogConfig, LogError, LogErrorKind, Savepoint, StartAt, SyncPolicy, Transaction, Visibility,
 };
 use proptest::prelude::*;
 
@@ -17,9 +17,13 @@ fn open(disk: &SimStorage, sync: SyncPolicy) -> Result<Log, LogError> {
         storage: disk.shared(),
         sync,
         visibility: Visibility::Written,
+        retain_bytes: 0,
         ..config("/log".as_ref())
     })
 }
+
+/// The cursor that holds what was not confirmed.
+const CURSOR: &str = "reader";
 
 /// One step of a workload: transactions are numbered, up to three are open at once.
 #[derive(Clone, Debug)]
@@ -36,6 +40,22 @@ enum Step {
     Abort {
         slot: usize,
     },
+    /// Sets a savepoint in one of the open transactions.
+    Savepoint {
+        slot: usize,
+    },
+    /// Rolls back to one of its savepoints.
+    Rollback {
+        slot: usize,
+        back: usize,
+    },
+    /// Adds rows of this many bytes, which take frames of their own, and undoes them.
+    Undo {
+        slot: usize,
+        bytes: usize,
+    },
+    /// Moves the cursor to the end: what nobody needs is trimmed.
+    Confirm,
     Flush,
 }
 
@@ -45,6 +65,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0usize..3, 1usize..12, bytes).prop_map(|(slot, count, bytes)| Step::Change { slot, count, bytes }),
         5 => (0usize..3).prop_map(|slot| Step::Commit { slot }),
         1 => (0usize..3).prop_map(|slot| Step::Abort { slot }),
+        6 => (0usize..3).prop_map(|slot| Step::Savepoint { slot }),
+        6 => (0usize..3, 0usize..3).prop_map(|(slot, back)| Step::Rollback { slot, back }),
+        2 => (0usize..3, 9000usize..40_000).prop_map(|(slot, bytes)| Step::Undo { slot, bytes }),
+        1 => Just(Step::Confirm),
         1 => Just(Step::Flush),
     ]
 }
@@ -58,36 +82,55 @@ struct Outcome {
     acknowledged: Vec<Expected>,
     /// Of these, how many were durable by a flush that came back.
     flushed: usize,
+    /// How many nobody needs any more: they may be there or not.
+    confirmed: usize,
     /// The commit that failed, which may be there or not.
     unknown: Option<Expected>,
+}
+
+/// An open transaction, what it holds, and its savepoints with how much it held at each.
+struct Running {
+    tx: Transaction,
+    expected: Expected,
+    savepoints: Vec<(Savepoint, usize)>,
 }
 
 /// Runs steps until one fails.
 fn run(log: &Log, steps: &[Step], relations: &[Arc<Relation>], first_id: u64) -> Outcome {
     let mut outcome = Outcome::default();
     let mut next_id = first_id;
-    let mut open: [Option<(Transaction, Expected)>; 3] = Default::default();
+    let mut open: [Option<Running>; 3] = Default::default();
+    if log.register_cursor(CURSOR, Position::ZERO).is_err() {
+        return outcome;
+    }
     for step in steps {
         match step {
             Step::Change { slot, count, bytes } => {
-                let (tx, expected) = open[*slot].get_or_insert_with(|| {
+                let running = open[*slot].get_or_insert_with(|| {
                     next_id += 1;
-                    (log.begin(next_id), (next_id, Vec::new()))
+                    Running {
+                        tx: log.begin(next_id),
+                        expected: (next_id, Vec::new()),
+                        savepoints: Vec::new(),
+                    }
                 });
                 // Few of the large ones, or a workload takes megabytes.
                 let count = if *bytes > 1000 { 1 + count / 6 } else { *count };
                 for n in 0..count {
                     let relation = &relations[(*bytes + n) % relations.len()];
                     let text = "x".repeat(*bytes);
-                    if tx.insert(relation, &row(1, &text, "1")).is_err() {
+                    let inserted = running.tx.insert(relation, &row(1, &text, "1"));
+                    if inserted.is_err() {
                         return outcome;
                     }
-                    expected.1.push(*bytes);
+                    running.expected.1.push(*bytes);
                 }
             }
             Step::Commit { slot } => {
-                if let Some((tx, expected)) = open[*slot].take() {
+                if let Some(Running { tx, expected, .. }) = open[*slot].take() {
                     match tx.commit() {
+                        // Nothing is left of it: it is not seen.
+                        _ if expected.1.is_empty() => {}
                         Ok(_) => outcome.acknowledged.push(expected),
                         Err(_) => {
                             outcome.unknown = Some(expected);
@@ -97,9 +140,45 @@ fn run(log: &Log, steps: &[Step], relations: &[Arc<Relation>], first_id: u64) ->
                 }
             }
             Step::Abort { slot } => {
-                if let Some((tx, _)) = open[*slot].take()
-                    && tx.abort().is_err()
+                if let Some(running) = open[*slot].take()
+                    && running.tx.abort().is_err()
                 {
+                    return outcome;
+                }
+            }
+            Step::Savepoint { slot } => {
+                if let Some(running) = &mut open[*slot] {
+                    let savepoint = running.tx.savepoint().expect("few savepoints");
+                    running
+                        .savepoints
+                        .push((savepoint, running.expected.1.len()));
+                }
+            }
+            Step::Rollback { slot, back } => {
+                if let Some(running) = &mut open[*slot]
+                    && let Some(index) = running.savepoints.len().checked_sub(back + 1)
+                {
+                    running.savepoints.truncate(index + 1);
+                    let (savepoint, count) = &running.savepoints[index];
+                    if running.tx.rollback_to(savepoint).is_err() {
+                        return outcome;
+                    }
+                    running.expected.1.truncate(*count);
+                }
+            }
+            Step::Undo { slot, bytes } => {
+                if let Some(Running { tx, .. }) = &mut open[*slot] {
+                    let savepoint = tx.savepoint().expect("few savepoints");
+                    let undone = row(1, &"u".repeat(*bytes), "1");
+                    let inserted = (0..2).try_for_each(|_| tx.insert(&relations[0], &undone));
+                    if inserted.and_then(|()| tx.rollback_to(&savepoint)).is_err() {
+                        return outcome;
+                    }
+                }
+            }
+            Step::Confirm => {
+                outcome.confirmed = outcome.acknowledged.len();
+                if log.confirm(CURSOR, log.end()).is_err() {
                     return outcome;
                 }
             }
@@ -192,6 +271,18 @@ fn crash_at(steps: &[Step], sync: SyncPolicy, n: u64, failure: Failure, seed: u6
     let (found, events) = transactions(&log);
     let mut possible = outcome.acknowledged.clone();
     possible.extend(outcome.unknown);
+    // From the first that is retained, which is none that somebody needs.
+    let trimmed = match found.first() {
+        Some((first, _)) => possible.iter().position(|(id, _)| id == first),
+        None if log.oldest().expect("oldest") > Position::ZERO => Some(outcome.confirmed),
+        None => Some(0),
+    };
+    let trimmed = trimmed.unwrap_or_else(|| panic!("nothing that was not committed: {place}"));
+    assert!(
+        trimmed <= outcome.confirmed,
+        "nothing is trimmed early: {place}"
+    );
+    let possible = &possible[trimmed..];
     assert!(
         found.len() <= possible.len(),
         "nothing that was not committed: {place}"
@@ -206,8 +297,11 @@ fn crash_at(steps: &[Step], sync: SyncPolicy, n: u64, failure: Failure, seed: u6
         _ => outcome.flushed,
     };
     assert!(
-        found.len() >= durable,
-        "nothing acknowledged is lost: {place}"
+        found.len() + trimmed >= durable,
+        "nothing acknowledged is lost: {place}: found {found:?}, trimmed {trimmed} of {}, confirmed {}, oldest {:?}",
+        outcome.acknowledged.len(),
+        outcome.confirmed,
+        log.oldest()
     );
     // The log works on, and from every position gives exactly the rest.
     let mut tx = log.begin(9999);
@@ -217,6 +311,7 @@ fn crash_at(steps: &[Step], sync: SyncPolicy, n: u64, failure: Failure, seed: u6
     let (again, all) = transactions(&log);
     assert_eq!(again.len(), found.len() + 1, "{place}");
     assert_eq!(all[..events.len()], events, "{place}");
+    let all = &all[..];
     for at in [
         0,
         events.len() / 3,
@@ -233,7 +328,7 @@ fn crash_at(steps: &[Step], sync: SyncPolicy, n: u64, failure: Failure, seed: u6
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, max_shrink_iters: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn no_crash_loses_what_was_acknowledged(
@@ -263,6 +358,7 @@ fn a_full_disk_kills_the_handle_and_nothing_else() {
     let disk = SimStorage::new();
     let log = open(&disk, SyncPolicy::Always).unwrap();
     disk.set_capacity(Some(200 << 10));
+    log.register_cursor(CURSOR, Position::ZERO).unwrap();
     let relation = relation();
     let mut committed = 0;
     let error = loop {

@@ -1,6 +1,7 @@
 //! Integration tests of this crate, one binary.
 
 mod crash;
+mod damage;
 mod decode;
 mod journal;
 mod log;
@@ -9,5 +10,6 @@ mod mapped;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recovery;
+mod savepoint;
 mod support;
 mod tail;
