@@ -41,6 +41,7 @@ mod error;
 mod event;
 mod event_id;
 mod filter;
+mod gap;
 mod journal;
 mod lineage;
 mod lsn;
@@ -69,6 +70,7 @@ pub use error::{
 pub use event::{Cause, ChangeEvent, Image, Meta, Op, Transaction};
 pub use event_id::{EventId, ParseEventIdError};
 pub use filter::{Filter, Transform};
+pub use gap::{GAP_PREFIX, accepted_gap};
 pub use journal::Journal;
 pub use lineage::{Lineage, SourceInfo, SourceKind};
 pub use lsn::{Lsn, ParseLsnError};

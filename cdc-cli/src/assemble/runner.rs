@@ -11,7 +11,8 @@ use cdc_core::pipeline::{
 };
 use cdc_core::{
     CheckpointStore, DeadLetterQueue, EventBatch, Journal, Lineage, Position, ResumeToken,
-    SourceError, SourceErrorKind, SourceInfo, SystemClock, TokenRefusal, WalSource,
+    SourceError, SourceErrorKind, SourceInfo, SystemClock, TokenRefusal, WalSource, accepted_gap,
+    wall_micros,
 };
 use cdc_wal::postgres::PostgresSource;
 use cdc_wal::{FileJournal, JournalConfig, Log, StartAt};
@@ -374,6 +375,9 @@ async fn open(
             ));
         }
         error!("gap accepted: {what}");
+        // Behind what the journal has, before all that will come: so it is there once.
+        let now = wall_micros();
+        journal.append(&accepted_gap(info.clone(), held, source.start(), now))?;
     }
     if journal.end() < source.start() {
         journal.append(&EventBatch::heartbeat(info, source.start()))?;

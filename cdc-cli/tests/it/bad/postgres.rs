@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use cdc_core::SourceError;
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
 
-use super::shop::{Running, delivered, file_config, refused, until};
+use super::shop::{Running, delivered, file_config, lines, refused, until};
 use crate::tool::Tool;
 
 fn server() -> PostgresConfig {
@@ -106,6 +106,30 @@ impl Db {
 
     pub(super) fn delivered(&self) -> Vec<i64> {
         delivered(&self.tool.path("out"))
+    }
+
+    /// What the file says is missing: the LSNs behind which and up to which. Each record stands
+    /// between the events around the gap.
+    fn gaps(&self) -> Vec<(u64, u64)> {
+        let mut gaps = Vec::new();
+        let mut last = 0;
+        for line in lines(&self.tool.path("out")) {
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let lsn = |text: &serde_json::Value| {
+                let position: cdc_core::Position = text.as_str().unwrap().parse().unwrap();
+                position.commit.0
+            };
+            let at = lsn(&event["position"]);
+            assert!(at > last || event["op"] != "message", "{line}");
+            if event["table"] == cdc_core::GAP_PREFIX {
+                let content = &event["after"]["content"];
+                let (from, to) = (lsn(&content["lost_after"]), lsn(&content["resumes_at"]));
+                assert!(last <= from && from < at && at <= to, "{line}");
+                gaps.push((from, to));
+            }
+            last = at;
+        }
+        gaps
     }
 
     /// Delivers what is there; it must work, and then everything inserted was delivered once. The
@@ -321,6 +345,12 @@ fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
     db.insert(1);
     assert_eq!(db.once(&[]).code, 0);
     assert_eq!(db.delivered(), [3, 4, 7, 8, 10]);
+    // The stream itself says where something is missing, once each time, in its place.
+    let gaps = db.gaps();
+    assert_eq!(gaps.len(), 2, "{gaps:?}");
+    for (before, after) in gaps {
+        assert!(before < after, "{before:?} {after:?}");
+    }
     db.remove(&server());
 }
 

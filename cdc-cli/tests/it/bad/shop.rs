@@ -37,6 +37,11 @@ pub(crate) fn file_config(source: &str) -> String {
 
 /// Ids in the order in which they were delivered to files.
 pub(crate) fn delivered(out: &Path) -> Vec<i64> {
+    lines(out).iter().flat_map(|line| ids(line)).collect()
+}
+
+/// Whole lines of the file emitter's files, in order.
+pub(crate) fn lines(out: &Path) -> Vec<String> {
     let Ok(files) = std::fs::read_dir(out) else {
         return Vec::new();
     };
@@ -46,10 +51,15 @@ pub(crate) fn delivered(out: &Path) -> Vec<i64> {
         .filter(|path| !path.to_string_lossy().contains("manifest"))
         .collect();
     files.sort();
-    files
-        .iter()
-        .flat_map(|path| ids(&std::fs::read_to_string(path).unwrap()))
-        .collect()
+    let mut lines = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let whole = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        lines.extend(whole.map(str::to_owned));
+    }
+    lines
 }
 
 /// Ids of whole lines; the last may be half written.
@@ -57,10 +67,11 @@ pub(crate) fn ids(lines: &str) -> Vec<i64> {
     lines
         .split_inclusive('\n')
         .filter(|line| line.ends_with('\n'))
-        .map(|line| {
-            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|event: &serde_json::Value| event["op"] != "message")
+        .map(|event| {
             let id = &event["after"]["id"];
-            id.as_i64().unwrap_or_else(|| panic!("no id in {line}"))
+            id.as_i64().unwrap_or_else(|| panic!("no id in {event}"))
         })
         .collect()
 }
