@@ -161,6 +161,20 @@ impl Postgres {
         )
     }
 
+    /// Its address by its Unix socket.
+    pub fn socket_url(&self) -> String {
+        format!(
+            "postgres://postgres@/postgres?host={}&port={}",
+            self.socket_folder().display(),
+            self.port
+        )
+    }
+
+    /// The folder its Unix socket is in.
+    pub fn socket_folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

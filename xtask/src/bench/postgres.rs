@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::Settings;
-use super::measure::{Cost, measure, median, number};
+use super::measure::{Cost, measure, median, number, warm_page_cache};
 use crate::error::Context;
 use crate::guard::TempDir;
 use crate::postgres::Postgres;
@@ -50,6 +50,27 @@ const LARGE: Backlog = Backlog {
     op: "insert",
 };
 
+/// How both readers reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    /// What one uses beside the database: without the kernel's work for TCP, part of which (freeing
+    /// what the server sent) is charged to the reader.
+    UnixSocket,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp, loopback",
+            Self::UnixSocket => "unix socket",
+        }
+    }
+}
+
+/// What one event becomes on disk, journal and JSON, about.
+const BYTES_OF_EVENT: u64 = 1200;
+
 /// Rows of about 130 bytes with the whole old row as identity.
 const TABLE: &str = "drop table if exists bench; \
     create table bench (id bigint primary key, aid int, balance int, filler char(84), \
@@ -73,7 +94,12 @@ const WRITER: &str = "create or replace procedure write_bench(op text, total big
 /// # Errors
 /// A program fails, or the destination does not hold exactly the backlog.
 pub(super) fn catch_up(settings: &Settings) -> Result<Value> {
-    backlogs(settings, &CATCH_UP, settings.rounds)
+    backlogs(
+        settings,
+        &CATCH_UP,
+        &[Transport::Tcp, Transport::UnixSocket],
+        settings.rounds,
+    )
 }
 
 /// One transaction that is far larger than memory should be.
@@ -81,10 +107,15 @@ pub(super) fn catch_up(settings: &Settings) -> Result<Value> {
 /// # Errors
 /// As [`catch_up`].
 pub(super) fn large(settings: &Settings) -> Result<Value> {
-    backlogs(settings, &[LARGE], 1)
+    backlogs(settings, &[LARGE], &[Transport::Tcp], 1)
 }
 
-fn backlogs(settings: &Settings, backlogs: &[Backlog], rounds: u32) -> Result<Value> {
+fn backlogs(
+    settings: &Settings,
+    backlogs: &[Backlog],
+    transports: &[Transport],
+    rounds: u32,
+) -> Result<Value> {
     let postgres = Postgres::start()?;
     postgres.psql(&WRITER.replace("ROW", ROW))?;
     // Writing the backlog is not what is measured.
@@ -92,12 +123,18 @@ fn backlogs(settings: &Settings, backlogs: &[Backlog], rounds: u32) -> Result<Va
     postgres.psql("select pg_reload_conf()")?;
     let mut results = Vec::new();
     for backlog in backlogs {
-        results.push(run(settings, &postgres, backlog, rounds)?);
+        results.extend(run(settings, &postgres, backlog, transports, rounds)?);
     }
     Ok(Value::Array(results))
 }
 
-fn run(settings: &Settings, postgres: &Postgres, backlog: &Backlog, rounds: u32) -> Result<Value> {
+fn run(
+    settings: &Settings,
+    postgres: &Postgres,
+    backlog: &Backlog,
+    transports: &[Transport],
+    rounds: u32,
+) -> Result<Vec<Value>> {
     let events = settings.scaled(backlog.events);
     let name = backlog.name;
     eprintln!("bench: {name}: writing a backlog of {events} events");
@@ -121,27 +158,48 @@ fn run(settings: &Settings, postgres: &Postgres, backlog: &Backlog, rounds: u32)
     ))?;
     // A reader that waits for an end position sees it in the next keepalive.
     let end = postgres.psql("select pg_current_wal_insert_lsn()")?;
+    let mut results = Vec::new();
+    for &transport in transports {
+        results.push(catch_up_by(
+            settings, postgres, backlog, transport, rounds, &end,
+        )?);
+    }
+    postgres.psql("select pg_drop_replication_slot('backlog')")?;
+    Ok(results)
+}
+
+fn catch_up_by(
+    settings: &Settings,
+    postgres: &Postgres,
+    backlog: &Backlog,
+    transport: Transport,
+    rounds: u32,
+    end: &str,
+) -> Result<Value> {
+    let events = settings.scaled(backlog.events);
+    let (name, transport_name) = (backlog.name, transport.name());
     let mut theirs = Vec::new();
     let mut ours = Vec::new();
+    let scratch = TempDir::new("bench")?;
     for round in 0..rounds {
         // Who goes first changes, so that neither always finds the server's caches warm.
         for turn in 0..2 {
+            warm_page_cache(scratch.path(), events.saturating_mul(BYTES_OF_EVENT))?;
             if (round + turn) % 2 == 0 {
-                theirs.push(recvlogical(postgres, &end)?);
+                theirs.push(recvlogical(postgres, transport, end)?);
             } else {
-                ours.push(capture(settings, postgres, backlog.op, events)?);
+                ours.push(capture(settings, postgres, transport, backlog.op, events)?);
             }
         }
         if let (Some(theirs), Some(ours)) = (theirs.last(), ours.last()) {
             eprintln!(
-                "bench: {name}: round {}: pg_recvlogical {:.2} s, cdc-cli {:.2} s",
+                "bench: {name}, {transport_name}: round {}: pg_recvlogical {:.2} s, cdc-cli {:.2} s",
                 round + 1,
                 theirs.wall,
                 ours.wall
             );
         }
     }
-    postgres.psql("select pg_drop_replication_slot('backlog')")?;
     let theirs = summary(&theirs, events);
     let ours = summary(&ours, events);
     let ratio = |name: &str| {
@@ -150,6 +208,7 @@ fn run(settings: &Settings, postgres: &Postgres, backlog: &Backlog, rounds: u32)
     };
     Ok(json!({
         "backlog": name,
+        "transport": transport_name,
         "events": events,
         "rounds": rounds,
         "counted_at_destination": events,
@@ -193,10 +252,13 @@ fn with_slot<T>(postgres: &Postgres, slot: &str, run: impl FnOnce() -> Result<T>
     outcome
 }
 
-fn recvlogical(postgres: &Postgres, end: &str) -> Result<Cost> {
+fn recvlogical(postgres: &Postgres, transport: Transport, end: &str) -> Result<Cost> {
     let dir = TempDir::new("bench")?;
     with_slot(postgres, "bench_recvlogical", || {
         let mut command = postgres.client("pg_recvlogical")?;
+        if transport == Transport::UnixSocket {
+            command.env("PGHOST", postgres.socket_folder());
+        }
         command.args([
             "--dbname",
             "postgres",
@@ -217,14 +279,24 @@ fn recvlogical(postgres: &Postgres, end: &str) -> Result<Cost> {
     })
 }
 
-fn capture(settings: &Settings, postgres: &Postgres, op: &str, events: u64) -> Result<Cost> {
+fn capture(
+    settings: &Settings,
+    postgres: &Postgres,
+    transport: Transport,
+    op: &str,
+    events: u64,
+) -> Result<Cost> {
+    let url = match transport {
+        Transport::Tcp => postgres.url(),
+        Transport::UnixSocket => postgres.socket_url(),
+    };
     let dir = TempDir::new("bench")?;
     let files = dir.join("events");
     let config = dir.join("cdc.toml");
     let text = format!(
         "[cdc]\nsource = {:?}\nstate_path = {:?}\nemitter = \"file\"\n\n[cdc.file]\npath = {files:?}\n\n\
          [cdc.postgres]\nslot = \"bench_cdc\"\npublication = \"bench\"\n",
-        postgres.url(),
+        url,
         dir.join("state"),
     );
     std::fs::write(&config, text).context(|| "write the configuration")?;
