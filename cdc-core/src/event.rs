@@ -196,9 +196,9 @@ pub struct Meta(pub Vec<(Arc<str>, Value)>);
 /// |---|---|---|
 /// | insert, read | absent | full |
 /// | update | full, key or partial if the source keeps it; else absent | full or partial |
-/// | delete | full, key or partial | absent |
+/// | delete | full, key or partial; absent for a range of keys, which is in `meta` | absent |
 /// | truncate, schema | absent | absent |
-/// | merge | absent | absent, or full if materialised; the operand is in `meta` |
+/// | merge | absent | key, or full if materialised; the operand is in `meta` |
 /// | message | absent | full: one column `content`; the relation's table is the message's prefix |
 ///
 /// An absent `before` of an update means the source does not keep it (its key did not change).

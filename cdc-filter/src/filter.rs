@@ -1,6 +1,6 @@
 //! Which events go on: by schema, table, operation and row.
 
-use cdc_core::{ChangeEvent, Filter, Op, Relation};
+use cdc_core::{ChangeEvent, EngineKind, Filter, Meta, Op, Relation, Value};
 
 use crate::cache::VerdictCache;
 use crate::glob::{Pattern, Patterns};
@@ -20,6 +20,10 @@ pub const PATTERNS_MAX: usize = 4096;
 ///
 /// Logical messages ([`Op::Message`]) have no schema: `schemas` does not apply to them, and `tables`
 /// is matched against their prefix.
+///
+/// A node of a graph is matched by any of its labels, before or after the change: `tables` keeps it
+/// if any label fits a pattern without `!` and none fits one with `!`. A Markdown document that
+/// moved is kept if either folder is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterConfig {
     /// Schema patterns, one name each.
@@ -137,9 +141,49 @@ impl TableFilter {
     }
 }
 
+impl TableFilter {
+    /// A node is in all of its labels' tables; a document that moved was in another folder.
+    fn keep_with_meta(&self, event: &ChangeEvent, meta: &Meta) -> bool {
+        let relation = &*event.relation;
+        let (schema, table) = (&*relation.schema, &*relation.table);
+        let entry = |wanted: &str| {
+            let mut entries = meta.0.iter();
+            entries.find_map(|(name, value)| (**name == *wanted).then_some(value))
+        };
+        let left = match entry("old_table") {
+            Some(Value::Text(left)) => Some(left.as_str()),
+            _ => None,
+        };
+        if relation.engine == EngineKind::Graph {
+            let labels = match entry("labels") {
+                Some(Value::Array(labels)) => labels.as_slice(),
+                _ => &[],
+            };
+            let labels = labels.iter().filter_map(|label| match label {
+                Value::Text(label) => Some(label.as_str()),
+                _ => None,
+            });
+            let names = labels.chain([table]).chain(left);
+            return self.schemas.keep("", schema) && self.tables.keep_any(schema, &names);
+        }
+        self.keep_relation(relation)
+            || left
+                .is_some_and(|left| self.schemas.keep("", schema) && self.tables.keep(schema, left))
+    }
+}
+
 impl Filter for TableFilter {
     #[inline]
     fn keep(&self, event: &ChangeEvent) -> bool {
+        if let Some(meta) = &event.meta
+            && matches!(
+                event.relation.engine,
+                EngineKind::Graph | EngineKind::Markdown
+            )
+            && !self.tables.is_empty()
+        {
+            return self.keep_with_meta(event, meta);
+        }
         if event.op == Op::Message {
             // Prefixes are free text: they would fill the cache with names that never come again.
             return self.tables.is_empty() || self.tables.keep("", &event.relation.table);

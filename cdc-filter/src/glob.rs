@@ -184,6 +184,30 @@ impl Patterns {
         }
         wanted
     }
+
+    /// As [`keep`](Self::keep) for something of several names: any positive pattern fits any of
+    /// them, and no negative one fits any.
+    pub(crate) fn keep_any<'a>(
+        &self,
+        qualifier: &str,
+        names: &(impl Iterator<Item = &'a str> + Clone),
+    ) -> bool {
+        let fits = |pattern: &Pattern| {
+            let mut names = names.clone();
+            names.any(|name| pattern.matches(qualifier, name))
+        };
+        let mut wanted = self.positives == 0;
+        for pattern in &self.all {
+            if pattern.negative {
+                if fits(pattern) {
+                    return false;
+                }
+            } else if !wanted {
+                wanted = fits(pattern);
+            }
+        }
+        wanted
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub enum LogErrorKind {
     /// What follows a position was lost to damage and a repair; the message names the position
     /// behind it.
     Lost,
+    /// A change contradicts its table or itself; nothing was written and the transaction is as it
+    /// was.
+    Invalid,
 }
 
 /// An error of a log, its tails or its journal.
@@ -109,7 +112,9 @@ impl From<LogError> for SourceError {
         let kind = match &error.kind {
             LogErrorKind::InUse => SourceErrorKind::InUse,
             LogErrorKind::Corrupt => SourceErrorKind::Corrupt,
-            LogErrorKind::Unsupported | LogErrorKind::TooLarge => SourceErrorKind::Unsupported,
+            LogErrorKind::Unsupported | LogErrorKind::TooLarge | LogErrorKind::Invalid => {
+                SourceErrorKind::Unsupported
+            }
             LogErrorKind::OtherSource | LogErrorKind::Configuration | LogErrorKind::NotFound => {
                 SourceErrorKind::Configuration
             }

@@ -5,6 +5,8 @@
 //! - [`WalTail`] gives committed transactions, whole and in commit order, as a
 //!   [`WalSource`](cdc_core::WalSource): in the writer's process, woken by it, or in another one.
 //! - [`FileJournal`] is a log whose positions are a foreign source's.
+//! - [`kinds`] are typed logs for the eight kinds of engine: rows, documents, graphs, structures in
+//!   memory, keys and values, vectors, objects, Markdown.
 //! - [`inspect`] looks at a log without being its writer.
 //!
 //! What stands where is in `docs/formats/wal.md`. This crate neither filters nor delivers.
@@ -64,12 +66,14 @@
 //! # Features
 //! - `postgres`: the reader of PostgreSQL's logical replication.
 //! - `tls`: TLS on its connection.
+//! - `testing`: the conformance kit for engines of the eight [`kinds`].
 
 mod control;
 mod error;
 pub mod format;
 pub mod inspect;
 pub mod journal;
+pub mod kinds;
 mod log;
 mod mmap;
 mod notify;
@@ -78,6 +82,8 @@ pub mod postgres;
 mod read;
 mod segment;
 mod tail;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{LogError, LogErrorKind};
 pub use journal::{FileJournal, JournalConfig};

@@ -49,7 +49,7 @@ pub(super) fn event(
         Op::Read => b'r',
         Op::Message => b'm',
         // A materialised merge is an update whose old row nobody knows.
-        Op::Merge if event.after.row().is_some() => b'u',
+        Op::Merge if matches!(event.after, Image::Full(_) | Image::Partial(_)) => b'u',
         Op::Merge => return Err(unsupported()),
         Op::Schema => {
             starts(out);

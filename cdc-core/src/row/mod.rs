@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 pub use read::{ArrayRef, Columns, Items, MapEntries, MapRef, ValueRef, VectorRef};
 pub use value::Value;
-pub use write::RowWriter;
+pub use write::{MapWriter, RowWriter};
 
 /// Deepest nesting of arrays and maps a row may have.
 pub const NESTING_MAX: usize = 64;

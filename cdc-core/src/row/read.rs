@@ -247,6 +247,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Length of the first encoded value of bytes this crate wrote; all of them if there is none.
+pub(super) fn first_len(bytes: &[u8]) -> usize {
+    let mut reader = Reader { bytes, at: 0 };
+    match reader.value() {
+        Ok(_) => reader.at,
+        Err(_) => bytes.len(),
+    }
+}
+
 /// The values of a row, in column order. Stops after the first error.
 #[derive(Clone)]
 pub struct Columns<'a> {

@@ -1,5 +1,7 @@
 //! Writing encoded rows.
 
+use std::fmt;
+
 use super::{Value, ValueRef, tag};
 
 /// Appends one encoded row to a buffer that may already hold others.
@@ -17,11 +19,18 @@ use super::{Value, ValueRef, tag};
 /// let row = RowImage::from_bytes(buffer.into());
 /// assert_eq!(row.get(0).unwrap(), Some(ValueRef::Int(7)));
 /// ```
-#[derive(Debug)]
 pub struct RowWriter<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
     count: u32,
+    gaps: u32,
+}
+
+/// Prints counts only: row contents belong to destinations, not to logs.
+impl fmt::Debug for RowWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RowWriter({} values)", self.count)
+    }
 }
 
 /// Lengths are 32 bits on disk: a value of 4 GiB or more cannot exist here, since every source
@@ -41,6 +50,7 @@ impl<'a> RowWriter<'a> {
             buffer,
             start,
             count: 0,
+            gaps: 0,
         }
     }
 
@@ -57,6 +67,11 @@ impl<'a> RowWriter<'a> {
     /// Number of columns written so far.
     pub const fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Number of them that are unavailable.
+    pub const fn gap_count(&self) -> u32 {
+        self.gaps
     }
 
     #[inline]
@@ -86,6 +101,7 @@ impl<'a> RowWriter<'a> {
     /// A value the source did not send.
     pub fn unavailable(&mut self) {
         self.tag(tag::UNAVAILABLE);
+        self.gaps += 1;
     }
 
     /// A boolean.
@@ -176,6 +192,7 @@ impl<'a> RowWriter<'a> {
             buffer: self.buffer,
             start: 0,
             count: 0,
+            gaps: 0,
         };
         items(&mut inner);
         let count = inner.count;
@@ -195,10 +212,40 @@ impl<'a> RowWriter<'a> {
                 buffer: self.buffer,
                 start: 0,
                 count: 0,
+                gaps: 0,
             }
             .value(value);
             count += 1;
         }
+        self.patch(at, count);
+    }
+
+    /// A map whose entries are written one by one, without owned values.
+    ///
+    /// ```
+    /// use cdc_core::row::{RowImage, RowWriter, Value};
+    /// let mut buffer = Vec::new();
+    /// let mut row = RowWriter::new(&mut buffer);
+    /// row.map_with(|entries| {
+    ///     entries.entry("id", |value| value.int(7));
+    ///     entries.entry("tags", |value| value.array(|tags| tags.text("new")));
+    /// });
+    /// row.finish();
+    /// let values = RowImage::from_bytes(buffer.into()).to_values().unwrap();
+    /// let Value::Map(entries) = &values[0] else { panic!("a map") };
+    /// assert_eq!(entries[0], ("id".to_owned(), Value::Int(7)));
+    /// assert_eq!(entries[1].0, "tags");
+    /// ```
+    pub fn map_with(&mut self, entries: impl FnOnce(&mut MapWriter<'_>)) {
+        self.tag(tag::MAP);
+        let at = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; 8]);
+        let mut inner = MapWriter {
+            buffer: self.buffer,
+            count: 0,
+        };
+        entries(&mut inner);
+        let count = inner.count;
         self.patch(at, count);
     }
 
@@ -238,6 +285,7 @@ impl<'a> RowWriter<'a> {
     pub fn raw(&mut self, encoded: &[u8]) {
         debug_assert!(!encoded.is_empty());
         self.count += 1;
+        self.gaps += u32::from(encoded.first() == Some(&tag::UNAVAILABLE));
         self.buffer.extend_from_slice(encoded);
     }
 
@@ -245,5 +293,44 @@ impl<'a> RowWriter<'a> {
     pub fn value_ref(&mut self, value: ValueRef<'_>) -> Result<(), super::RowError> {
         self.value(&value.to_value()?);
         Ok(())
+    }
+}
+
+/// The entries of a map being written, see [`RowWriter::map_with`].
+pub struct MapWriter<'a> {
+    buffer: &'a mut Vec<u8>,
+    count: u32,
+}
+
+/// As for [`RowWriter`].
+impl fmt::Debug for MapWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MapWriter({} entries)", self.count)
+    }
+}
+
+impl MapWriter<'_> {
+    /// One entry: `value` writes exactly one value. Null stands for one that writes none; of
+    /// several the first is kept.
+    pub fn entry(&mut self, name: &str, value: impl FnOnce(&mut RowWriter<'_>)) {
+        self.buffer.extend_from_slice(&length(name.len()));
+        self.buffer.extend_from_slice(name.as_bytes());
+        let start = self.buffer.len();
+        let mut one = RowWriter {
+            buffer: self.buffer,
+            start: 0,
+            count: 0,
+            gaps: 0,
+        };
+        value(&mut one);
+        match one.count {
+            0 => one.null(),
+            1 => {}
+            _ => {
+                let first = super::read::first_len(&self.buffer[start..]);
+                self.buffer.truncate(start + first);
+            }
+        }
+        self.count += 1;
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cdc_core::testing::insert;
-use cdc_core::{ChangeEvent, EngineKind, Filter, Op, Relation};
+use cdc_core::{ChangeEvent, EngineKind, Filter, Meta, Op, Relation, Value};
 use cdc_filter::{EventFilter, FilterConfig, FilterError, TableFilter};
 use proptest::prelude::*;
 
@@ -211,5 +211,86 @@ proptest! {
         if let Ok(filter) = EventFilter::new(&config) {
             let _ = filter.keep(&insert(1, 0, 1));
         }
+    }
+}
+
+/// An event of a kind, in the table given, with meta entries.
+fn with_meta(engine: EngineKind, table: &str, meta: &[(&str, Value)]) -> ChangeEvent {
+    let mut event = event("g", table, Op::Update);
+    let mut relation = Relation::clone(&event.relation);
+    relation.engine = engine;
+    event.relation = Arc::new(relation);
+    let pairs = meta
+        .iter()
+        .map(|(name, value)| ((*name).into(), value.clone()));
+    event.meta = Some(Arc::new(Meta(pairs.collect())));
+    event
+}
+
+#[test]
+fn a_node_is_matched_by_any_of_its_labels() {
+    let labels = |labels: &[&str]| Value::Array(labels.iter().map(|l| Value::from(*l)).collect());
+    let node = with_meta(
+        EngineKind::Graph,
+        "Person",
+        &[
+            ("labels", labels(&["Person", "Admin"])),
+            ("old_table", "Guest".into()),
+        ],
+    );
+    for (patterns, kept) in [
+        (&["Person"][..], true),
+        (&["Admin"], true),
+        (&["g.Adm*"], true),
+        (&["h.Admin"], false),
+        // The first label before the change.
+        (&["Guest"], true),
+        (&["City"], false),
+        (&["!Admin"], false),
+        (&["Person", "!Admin"], false),
+        (&["!City"], true),
+        (&[], true),
+    ] {
+        let filter = TableFilter::new(&[], &texts(patterns)).unwrap();
+        assert_eq!(filter.keep(&node), kept, "{patterns:?}");
+    }
+    let filter = TableFilter::new(&texts(&["other"]), &texts(&["Admin"])).unwrap();
+    assert!(!filter.keep(&node), "the schema counts too");
+    // The same meta says nothing about another kind of engine.
+    let row = with_meta(
+        EngineKind::Relational,
+        "Person",
+        &[("labels", labels(&["Admin"]))],
+    );
+    assert!(
+        !TableFilter::new(&[], &texts(&["Admin"]))
+            .unwrap()
+            .keep(&row)
+    );
+}
+
+#[test]
+fn a_move_is_matched_by_either_folder() {
+    let moved = with_meta(
+        EngineKind::Markdown,
+        "drafts",
+        &[("old_table", "public".into())],
+    );
+    let edited = with_meta(
+        EngineKind::Markdown,
+        "drafts",
+        &[("sections", Value::Map(vec![]))],
+    );
+    for (patterns, kept_move, kept_edit) in [
+        (&["drafts"][..], true, true),
+        (&["public"], true, false),
+        // It left the folder that is wanted: its readers must hear of it.
+        (&["!drafts"], true, false),
+        (&["!public"], true, true),
+        (&["other"], false, false),
+    ] {
+        let filter = TableFilter::new(&[], &texts(patterns)).unwrap();
+        assert_eq!(filter.keep(&moved), kept_move, "{patterns:?}");
+        assert_eq!(filter.keep(&edited), kept_edit, "{patterns:?}");
     }
 }

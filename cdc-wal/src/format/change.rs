@@ -188,6 +188,79 @@ pub(crate) fn encode(
     }
 }
 
+/// Which parts of a record are written in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts {
+    /// The row before.
+    pub(crate) before: bool,
+    /// The row after.
+    pub(crate) after: bool,
+    /// Names and values of the meta.
+    pub(crate) meta: bool,
+}
+
+/// How many values a part has, and how many of them are unavailable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) values: u32,
+    pub(crate) gaps: u32,
+}
+
+/// Appends a record whose parts are written in place, in the order of the format. Rows are full
+/// until [`set_forms`] says otherwise.
+pub(crate) fn encode_parts(
+    to: &mut Vec<u8>,
+    head: ChangeHead,
+    parts: Parts,
+    mut write: impl FnMut(Part, &mut RowWriter<'_>),
+) -> [Written; 3] {
+    put_head(
+        to,
+        head,
+        u8::from(parts.before) | u8::from(parts.after) << 4,
+        parts.meta,
+    );
+    let parts = [
+        (Part::Before, parts.before),
+        (Part::After, parts.after),
+        (Part::Meta, parts.meta),
+    ];
+    let mut at = to.len();
+    to.resize(at + 4 * parts.iter().filter(|(_, there)| *there).count(), 0);
+    let mut all = [Written::default(); 3];
+    for (written, (part, there)) in all.iter_mut().zip(parts) {
+        if there {
+            let mut row = RowWriter::new(to);
+            write(part, &mut row);
+            *written = Written {
+                values: row.count(),
+                gaps: row.gap_count(),
+            };
+            let length = u32::try_from(row.finish()).unwrap_or(u32::MAX);
+            to[at..at + 4].copy_from_slice(&length.to_le_bytes());
+            at += 4;
+        }
+    }
+    all
+}
+
+/// Says which forms the rows have of the record that starts at `at`: 1 full, 2 key, 3 partial, 0
+/// for none.
+pub(crate) fn set_forms(to: &mut [u8], at: usize, before: u8, after: u8) {
+    to[at + 6] = before | after << 4;
+}
+
+/// A part of a record that holds values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The row before.
+    Before,
+    /// The row after.
+    After,
+    /// Names and values by turns.
+    Meta,
+}
+
 /// Appends a record whose one full row is written in place: `after` of an insert or read,
 /// `before` of a delete.
 pub(crate) fn encode_with(

@@ -1,5 +1,6 @@
 //! Transactions: changes gather in a buffer of their own and reach the log at commit.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cdc_core::row::RowWriter;
@@ -10,7 +11,7 @@ use super::registry::Known;
 use super::retention;
 use super::savepoint::{Mark, Savepoint, Savepoints};
 use super::state::Place;
-use crate::format::change::{self, ChangeHead};
+use crate::format::change::{self, ChangeHead, Part, Parts, Written};
 use crate::format::frame::{
     COMMIT_RECORD, CommitRecord, FRAME_HEADER, Fragment, FrameKind, Rollback,
 };
@@ -36,7 +37,6 @@ pub struct CommitAt {
 ///
 /// Of a transaction that fits a frame (at most 1 MiB), nothing is in the log before it commits.
 /// Larger ones put full frames into the log early; tails keep them back until the commit.
-#[derive(Debug)]
 pub struct Transaction {
     handle: Arc<Handle>,
     id: u64,
@@ -59,6 +59,17 @@ pub struct Transaction {
     failed: bool,
     /// Appends although the log is full: the journal holds its source back itself.
     pub(crate) unbounded: bool,
+}
+
+/// Prints counts only: row contents belong to destinations, not to logs.
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("id", &self.id)
+            .field("events", &self.events)
+            .field("buffered_bytes", &self.buffer.len().saturating_sub(HEAD))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Transaction {
@@ -219,6 +230,53 @@ impl Transaction {
         let start = self.buffer.len();
         change::encode(&mut self.buffer, head, before, after, meta.as_ref());
         self.added(start)
+    }
+
+    /// A change whose parts are written straight into the transaction's buffer: `write` is called
+    /// for each part that is there, and writes one value a column, or names and values by turns.
+    /// The forms of the rows follow from the columns that are unavailable.
+    ///
+    /// Rows that do not fit the relation are refused, and the transaction is as it was.
+    pub(crate) fn record(
+        &mut self,
+        (op, cause): (Op, Cause),
+        relation: &Arc<Relation>,
+        parts: Parts,
+        write: impl FnMut(Part, &mut RowWriter<'_>),
+    ) -> Result<(), LogError> {
+        let head = self.head(op, relation, cause, None)?;
+        let start = self.buffer.len();
+        let [before, after, _] = change::encode_parts(&mut self.buffer, head, parts, write);
+        let forms = form(relation, parts.before, before).and_then(|before| {
+            let after = form(relation, parts.after, after)?;
+            if before > 1 && relation.key.is_empty() {
+                return Err(LogError::new(
+                    LogErrorKind::Invalid,
+                    format!(
+                        "append a change of {}: it has no key, so the old row must be whole",
+                        relation.qualified_name()
+                    ),
+                ));
+            }
+            // An update's new row is never a key image: what is not known of it is unavailable.
+            let after = if op == Op::Update && after == 2 {
+                3
+            } else {
+                after
+            };
+            Ok((before, after))
+        });
+        match forms {
+            Ok((before, after)) => {
+                change::set_forms(&mut self.buffer, start, before, after);
+                self.added(start)
+            }
+            Err(error) => {
+                self.buffer.truncate(start);
+                self.next_ordinal -= 1;
+                Err(error)
+            }
+        }
     }
 
     #[inline]
@@ -622,6 +680,28 @@ impl Drop for Transaction {
             tracing::warn!(%error, "abort of a dropped transaction not written");
         }
     }
+}
+
+/// The form of a row by what is missing of it.
+fn form(relation: &Relation, there: bool, row: Written) -> Result<u8, LogError> {
+    let columns = relation.columns.len();
+    let (values, gaps) = (row.values as usize, row.gaps as usize);
+    if there && values != columns {
+        return Err(LogError::new(
+            LogErrorKind::Invalid,
+            format!(
+                "append a change of {}: a row of {values} values was written, the table has {columns} columns",
+                relation.qualified_name()
+            ),
+        ));
+    }
+    let key = relation.key.len();
+    Ok(match gaps {
+        _ if !there => 0,
+        0 => 1,
+        _ if key > 0 && gaps == columns - key => 2,
+        _ => 3,
+    })
 }
 
 fn is_full(shared: &super::state::Shared) -> LogError {

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod decode;
 mod journal;
+mod kinds;
 mod log;
 #[cfg(target_os = "linux")]
 mod mapped;

@@ -24,6 +24,8 @@ fn edge_allowed(from: &str, to: &str) -> bool {
         "cdc-cli" => to != "xtask",
         // Its tests use their own crate with the `testing` feature.
         "cdc-core" => to == "cdc-core",
+        // Likewise.
+        "cdc-wal" => to == "cdc-core" || to == "cdc-wal",
         stage if STAGES.contains(&stage) => to == "cdc-core",
         _ => false,
     }

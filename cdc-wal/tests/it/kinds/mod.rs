@@ -1,0 +1,3 @@
+//! The eight kinds of engine: their mapping, their examples, and the conformance kit.
+
+mod conformance;
