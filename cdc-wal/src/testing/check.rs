@@ -14,7 +14,7 @@ use crate::{LogError, StartAt, WalTail};
 /// How much one workload does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Steps: changes, commits, aborts. Default 40.
+    /// Steps: some changes, a commit or an abort each. Default 40.
     pub steps: usize,
     /// At how many storage calls, spread over the run, the process is killed, each time in a run
     /// of its own; `usize::MAX` for every one. Default 3.
@@ -35,7 +35,7 @@ impl Default for Budget {
 pub struct Report {
     /// Transactions committed with events.
     pub commits: usize,
-    /// Transactions aborted.
+    /// Transactions with changes that were aborted.
     pub aborts: usize,
     /// Events delivered.
     pub events: usize,
@@ -234,8 +234,10 @@ impl<E: EngineUnderTest> Slots<E> {
         let slot = dice.below(SLOTS);
         match dice.below(10) {
             0..7 => {
-                let said = self.engine.mutate(slot, dice)?;
-                self.open[slot].extend(said);
+                for _ in 0..=dice.below(4) {
+                    let said = self.engine.mutate(slot, dice)?;
+                    self.open[slot].extend(said);
+                }
                 Ok(Done::Nothing)
             }
             7..9 => {
@@ -245,8 +247,12 @@ impl<E: EngineUnderTest> Slots<E> {
             }
             _ => {
                 self.engine.abort(slot)?;
-                self.open[slot].clear();
-                Ok(Done::Aborted)
+                let nothing = std::mem::take(&mut self.open[slot]).is_empty();
+                Ok(if nothing {
+                    Done::Nothing
+                } else {
+                    Done::Aborted
+                })
             }
         }
     }

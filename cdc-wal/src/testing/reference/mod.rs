@@ -140,7 +140,11 @@ impl<M: Model> EngineUnderTest for ReferenceEngine<M> {
     }
 
     fn mutate(&mut self, slot: usize, dice: &mut Dice) -> Result<Seen, LogError> {
-        let domain = dice.below(DOMAINS);
+        let mine = self.open[slot].as_ref().and_then(|open| open.before.last());
+        let domain = match mine {
+            Some((domain, _)) if dice.chance(60) => *domain,
+            _ => dice.below(DOMAINS),
+        };
         let taken = |(n, open)| n != slot && Self::has(open, domain);
         if self.open.iter().enumerate().any(taken) {
             return Ok(Vec::new());

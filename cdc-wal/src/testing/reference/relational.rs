@@ -145,7 +145,8 @@ impl Rows {
             tx.delete(&self.orders, |row| line(row, key, &old))?;
             return Ok(client(Op::Delete));
         }
-        let of = self.people.keys().next().copied().unwrap_or(1);
+        let people: Vec<i64> = self.people.keys().copied().collect();
+        let of = people.get(dice.below(people.len())).copied().unwrap_or(1);
         let new = (of, format!("{}.{:02}", dice.below(1000), dice.below(100)));
         tx.insert(&self.orders, |row| line(row, key, &new))?;
         self.lines.insert(key, new);
