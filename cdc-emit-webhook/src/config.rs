@@ -17,6 +17,30 @@ use crate::sign::Secret;
 pub const BATCH_SIZE_MAX: usize = 10_000;
 /// Most headers of one's own.
 pub const HEADERS_MAX: usize = 64;
+/// Most requests at once.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// Which version of HTTP is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/2 if the receiver offers it in the TLS handshake, else HTTP/1.1. Without TLS, HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only; without TLS it is assumed that the receiver speaks it ("prior knowledge").
+    /// Feature `http2`.
+    Http2,
+}
+
+/// A certificate that this side shows to a receiver that asks for one (mutual TLS).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file: the certificate, then those between it and the authority.
+    pub chain: PathBuf,
+    /// PEM file: its private key (PKCS #8, PKCS #1 or SEC1), not encrypted.
+    pub key: PathBuf,
+}
 
 /// How a webhook is sent. [`WebhookConfig::new`] gives the defaults.
 ///
@@ -61,6 +85,13 @@ pub struct WebhookConfig {
     pub allow_http: bool,
     /// Certificate authorities (PEM) to trust instead of the operating system's. Default none.
     pub ca_file: Option<PathBuf>,
+    /// Shown to a receiver that asks for one. Default none.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Which version of HTTP is spoken. Default [`HttpVersion::Auto`].
+    pub http_version: HttpVersion,
+    /// Most requests at once of an emitter and its clones together, and so most HTTP/1.1
+    /// connections; more wait for their turn. Default 16, at most [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
 }
 
 impl WebhookConfig {
@@ -83,6 +114,9 @@ impl WebhookConfig {
             allow_private: false,
             allow_http: false,
             ca_file: None,
+            client_certificate: None,
+            http_version: HttpVersion::Auto,
+            connections_max: 16,
         }
     }
 }
@@ -106,6 +140,9 @@ impl fmt::Debug for WebhookConfig {
             .field("allow_private", &self.allow_private)
             .field("allow_http", &self.allow_http)
             .field("ca_file", &self.ca_file)
+            .field("client_certificate", &self.client_certificate)
+            .field("http_version", &self.http_version)
+            .field("connections_max", &self.connections_max)
             .finish_non_exhaustive()
     }
 }
@@ -160,6 +197,19 @@ pub enum WebhookConfigError {
         "read the webhook's url: this build cannot speak https; build it with the feature `tls`"
     )]
     NoTls,
+    /// This build has no HTTP/2.
+    #[error(
+        "read the webhook's http_version: this build cannot speak HTTP/2; build it with the feature `http2`"
+    )]
+    NoHttp2,
+    /// The client certificate or its key cannot be used.
+    #[error("load the webhook's client certificate from {file}: {what}")]
+    ClientCertificate {
+        /// The file.
+        file: String,
+        /// What is wrong. Holds nothing of the key.
+        what: String,
+    },
     /// Certificate authorities cannot be loaded.
     #[error("load certificate authorities from {from}: {what}")]
     Authorities {
@@ -180,6 +230,9 @@ pub(crate) struct Endpoint {
     /// The value of `host`.
     pub(crate) host_header: HeaderValue,
     pub(crate) path: Uri,
+    /// The whole URL, for HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(crate) url: Uri,
     /// Scheme, host and port: as much of the URL as messages show.
     pub(crate) origin: String,
 }
@@ -240,6 +293,8 @@ impl Endpoint {
             host_header: HeaderValue::from_str(&shown)
                 .map_err(|_| refuse("it names no host that can be connected to"))?,
             path: Uri::from(path),
+            #[cfg(feature = "http2")]
+            url: uri.clone(),
             origin: format!("{}://{shown}", if https { "https" } else { "http" }),
         })
     }
@@ -265,6 +320,15 @@ impl WebhookConfig {
         }
         if endpoint.https && cfg!(not(feature = "tls")) {
             return Err(WebhookConfigError::NoTls);
+        }
+        if self.http_version == HttpVersion::Http2 && cfg!(not(feature = "http2")) {
+            return Err(WebhookConfigError::NoHttp2);
+        }
+        if !endpoint.https && self.client_certificate.is_some() {
+            return Err(WebhookConfigError::Value {
+                key: "client_certificate",
+                what: "the url is http, which shows no certificate; use https",
+            });
         }
         if let Ok(address) = endpoint.host.parse::<IpAddr>()
             && let Err(kind) = policy.check(address)
@@ -333,6 +397,9 @@ impl WebhookConfig {
         }
         if !(1..=BATCH_SIZE_MAX).contains(&self.batch_size) {
             return refuse("batch_size", "it is not between 1 and 10000");
+        }
+        if !(1..=CONNECTIONS_MAX).contains(&self.connections_max) {
+            return refuse("connections_max", "it is not between 1 and 1024");
         }
         if self.body_bytes_max == Some(0) {
             return refuse(
@@ -507,6 +574,8 @@ mod tests {
         assert!(check(|c| c.batch_size = 0).is_err());
         assert!(check(|c| c.batch_size = BATCH_SIZE_MAX + 1).is_err());
         assert!(check(|c| c.body_bytes_max = Some(0)).is_err());
+        assert!(check(|c| c.connections_max = 0).is_err());
+        assert!(check(|c| c.connections_max = CONNECTIONS_MAX + 1).is_err());
         assert!(check(|c| c.request_timeout = Duration::ZERO).is_err());
         assert!(check(|c| c.connect_timeout = Duration::from_secs(4000)).is_err());
         assert!(check(|c| c.name.clear()).is_err());

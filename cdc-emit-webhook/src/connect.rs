@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{Endpoint, WebhookConfig, WebhookConfigError};
+use crate::config::{Endpoint, HttpVersion, WebhookConfig, WebhookConfigError};
 use crate::guard::Policy;
 
 /// Most addresses of a name that are tried.
@@ -44,6 +44,14 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    #[cfg(feature = "http2")]
+    Http2,
+}
+
 /// There is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -64,15 +72,23 @@ pub(crate) enum ConnectError {
     #[cfg(feature = "tls")]
     #[error("TLS with it fails")]
     Tls(#[source] io::Error),
+    #[cfg(all(feature = "tls", feature = "http2"))]
+    #[error("it does not speak HTTP/2, which http_version demands")]
+    NoHttp2,
+    #[error("the connection failed")]
+    Http(#[source] hyper::Error),
 }
 
 impl ConnectError {
     /// What is behind it, which its own text does not say.
-    pub(crate) fn into_cause(self) -> Option<io::Error> {
+    pub(crate) fn into_cause(self) -> Option<Box<dyn std::error::Error + Send + Sync>> {
         match self {
-            Self::Resolve(cause) | Self::Tcp(cause) => Some(cause),
+            Self::Resolve(cause) | Self::Tcp(cause) => Some(cause.into()),
             #[cfg(feature = "tls")]
-            Self::Tls(cause) => Some(cause),
+            Self::Tls(cause) => Some(cause.into()),
+            #[cfg(all(feature = "tls", feature = "http2"))]
+            Self::NoHttp2 => None,
+            Self::Http(cause) => Some(cause.into()),
             Self::NoAddress | Self::Refused { .. } | Self::Timeout => None,
         }
     }
@@ -84,7 +100,8 @@ pub(crate) struct Connector {
     pub(crate) endpoint: Endpoint,
     policy: Policy,
     pub(crate) resolver: Arc<dyn Resolve>,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
+    http_version: HttpVersion,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
 }
@@ -100,10 +117,7 @@ impl Connector {
         let (endpoint, policy) = config.endpoint()?;
         #[cfg(feature = "tls")]
         let tls = if endpoint.https {
-            Some(crate::tls::Tls::new(
-                &endpoint.host,
-                config.ca_file.as_deref(),
-            )?)
+            Some(crate::tls::Tls::new(&endpoint.host, config)?)
         } else {
             None
         };
@@ -112,24 +126,46 @@ impl Connector {
             policy,
             resolver: Arc::new(SystemResolver),
             timeout: config.connect_timeout,
+            http_version: config.http_version,
             #[cfg(feature = "tls")]
             tls,
         })
     }
 
-    /// A new connection, within the time limit.
-    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, ConnectError> {
+    /// A new connection, within the time limit, and what is spoken on it.
+    pub(crate) async fn connect(&self) -> Result<(Box<dyn Stream>, Protocol), ConnectError> {
         let deadline = Instant::now() + self.timeout;
         let stream = self.tcp(deadline).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return match timeout_at(deadline, tls.connect(stream)).await {
-                Ok(Ok(stream)) => Ok(Box::new(stream)),
+                Ok(Ok(stream)) => {
+                    let protocol = self.agreed(stream.get_ref().1.alpn_protocol())?;
+                    Ok((Box::new(stream), protocol))
+                }
                 Ok(Err(error)) => Err(ConnectError::Tls(error)),
                 Err(_) => Err(ConnectError::Timeout),
             };
         }
-        Ok(Box::new(stream))
+        let protocol = match self.http_version {
+            // Without TLS nothing is agreed on: who configures it knows that the peer speaks it.
+            #[cfg(feature = "http2")]
+            HttpVersion::Http2 => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        Ok((Box::new(stream), protocol))
+    }
+
+    /// What the TLS handshake agreed on.
+    #[cfg(feature = "tls")]
+    fn agreed(&self, alpn: Option<&[u8]>) -> Result<Protocol, ConnectError> {
+        match (alpn, self.http_version) {
+            #[cfg(feature = "http2")]
+            (Some(b"h2"), _) => Ok(Protocol::Http2),
+            #[cfg(feature = "http2")]
+            (_, HttpVersion::Http2) => Err(ConnectError::NoHttp2),
+            _ => Ok(Protocol::Http1),
+        }
     }
 
     async fn tcp(&self, deadline: Instant) -> Result<TcpStream, ConnectError> {

@@ -1,37 +1,50 @@
-//! One HTTP/1.1 connection, and one exchange on it.
+//! One connection, and one exchange on it: HTTP/1.1, or HTTP/2 where many run at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
+#[cfg(feature = "http2")]
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::connect::Stream;
+use crate::connect::{Protocol, Stream};
 
 /// Most bytes of an answer's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// A connection that is not in use. Dropping it closes it.
+/// The right to send one request on a connection. Dropping it closes an HTTP/1.1 connection; an
+/// HTTP/2 connection stays for the others that use it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    #[expect(
-        dead_code,
-        reason = "held for its drop: no connection outlives its owner"
-    )]
-    task: AbortOnDrop,
-    idle_since: Instant,
+    sender: Sender,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    #[cfg(feature = "http2")]
+    Two(http2::SendRequest<Full<Bytes>>),
+}
 
-impl Drop for AbortOnDrop {
+/// What all users of a connection share; the last one closes it.
+#[derive(Debug)]
+struct Shared {
+    task: AbortHandle,
+    used: Mutex<Instant>,
+}
+
+impl Drop for Shared {
     fn drop(&mut self) {
-        self.0.abort();
+        // No connection outlives its owners.
+        self.task.abort();
     }
 }
 
@@ -77,40 +90,113 @@ impl ExchangeError {
 }
 
 impl Connection {
-    pub(crate) async fn open(stream: Box<dyn Stream>) -> Result<Self, hyper::Error> {
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        // Its errors come out of the exchange as well.
-        let task = tokio::spawn(async move {
-            let _ = connection.await;
-        });
+    pub(crate) async fn open(
+        stream: Box<dyn Stream>,
+        protocol: Protocol,
+    ) -> Result<Self, hyper::Error> {
+        let stream = TokioIo::new(stream);
+        let head_max = usize::try_from(HEAD_BYTES_MAX).unwrap_or(usize::MAX);
+        // Errors of the driving tasks come out of the exchanges as well.
+        let (sender, task) = match protocol {
+            Protocol::Http1 => {
+                let (sender, driver) = http1::Builder::new()
+                    .max_buf_size(head_max)
+                    .handshake(stream)
+                    .await?;
+                let task = tokio::spawn(async move {
+                    let _ = driver.await;
+                });
+                (Sender::One(sender), task)
+            }
+            #[cfg(feature = "http2")]
+            Protocol::Http2 => {
+                let (sender, driver) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                    .max_header_list_size(HEAD_BYTES_MAX)
+                    .handshake(stream)
+                    .await?;
+                let task = tokio::spawn(async move {
+                    let _ = driver.await;
+                });
+                (Sender::Two(sender), task)
+            }
+        };
         Ok(Self {
             sender,
-            task: AbortOnDrop(task.abort_handle()),
-            idle_since: Instant::now(),
+            shared: Arc::new(Shared {
+                task: task.abort_handle(),
+                used: Mutex::new(Instant::now()),
+            }),
         })
     }
 
-    /// True if it can be used again at this moment.
-    pub(crate) fn is_fresh(&self, idle_timeout: std::time::Duration) -> bool {
-        !self.sender.is_closed() && self.idle_since.elapsed() < idle_timeout
+    /// The protocol it speaks.
+    pub(crate) const fn protocol(&self) -> Protocol {
+        match self.sender {
+            Sender::One(_) => Protocol::Http1,
+            #[cfg(feature = "http2")]
+            Sender::Two(_) => Protocol::Http2,
+        }
     }
 
-    /// Sends a request and reads the answer, its body up to `body_max` bytes. Gives the connection
-    /// back if it can be used again.
+    /// Another user of the same connection, if it can have several.
+    pub(crate) fn share(&self) -> Option<Self> {
+        match &self.sender {
+            Sender::One(_) => None,
+            #[cfg(feature = "http2")]
+            Sender::Two(sender) => Some(Self {
+                sender: Sender::Two(sender.clone()),
+                shared: self.shared.clone(),
+            }),
+        }
+    }
+
+    /// True if both are the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// True if it can be used again at this moment: open, and in use or used not long ago.
+    pub(crate) fn is_fresh(&self, idle_timeout: Duration) -> bool {
+        let closed = match &self.sender {
+            Sender::One(sender) => sender.is_closed(),
+            #[cfg(feature = "http2")]
+            Sender::Two(sender) => sender.is_closed(),
+        };
+        let in_use = Arc::strong_count(&self.shared) > 1;
+        let used = *self.used();
+        !closed && (in_use || used.elapsed() < idle_timeout)
+    }
+
+    fn used(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.shared
+            .used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request and reads the answer, its body up to `body_max` bytes, and says whether the
+    /// connection can be used again.
     ///
-    /// Cancel safety: dropping the future closes the connection; the outcome is unknown.
+    /// Cancel safety: dropping the future, and with it the connection, ends the request; the
+    /// outcome is unknown.
     pub(crate) async fn exchange(
-        mut self,
+        &mut self,
         request: Request<Full<Bytes>>,
         body_max: usize,
         deadline: Instant,
-    ) -> Result<(Answer, Option<Self>), ExchangeError> {
+    ) -> Result<(Answer, bool), ExchangeError> {
         let sending = async {
-            self.sender.ready().await?;
-            self.sender.send_request(request).await
+            match &mut self.sender {
+                Sender::One(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                }
+                #[cfg(feature = "http2")]
+                Sender::Two(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                }
+            }
         };
         let response = timeout_at(deadline, sending)
             .await
@@ -128,11 +214,14 @@ impl Connection {
             answer.end = end;
         }
         answer.body = read.into();
-        if !matches!(answer.end, AnswerEnd::Whole) {
-            return Ok((answer, None));
-        }
-        self.idle_since = Instant::now();
-        let again = (!self.sender.is_closed()).then_some(self);
+        *self.used() = Instant::now();
+        let again = match (&answer.end, self.protocol()) {
+            (AnswerEnd::Whole, _) => true,
+            // Only this answer's stream is given up.
+            #[cfg(feature = "http2")]
+            (AnswerEnd::TooLong, Protocol::Http2) => true,
+            _ => false,
+        };
         Ok((answer, again))
     }
 }

@@ -17,16 +17,15 @@ use tokio::time::Instant;
 use crate::answer::{excerpt, rejections};
 use crate::body::{Body, BodyWriter};
 use crate::config::{WebhookConfig, WebhookConfigError};
-use crate::connect::{ConnectError, Connector, Resolve};
-use crate::connection::{Answer, AnswerEnd, Connection, ExchangeError};
+use crate::connect::{ConnectError, Connector, Protocol, Resolve};
+use crate::connection::{Answer, AnswerEnd, ExchangeError};
+use crate::pool::Pool;
 use crate::sign::{Secret, batch_id, signature};
 use crate::status::{classify, http_date, remedy, retry_after};
 
 /// Bytes of an answer's body that are read, and as many more an event as a listed failure takes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_EVENT: usize = 128;
-/// How often a request is sent again at once because a kept connection turned out to be closed.
-const REUSE_RETRIES_MAX: u32 = 2;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -39,39 +38,56 @@ const CDC_ATTEMPT: HeaderName = HeaderName::from_static("cdc-attempt");
 
 /// Posts batches to one URL.
 ///
-/// Every batch is one request; a 2xx answer makes it durable. It keeps one connection alive and has
-/// one request in flight; for more at once, use several emitters of one configuration. Must be used
-/// within a tokio runtime with I/O and time enabled.
+/// Every batch is one request; a 2xx answer makes it durable. An emitter has one request in flight;
+/// for more at once, [clone](Clone) it: the clones post to the same place over the same connections,
+/// of which there are at most [`connections_max`](WebhookConfig::connections_max) (with HTTP/2 one,
+/// which carries all requests). Must be used within a tokio runtime with I/O and time enabled.
 ///
 /// # Ordering
-/// Batches arrive in the order they are given. A request that timed out may still be applied late
-/// by a slow receiver, behind its own repetition: receivers deduplicate by event id or `webhook-id`.
+/// The batches of one emitter arrive in the order they are given; between clones there is no order.
+/// A request that timed out may still be applied late by a slow receiver, behind its own repetition:
+/// receivers deduplicate by event id or `webhook-id`.
 ///
 /// # Durability
 /// Every receipt is [`Delivery::Durable`].
 ///
 /// # Cancel safety
-/// A dropped `emit` closes its connection; the outcome is unknown and the batch is sent again with
-/// the same id and the same body.
+/// A dropped `emit` ends its request (and with HTTP/1.1 its connection); the outcome is unknown and
+/// the batch is sent again with the same id and the same body.
 pub struct WebhookEmitter {
+    shared: Arc<Shared>,
+    unfinished: Option<Outgoing>,
+}
+
+/// What all clones use.
+#[derive(Clone)]
+struct Shared {
     name: String,
     connector: Connector,
+    pool: Arc<Pool>,
     headers: HeaderMap,
     secrets: Vec<Secret>,
     body: BodyWriter,
     batch_size: usize,
     request_timeout: Duration,
-    idle_timeout: Duration,
     clock: Option<Arc<dyn Clock>>,
-    connection: Option<Connection>,
-    unfinished: Option<Outgoing>,
+}
+
+impl Clone for WebhookEmitter {
+    /// Another emitter to the same place, over the same connections, with nothing in flight.
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            unfinished: None,
+        }
+    }
 }
 
 impl fmt::Debug for WebhookEmitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookEmitter")
-            .field("name", &self.name)
-            .field("origin", &self.connector.endpoint.origin)
+            .field("name", &self.shared.name)
+            .field("origin", &self.origin())
             .finish_non_exhaustive()
     }
 }
@@ -104,26 +120,27 @@ impl WebhookEmitter {
     pub fn new(config: WebhookConfig) -> Result<Self, WebhookConfigError> {
         config.check()?;
         Ok(Self {
-            connector: Connector::new(&config)?,
-            headers: config.fixed_headers()?,
-            body: BodyWriter::new(
-                config.body,
-                config.json,
-                config.debezium,
-                config.gzip,
-                config.body_bytes_max,
-            ),
-            batch_size: if config.body == Body::Json {
-                1
-            } else {
-                config.batch_size
-            },
-            request_timeout: config.request_timeout,
-            idle_timeout: config.idle_timeout,
-            name: config.name,
-            secrets: config.secrets,
-            clock: None,
-            connection: None,
+            shared: Arc::new(Shared {
+                connector: Connector::new(&config)?,
+                pool: Arc::new(Pool::new(config.connections_max, config.idle_timeout)),
+                headers: config.fixed_headers()?,
+                body: BodyWriter::new(
+                    config.body,
+                    config.json,
+                    config.debezium,
+                    config.gzip,
+                    config.body_bytes_max,
+                ),
+                batch_size: if config.body == Body::Json {
+                    1
+                } else {
+                    config.batch_size
+                },
+                request_timeout: config.request_timeout,
+                name: config.name,
+                secrets: config.secrets,
+                clock: None,
+            }),
             unfinished: None,
         })
     }
@@ -131,47 +148,32 @@ impl WebhookEmitter {
     /// The same emitter with another clock for `webhook-timestamp`.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
+        Arc::make_mut(&mut self.shared).clock = Some(clock);
         self
     }
 
     /// The same emitter with another resolver. What it gives is judged by the egress guard as well.
     #[must_use]
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
-        self.connector.resolver = resolver;
+        Arc::make_mut(&mut self.shared).connector.resolver = resolver;
         self
     }
 
     /// The emitter's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     /// Scheme, host and port of the URL; never its path, which may hold a key.
     pub fn origin(&self) -> &str {
-        &self.connector.endpoint.origin
+        &self.shared.connector.endpoint.origin
     }
-
-    fn now(&self) -> i64 {
-        let micros = self
-            .clock
-            .as_ref()
-            .map_or_else(wall_micros, |clock| clock.wall_micros());
-        micros.div_euclid(1_000_000)
-    }
-
-    fn error(&self, kind: EmitErrorKind, count: usize, what: impl fmt::Display) -> EmitError {
-        let events = if count == 1 { "event" } else { "events" };
-        EmitError::new(
-            kind,
-            format!("post {count} {events} to {}: {what}", self.origin()),
-        )
-    }
-
     /// The batch as it goes out; the same bytes as last time if it is the same batch.
     fn outgoing(&mut self, batch: &EventBatch) -> Result<Outgoing, EmitError> {
         let (Some(first), Some(last)) = (batch.events().first(), batch.events().last()) else {
-            return Err(self.error(EmitErrorKind::Fatal, 0, "the batch is empty"));
+            return Err(self
+                .shared
+                .error(EmitErrorKind::Fatal, 0, "the batch is empty"));
         };
         let key = BatchKey {
             lineage: batch.source().lineage,
@@ -187,9 +189,10 @@ impl WebhookEmitter {
         }
         // Let go of the old body before the new one is made.
         self.unfinished = None;
-        let body = self.body.write(batch).map_err(|cause| {
+        let body = self.shared.body.write(batch).map_err(|cause| {
             let what = "it cannot be made into a body";
-            self.error(EmitErrorKind::Event, batch.len(), what)
+            self.shared
+                .error(EmitErrorKind::Event, batch.len(), what)
                 .with_cause(cause)
         })?;
         let token = |position| ResumeToken::new(key.lineage, position).to_string();
@@ -197,13 +200,14 @@ impl WebhookEmitter {
         let value = |text: &str| {
             HeaderValue::from_str(text).map_err(|cause| {
                 let what = "an id cannot be made into a header";
-                self.error(EmitErrorKind::Fatal, key.count, what)
+                self.shared
+                    .error(EmitErrorKind::Fatal, key.count, what)
                     .with_cause(cause)
             })
         };
         let outgoing = Outgoing {
             key,
-            id: value(&batch_id(&self.name, &first, &last, key.count))?,
+            id: value(&batch_id(&self.shared.name, &first, &last, key.count))?,
             first: value(&first)?,
             last: value(&last)?,
             body,
@@ -212,16 +216,45 @@ impl WebhookEmitter {
         self.unfinished = Some(outgoing.clone());
         Ok(outgoing)
     }
+}
 
-    fn request(&self, outgoing: &Outgoing) -> Result<Request<Full<Bytes>>, EmitError> {
+impl Shared {
+    fn now(&self) -> i64 {
+        let micros = self
+            .clock
+            .as_ref()
+            .map_or_else(wall_micros, |clock| clock.wall_micros());
+        micros.div_euclid(1_000_000)
+    }
+
+    fn error(&self, kind: EmitErrorKind, count: usize, what: impl fmt::Display) -> EmitError {
+        let events = if count == 1 { "event" } else { "events" };
+        let origin = &self.connector.endpoint.origin;
+        EmitError::new(kind, format!("post {count} {events} to {origin}: {what}"))
+    }
+
+    fn request(
+        &self,
+        outgoing: &Outgoing,
+        protocol: Protocol,
+    ) -> Result<Request<Full<Bytes>>, EmitError> {
         let count = outgoing.key.count;
         let timestamp = self.now();
         let mut request = Request::new(Full::new(outgoing.body.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.connector.endpoint.path.clone();
+        let endpoint = &self.connector.endpoint;
+        *request.headers_mut() = self.headers.clone();
+        match protocol {
+            Protocol::Http1 => {
+                *request.uri_mut() = endpoint.path.clone();
+                let host = endpoint.host_header.clone();
+                request.headers_mut().insert(header::HOST, host);
+            }
+            // Host and scheme are what `:authority` and `:scheme` say.
+            #[cfg(feature = "http2")]
+            Protocol::Http2 => *request.uri_mut() = endpoint.url.clone(),
+        }
         let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        headers.insert(header::HOST, self.connector.endpoint.host_header.clone());
         headers.insert(WEBHOOK_ID, outgoing.id.clone());
         headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
         headers.insert(IDEMPOTENCY_KEY, outgoing.id.clone());
@@ -243,30 +276,11 @@ impl WebhookEmitter {
         Ok(request)
     }
 
-    /// A connection, and whether it was used before.
-    async fn connection(&mut self, count: usize) -> Result<(Connection, bool), EmitError> {
-        if let Some(kept) = self.connection.take()
-            && kept.is_fresh(self.idle_timeout)
-        {
-            return Ok((kept, true));
-        }
-        let retry = EmitErrorKind::EndpointRetry { retry_after: None };
-        let stream = self.connector.connect().await.map_err(|cause| {
-            let kind = match cause {
-                ConnectError::Refused { .. } => EmitErrorKind::EndpointStop,
-                _ => retry,
-            };
-            self.connect_error(kind, count, cause)
-        })?;
-        match Connection::open(stream).await {
-            Ok(connection) => Ok((connection, false)),
-            Err(cause) => Err(self
-                .error(retry, count, "the connection failed")
-                .with_cause(cause)),
-        }
-    }
-
-    fn connect_error(&self, kind: EmitErrorKind, count: usize, cause: ConnectError) -> EmitError {
+    fn connect_error(&self, count: usize, cause: ConnectError) -> EmitError {
+        let kind = match cause {
+            ConnectError::Refused { .. } => EmitErrorKind::EndpointStop,
+            _ => EmitErrorKind::EndpointRetry { retry_after: None },
+        };
         let then = match &cause {
             ConnectError::Refused { private: true, .. } => {
                 "use another `url`, or set allow_private = true if that is meant"
@@ -282,24 +296,38 @@ impl WebhookEmitter {
     }
 
     /// Sends the request and gives the answer. A kept connection that turns out to be closed is
-    /// replaced at once: that says nothing about the receiver, only that it stopped waiting.
-    async fn exchange(&mut self, outgoing: &Outgoing) -> Result<Answer, EmitError> {
+    /// replaced by a new one at once: that says nothing about the receiver, only that it stopped
+    /// waiting.
+    async fn exchange(&self, outgoing: &Outgoing) -> Result<Answer, EmitError> {
         let count = outgoing.key.count;
         let body_max = ANSWER_BYTES_MAX + count.saturating_mul(ANSWER_BYTES_EVENT);
-        let mut retries = 0;
+        let mut fresh = false;
         loop {
-            let (connection, reused) = self.connection(count).await?;
-            let request = self.request(outgoing)?;
+            let mut lease = self
+                .pool
+                .take(&self.connector, fresh)
+                .await
+                .map_err(|cause| self.connect_error(count, cause))?;
+            let protocol = lease.connection.protocol();
+            let request = self.request(outgoing, protocol)?;
             let deadline = Instant::now() + self.request_timeout;
-            let error = match connection.exchange(request, body_max, deadline).await {
-                Ok((answer, kept)) => {
-                    self.connection = kept;
+            let exchange = lease.connection.exchange(request, body_max, deadline);
+            let error = match exchange.await {
+                Ok((answer, again)) => {
+                    if again {
+                        self.pool.keep(lease);
+                    } else {
+                        self.pool.discard(&lease.connection);
+                    }
                     return Ok(answer);
                 }
                 Err(error) => error,
             };
-            if reused && error.is_closed() && retries < REUSE_RETRIES_MAX {
-                retries += 1;
+            let closed = lease.reused && !fresh && error.is_closed();
+            self.pool.discard(&lease.connection);
+            if closed {
+                self.pool.clear();
+                fresh = true;
                 tracing::debug!(emitter = %self.name, "kept connection was closed, sending again");
                 continue;
             }
@@ -365,9 +393,9 @@ impl Emitter for WebhookEmitter {
             return Ok(Receipt::DURABLE);
         }
         let outgoing = self.outgoing(batch)?;
-        let answer = self.exchange(&outgoing).await?;
+        let answer = self.shared.exchange(&outgoing).await?;
         tracing::debug!(
-            emitter = %self.name,
+            emitter = %self.shared.name,
             id = outgoing.id.to_str().unwrap_or_default(),
             attempt = outgoing.attempts,
             events = outgoing.key.count,
@@ -375,12 +403,12 @@ impl Emitter for WebhookEmitter {
             status = answer.status.as_u16(),
             "batch answered"
         );
-        let receipt = self.judge(batch, answer)?;
+        let receipt = self.shared.judge(batch, answer)?;
         self.unfinished = None;
         Ok(receipt)
     }
 
     fn batch_size(&self) -> usize {
-        self.batch_size
+        self.shared.batch_size
     }
 }

@@ -22,6 +22,7 @@
 //!
 //! # Features
 //! - `tls` (default): `https` by rustls, trusting the operating system's certificate authorities.
+//! - `http2` (default): HTTP/2 where the receiver offers it.
 
 mod answer;
 mod body;
@@ -30,13 +31,17 @@ mod connect;
 mod connection;
 mod emitter;
 mod guard;
+mod pool;
 mod sign;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use body::Body;
-pub use config::{BATCH_SIZE_MAX, HEADERS_MAX, WebhookConfig, WebhookConfigError};
+pub use config::{
+    BATCH_SIZE_MAX, CONNECTIONS_MAX, ClientCertificate, HEADERS_MAX, HttpVersion, WebhookConfig,
+    WebhookConfigError,
+};
 pub use connect::{Resolve, Resolving};
 pub use emitter::WebhookEmitter;
 pub use sign::{Secret, SecretError};

@@ -1,17 +1,17 @@
-//! TLS by rustls, HTTP/1.1 only.
+//! TLS by rustls.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::WebhookConfigError;
+use crate::config::{ClientCertificate, HttpVersion, WebhookConfig, WebhookConfigError};
 
 /// TLS to one host.
 #[derive(Clone)]
@@ -21,25 +21,41 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Trusts the authorities in `ca_file`, or else the operating system's.
-    pub(crate) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, WebhookConfigError> {
+    /// Trusts the authorities in `ca_file`, or else the operating system's, and shows the client
+    /// certificate to a receiver that asks for one.
+    pub(crate) fn new(host: &str, config: &WebhookConfig) -> Result<Self, WebhookConfigError> {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| WebhookConfigError::Url {
                 what: "its host is no name that a certificate can have",
             })?;
-        let roots = roots(ca_file)?;
+        let roots = roots(config.ca_file.as_deref())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| WebhookConfigError::Authorities {
                 from: "the TLS library".to_owned(),
                 what: error.to_string(),
             })?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            .with_root_certificates(roots);
+        let mut client = match &config.client_certificate {
+            None => builder.with_no_client_auth(),
+            Some(files) => {
+                let (chain, key) = client_certificate(files)?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| unusable(&files.chain, &error))?
+            }
+        };
+        let http1 = || b"http/1.1".to_vec();
+        client.alpn_protocols = match config.http_version {
+            #[cfg(feature = "http2")]
+            HttpVersion::Auto => vec![b"h2".to_vec(), http1()],
+            #[cfg(feature = "http2")]
+            HttpVersion::Http2 => vec![b"h2".to_vec()],
+            _ => vec![http1()],
+        };
         Ok(Self {
-            connector: Arc::new(config).into(),
+            connector: Arc::new(client).into(),
             server,
         })
     }
@@ -47,6 +63,27 @@ impl Tls {
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.server.clone(), stream).await
     }
+}
+
+fn unusable(path: &Path, what: &dyn std::fmt::Display) -> WebhookConfigError {
+    WebhookConfigError::ClientCertificate {
+        file: path.display().to_string(),
+        what: what.to_string(),
+    }
+}
+
+fn client_certificate(
+    files: &ClientCertificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), WebhookConfigError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.chain)
+        .and_then(Iterator::collect)
+        .map_err(|error| unusable(&files.chain, &error))?;
+    if chain.is_empty() {
+        return Err(unusable(&files.chain, &"there is no certificate in it"));
+    }
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, &error))?;
+    Ok((chain, key))
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, WebhookConfigError> {

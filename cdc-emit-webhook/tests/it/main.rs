@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod answers;
+#[cfg(feature = "http2")]
+mod at_once;
 mod contract;
 mod guard;
+mod receiver;
 mod requests;
 mod server;
 #[cfg(feature = "tls")]
