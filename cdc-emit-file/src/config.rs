@@ -28,6 +28,16 @@ impl Default for Fsync {
     }
 }
 
+/// What becomes of closed files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compress {
+    /// They stay as they were written.
+    #[default]
+    None,
+    /// `X` becomes `X.gz`, on a thread beside the emitter, one file at a time.
+    Gzip,
+}
+
 /// What happens on restart to lines behind the checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRestart {
@@ -58,6 +68,8 @@ pub struct FileConfig {
     pub fsync: Fsync,
     /// Default: truncate.
     pub on_restart: OnRestart,
+    /// Default: no compression.
+    pub compress: Compress,
     /// Default: the machine's file system.
     pub storage: Arc<dyn Storage>,
     /// Default: the machine's clock.
@@ -78,6 +90,7 @@ impl FileConfig {
             rotate_age: Duration::from_secs(3600),
             fsync: Fsync::default(),
             on_restart: OnRestart::default(),
+            compress: Compress::default(),
             storage: StdStorage::shared(),
             clock: Arc::new(SystemClock::new()),
         }

@@ -13,12 +13,13 @@ use cdc_core::{
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use crate::compress::{Compressor, GZ, with_end};
 use crate::error::{io_error, is_full};
 use crate::framing::Framing;
 use crate::manifest::{self, Entry, Range};
 use crate::name::{FileName, PART, REPEAT_MAX};
 use crate::state::{FileState, Hash, OpenState};
-use crate::{FileConfig, FileConfigError, Fsync};
+use crate::{Compress, FileConfig, FileConfigError, Fsync};
 
 /// Encoded bytes are written at least this often, whatever the batch's size.
 const BUFFER_MAX: usize = 4 << 20;
@@ -30,6 +31,8 @@ const BUFFER_MAX: usize = 4 << 20;
 pub struct FileEmitter {
     pub(crate) config: FileConfig,
     pub(crate) framing: Framing,
+    /// Before the lock, so that its thread ends while the directory is still ours.
+    pub(crate) compressor: Compressor,
     pub(crate) lock: Option<Box<dyn StorageLock>>,
     pub(crate) out: Output,
     /// The checkpoint's position and the state at the first resume of this process, to go back to
@@ -115,6 +118,7 @@ impl FileEmitter {
         Ok(Self {
             framing: Framing::of(config.encoder.format()),
             config,
+            compressor: Compressor::default(),
             lock: None,
             out: Output::default(),
             base: None,
@@ -126,6 +130,14 @@ impl FileEmitter {
             close_due: false,
             buffer: Vec::new(),
         })
+    }
+
+    /// Waits until every closed file is compressed; false if one could not be (a full disk, say),
+    /// which is tried again after the next start or the next closed file. For programs that end:
+    /// a running emitter compresses by itself.
+    pub fn finish_compression(&mut self) -> bool {
+        let FileConfig { storage, path, .. } = &self.config;
+        self.compressor.finish(storage, path)
     }
 
     pub(crate) fn part_path(&self, name: &str) -> PathBuf {
@@ -294,7 +306,12 @@ impl FileEmitter {
             };
             let name = name.text(&self.config.stream);
             let part = self.part_path(&name);
-            if storage.exists(&part) || storage.exists(&self.config.path.join(&name)) {
+            let closed = self.config.path.join(&name);
+            let packed = with_end(&closed, GZ);
+            if [&part, &closed, &packed]
+                .into_iter()
+                .any(|p| storage.exists(p))
+            {
                 continue;
             }
             let file = storage
@@ -390,6 +407,9 @@ impl FileEmitter {
             .and_then(|()| storage.sync_dir(dir))
             .map_err(|cause| lost("rename", cause))?;
         info!(file = %entry.name, events = entry.events, bytes = entry.bytes, "file closed");
+        if self.config.compress == Compress::Gzip {
+            self.compressor.add(entry.name);
+        }
         self.dirty_since = None;
         self.out.open = None;
         self.out.sequence += 1;
@@ -453,7 +473,11 @@ impl FileEmitter {
         }
         match &self.lost {
             Some(loss) => Err(loss.error()),
-            None => Ok(Some(self.mark.clone())),
+            None => {
+                let FileConfig { storage, path, .. } = &self.config;
+                self.compressor.tend(storage, path);
+                Ok(Some(self.mark.clone()))
+            }
         }
     }
 }

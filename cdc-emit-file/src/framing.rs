@@ -3,11 +3,13 @@
 //! Text formats: one line an event, ended by a line feed. The compact form: `length u32 | crc32c
 //! u32 | payload` an event, little-endian; the checksum covers length and payload.
 
-use std::io;
+use std::io::{self, Read};
 
 use cdc_core::envelope::Format;
 use cdc_core::storage::StorageFile;
 use sha2::{Digest, Sha256};
+
+use crate::compress::FileReader;
 
 const FRAME_HEADER: usize = 8;
 const READ_SIZE: usize = 256 << 10;
@@ -52,8 +54,10 @@ impl Framing {
 }
 
 /// What [`scan`] found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Scan {
+    /// Bytes that were read.
+    pub(crate) read: u64,
     /// Bytes of whole lines or frames from the start.
     pub(crate) whole: u64,
     /// How many those are.
@@ -67,12 +71,12 @@ pub(crate) struct Scan {
 /// Reads `limit` bytes from the start of a file, or all of it if it is shorter, and says which are
 /// whole. Holds one read buffer, whatever the file's length.
 pub(crate) fn scan(file: &dyn StorageFile, limit: u64, framing: Framing) -> io::Result<Scan> {
-    let mut scan = Scan {
-        whole: 0,
-        lines: 0,
-        crc: 0,
-        sha: Sha256::new(),
-    };
+    scan_from(&mut FileReader::new(file), limit, framing)
+}
+
+/// As [`scan`], of the bytes a reader gives.
+pub(crate) fn scan_from(from: &mut impl Read, limit: u64, framing: Framing) -> io::Result<Scan> {
+    let mut scan = Scan::default();
     let mut walker = Walker::new(framing);
     let mut buffer = vec![0; READ_SIZE];
     // Runs ahead of the last whole event, which may end many reads later.
@@ -82,7 +86,7 @@ pub(crate) fn scan(file: &dyn StorageFile, limit: u64, framing: Framing) -> io::
         let want = usize::try_from(limit - offset)
             .unwrap_or(READ_SIZE)
             .min(READ_SIZE);
-        let got = file.read_at(&mut buffer[..want], offset)?;
+        let got = from.read(&mut buffer[..want])?;
         if got == 0 {
             break;
         }
@@ -100,6 +104,7 @@ pub(crate) fn scan(file: &dyn StorageFile, limit: u64, framing: Framing) -> io::
         crc = crc32c::crc32c_append(crc, &chunk[end..]);
         sha.update(&chunk[end..]);
         offset += got as u64;
+        scan.read = offset;
         if walker.broken {
             break;
         }

@@ -19,6 +19,8 @@
 //!   emitter reports the loss, and the lane goes back to its checkpoint.
 //! - **Bounds.** A file ends at the first end of a transaction past `rotate_bytes` or
 //!   `rotate_age`. A transaction is never divided, so a file may be longer by one transaction.
+//! - **Compression.** Closed files may be compressed by a thread beside the emitter
+//!   ([`Compress::Gzip`]); the manifest speaks of what is inside, and [`verify()`] reads both forms.
 //!
 //! Writing and syncing block the calling thread for as long as the disk needs.
 //!
@@ -40,6 +42,7 @@
 //! # });
 //! ```
 
+mod compress;
 mod config;
 mod emitter;
 mod error;
@@ -50,9 +53,9 @@ mod restart;
 mod state;
 mod verify;
 
-pub use config::{FileConfig, FileConfigError, Fsync, OnRestart};
+pub use config::{Compress, FileConfig, FileConfigError, Fsync, OnRestart};
 pub use emitter::FileEmitter;
-pub use verify::{Problem, Verified, VerifyError, verify};
+pub use verify::{Problem, Verified, VerifyError, verify, verify_against};
 
 /// The manifest's name in the directory.
 pub const MANIFEST: &str = "MANIFEST.jsonl";

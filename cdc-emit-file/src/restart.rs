@@ -10,20 +10,41 @@ use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Position};
 use sha2::Digest;
 use tracing::{error, info, warn};
 
+use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
 use crate::emitter::{FileEmitter, OpenFile, Output, append_line, state_of};
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, Scan, scan};
 use crate::manifest::{self, Entry, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
-use crate::{FileConfig, Fsync, LOCK, OnRestart};
+use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
 
 /// A data file of ours in the directory.
 #[derive(Clone, Debug)]
 struct Found {
     name: FileName,
     text: String,
-    part: bool,
+    form: Form,
+}
+
+/// In which form a data file is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Part,
+    Closed,
+    Packed,
+    /// A compressed file that is not finished.
+    Packing,
+}
+
+impl Form {
+    /// With the longest first, for the end of one is the end of another.
+    const ENDS: [(Self, &str); 4] = [
+        (Self::Packing, GZ_TMP),
+        (Self::Packed, GZ),
+        (Self::Part, PART),
+        (Self::Closed, ""),
+    ];
 }
 
 /// The whole lines of the manifest.
@@ -36,7 +57,9 @@ struct Listed {
 
 impl FileEmitter {
     pub(crate) fn restart(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
+        self.compressor.stop();
         self.own_directory()?;
+        self.remove_unfinished()?;
         let position = from.map(|checkpoint| checkpoint.position);
         let mut state = match state_of(from) {
             Some(bytes) => Some(
@@ -81,6 +104,32 @@ impl FileEmitter {
         };
         if self.base.is_none() {
             self.base = Some((position, self.state()));
+        }
+        Ok(())
+    }
+
+    /// Removes compressed files that were not finished.
+    fn remove_unfinished(&self) -> Result<(), EmitError> {
+        for found in self.found()? {
+            if found.form == Form::Packing {
+                let path = self.path_of(&found);
+                self.config
+                    .storage
+                    .remove(&path)
+                    .map_err(|cause| io_error("remove", &path, cause))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every closed file compressed that is not.
+    fn compress_closed(&mut self, listed: &BTreeSet<String>) -> Result<(), EmitError> {
+        if self.config.compress == Compress::Gzip {
+            for found in self.found()? {
+                if found.form == Form::Closed && listed.contains(&found.text) {
+                    self.compressor.add(found.text);
+                }
+            }
         }
         Ok(())
     }
@@ -161,6 +210,7 @@ impl FileEmitter {
             self.age(open);
         }
         self.sync_dir()?;
+        self.compress_closed(&listed.names)?;
         self.out.sequence = state.sequence;
         self.out.manifest_len = state.manifest_len;
         self.out.chain = state.chain;
@@ -177,6 +227,24 @@ impl FileEmitter {
         let Some(name) = FileName::parse(&self.config.stream, &state.name) else {
             return Err(contradiction(&closed, "it does not belong to this stream"));
         };
+        let packed = with_end(&closed, GZ);
+        // What an interrupted compression, or decompression, left beside the compressed file.
+        if storage.exists(&packed) {
+            if !storage.exists(&closed) {
+                info!(file = %packed.display(), "decompressing a file that the checkpoint does not cover to its end");
+                inflate(&**storage, &packed, &part, state.length).map_err(|cause| {
+                    if is_damage(&cause) {
+                        contradiction(&packed, "its compressed form is damaged")
+                    } else {
+                        io_error("decompress", &packed, cause)
+                    }
+                })?;
+            }
+            self.sync_dir()?;
+            storage
+                .remove(&packed)
+                .map_err(|cause| io_error("remove", &packed, cause))?;
+        }
         match (storage.exists(&part), storage.exists(&closed)) {
             (true, false) => {}
             (false, true) => storage
@@ -217,6 +285,7 @@ impl FileEmitter {
             lines,
             crc,
             sha,
+            read: _,
         } = scan(&*open.file, state.length, framing).map_err(failed)?;
         open.sha = sha;
         if (whole, lines, crc) != (state.length, state.lines, state.crc) {
@@ -254,13 +323,22 @@ impl FileEmitter {
         self.out.last = state.map(|state| state.last).unwrap_or_default();
         let mut found: Vec<_> = self.found()?;
         found.retain(|found| !listed.names.contains(&found.text));
-        let continued = found.iter().rposition(|found| found.part);
+        // Only listed files are compressed: of one that is not, nothing is known.
+        found.retain(|found| {
+            let packed = found.form == Form::Packed;
+            if packed {
+                warn!(file = %self.path_of(found).display(), "a compressed file is not in the manifest; leaving it alone");
+            }
+            !packed
+        });
+        let continued = found.iter().rposition(|found| found.form == Form::Part);
         let continued = continued
             .filter(|_| state.is_some())
             .map(|index| found.remove(index));
         for found in found {
             self.adopt(&found)?;
         }
+        self.compress_closed(&listed.names)?;
         if let Some(found) = continued {
             let mut open = self.open_whole(&found)?;
             if let Some(known) = state
@@ -302,7 +380,7 @@ impl FileEmitter {
         let manifest = manifest::path(&self.config.path);
         append_line(self, self.out.manifest_len, &line)
             .map_err(|cause| io_error("append to", &manifest, cause))?;
-        if found.part {
+        if found.form == Form::Part {
             self.rename_closed(&found.text)?;
         }
         self.out.sequence += 1;
@@ -459,22 +537,19 @@ impl FileEmitter {
             .list(dir)
             .map_err(|cause| io_error("list", dir, cause))?;
         let found = names.into_iter().filter_map(|file| {
-            let (text, part) = match file.strip_suffix(PART) {
-                Some(text) => (text, true),
-                None => (file.as_str(), false),
-            };
-            let name = FileName::parse(&self.config.stream, text)?;
-            let text = text.to_owned();
-            Some(Found { name, text, part })
+            Form::ENDS.into_iter().find_map(|(form, end)| {
+                let text = file.strip_suffix(end)?;
+                let name = FileName::parse(&self.config.stream, text)?;
+                let text = text.to_owned();
+                Some(Found { name, text, form })
+            })
         });
         Ok(found.collect())
     }
 
     fn path_of(&self, found: &Found) -> std::path::PathBuf {
-        if found.part {
-            self.part_path(&found.text)
-        } else {
-            self.config.path.join(&found.text)
-        }
+        let end = Form::ENDS.iter().find(|(form, _)| *form == found.form);
+        let end = end.map_or("", |(_, end)| end);
+        self.config.path.join(format!("{}{end}", found.text))
     }
 }

@@ -8,10 +8,11 @@ use std::path::Path;
 use cdc_core::storage::{OpenMode, Storage};
 use sha2::Digest;
 
-use crate::framing::{Framing, scan};
+use crate::compress::{GZ, GZ_TMP, Unpacked, is_damage};
+use crate::framing::{Framing, Scan, scan, scan_from};
 use crate::manifest::{self, Line, Manifest};
 use crate::name::{FileName, PART};
-use crate::state::Hash;
+use crate::state::{FileState, Hash};
 
 /// Most problems that are kept; the others are counted.
 const PROBLEMS_MAX: usize = 1000;
@@ -25,6 +26,8 @@ pub struct Verified {
     pub events: u64,
     /// Bytes in files that are whole.
     pub bytes: u64,
+    /// Closed files that are compressed.
+    pub compressed: u64,
     /// Files still being written to; they are not proven by the manifest yet.
     pub open: Vec<String>,
     /// The chain hash behind the last line, as hexadecimal digits. Kept elsewhere, it proves later
@@ -100,6 +103,23 @@ pub enum Problem {
         /// Its name.
         name: String,
     },
+    /// The manifest ends before the line the checkpoint knows.
+    Behind {
+        /// Lines the checkpoint knows.
+        expected: u64,
+        /// Lines there are.
+        found: u64,
+    },
+    /// The manifest up to this line is not the one the checkpoint knows: it was rewritten.
+    Rewritten {
+        /// The checkpoint's last line.
+        line: u64,
+    },
+    /// The open file does not begin with what the checkpoint knows of it.
+    Open {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -128,6 +148,18 @@ impl fmt::Display for Problem {
                 found,
             } => write!(f, "{name} has {found} lines, it was closed with {expected}"),
             Self::Unlisted { name } => write!(f, "{name} is not in the manifest"),
+            Self::Behind { expected, found } => write!(
+                f,
+                "the manifest has {found} lines, the checkpoint knows {expected}: its end was removed"
+            ),
+            Self::Rewritten { line } => write!(
+                f,
+                "the manifest up to line {line} is not the one the checkpoint knows: it was rewritten"
+            ),
+            Self::Open { name } => write!(
+                f,
+                "{name} is missing, or does not begin with what the checkpoint knows of it"
+            ),
         }
     }
 }
@@ -151,6 +183,36 @@ pub struct VerifyError {
 /// # Errors
 /// [`VerifyError`] if something cannot be read at all; what is missing or damaged is in the result.
 pub fn verify(storage: &dyn Storage, dir: &Path, stream: &str) -> Result<Verified, VerifyError> {
+    check(storage, dir, stream, None)
+}
+
+/// As [`verify`], against the state of a checkpoint as well
+/// ([`Checkpoint::state`](cdc_core::Checkpoint::state)): proves the directory complete up to there,
+/// also if its end was removed or everything was rewritten together, and checks what the checkpoint
+/// knows of the open file. The emitter should not run meanwhile, or the checkpoint be read first.
+///
+/// # Errors
+/// [`VerifyError`], also if the state is not one of a file emitter.
+pub fn verify_against(
+    storage: &dyn Storage,
+    dir: &Path,
+    stream: &str,
+    state: &[u8],
+) -> Result<Verified, VerifyError> {
+    let state = FileState::decode(state).map_err(|what| VerifyError {
+        path: dir.display().to_string(),
+        what: "read the checkpoint's emitter state",
+        cause: io::Error::new(io::ErrorKind::InvalidData, what),
+    })?;
+    check(storage, dir, stream, Some(&state))
+}
+
+fn check(
+    storage: &dyn Storage,
+    dir: &Path,
+    stream: &str,
+    state: Option<&FileState>,
+) -> Result<Verified, VerifyError> {
     let error = |path: &Path, what, cause| VerifyError {
         path: path.display().to_string(),
         what,
@@ -191,22 +253,36 @@ pub fn verify(storage: &dyn Storage, dir: &Path, stream: &str) -> Result<Verifie
             verified.problem(Problem::Chain { line });
         }
         chain = read.chain;
+        if let Some(state) = state
+            && state.sequence == line
+            && state.chain != chain
+        {
+            verified.problem(Problem::Rewritten { line });
+        }
         verified.files += 1;
-        let path = [entry.name.clone(), format!("{}{PART}", entry.name)]
-            .map(|name| dir.join(name))
-            .into_iter()
-            .find(|path| storage.exists(path));
         listed.insert(entry.name.clone());
-        let (Some(path), Some(name)) = (path, FileName::parse(stream, &entry.name)) else {
+        let Some(name) = FileName::parse(stream, &entry.name) else {
             verified.problem(Problem::Missing { name: entry.name });
             continue;
         };
-        let failed = |cause| error(&path, "read the file", cause);
-        let file = storage.open(&path, OpenMode::Read).map_err(failed)?;
-        let found = file.len().map_err(failed)?;
-        let scan = scan(&*file, u64::MAX, Framing::of(name.format)).map_err(failed)?;
-        let sha: Hash = scan.sha.finalize().into();
+        let framing = Framing::of(name.format);
+        // A file that is compressed meanwhile is there in another form at the second look.
+        let read = match contents(storage, dir, &entry, framing)? {
+            Some(read) => Some(read),
+            None => contents(storage, dir, &entry, framing)?,
+        };
         let name = entry.name;
+        let Some(Contents {
+            packed,
+            found,
+            scan,
+        }) = read
+        else {
+            verified.problem(Problem::Missing { name });
+            continue;
+        };
+        verified.compressed += u64::from(packed);
+        let sha: Hash = scan.sha.finalize().into();
         if found != entry.bytes {
             let expected = entry.bytes;
             verified.problem(Problem::Length {
@@ -228,14 +304,130 @@ pub fn verify(storage: &dyn Storage, dir: &Path, stream: &str) -> Result<Verifie
         }
     }
     verified.chain = manifest::hex(&chain);
+    if let Some(state) = state {
+        if verified.files < state.sequence {
+            verified.problem(Problem::Behind {
+                expected: state.sequence,
+                found: verified.files,
+            });
+        }
+        check_open(storage, dir, stream, state, &listed, &mut verified)?;
+    }
     for file in names {
+        // A compressed file has been read under its own name; one that is being made is nobody's yet.
+        let file = match file.strip_suffix(GZ) {
+            Some(text) if listed.contains(text) => continue,
+            _ if file.ends_with(GZ_TMP) => continue,
+            _ => file,
+        };
+        let plain = file.strip_suffix(GZ).unwrap_or(&file);
         if let Some(text) = file.strip_suffix(PART) {
             if FileName::parse(stream, text).is_some() && !listed.contains(text) {
                 verified.open.push(file);
             }
-        } else if FileName::parse(stream, &file).is_some() && !listed.contains(&file) {
+        } else if FileName::parse(stream, plain).is_some() && !listed.contains(plain) {
             verified.problem(Problem::Unlisted { name: file });
         }
     }
     Ok(verified)
+}
+
+/// Checks what a checkpoint knows of the file that was open then.
+fn check_open(
+    storage: &dyn Storage,
+    dir: &Path,
+    stream: &str,
+    state: &FileState,
+    listed: &BTreeSet<String>,
+    verified: &mut Verified,
+) -> Result<(), VerifyError> {
+    let Some(open) = &state.open else {
+        return Ok(());
+    };
+    // Closed since then: its line in the manifest speaks for it.
+    if listed.contains(&open.name) {
+        return Ok(());
+    }
+    let path = dir.join(format!("{}{PART}", open.name));
+    let failed = |cause| VerifyError {
+        path: path.display().to_string(),
+        what: "read the open file",
+        cause,
+    };
+    let whole = match (
+        FileName::parse(stream, &open.name),
+        storage.open(&path, OpenMode::Read),
+    ) {
+        (Some(name), Ok(file)) => {
+            let scan = scan(&*file, open.length, Framing::of(name.format)).map_err(failed)?;
+            (scan.whole, scan.lines, scan.crc) == (open.length, open.lines, open.crc)
+        }
+        (Some(_), Err(cause)) if cause.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(cause));
+        }
+        _ => false,
+    };
+    if !whole {
+        let name = open.name.clone();
+        verified.problem(Problem::Open { name });
+    }
+    Ok(())
+}
+
+/// What a closed file holds.
+struct Contents {
+    packed: bool,
+    /// Bytes of the content.
+    found: u64,
+    scan: Scan,
+}
+
+/// Reads a closed file in whatever form it is there; `None` if it is in none. If it is there
+/// compressed and not, as between two steps of compressing it, the compressed one must be the same.
+fn contents(
+    storage: &dyn Storage,
+    dir: &Path,
+    entry: &manifest::Entry,
+    framing: Framing,
+) -> Result<Option<Contents>, VerifyError> {
+    let mut contents = None;
+    for end in ["", PART, GZ] {
+        let path = dir.join(format!("{}{end}", entry.name));
+        let failed = |cause| VerifyError {
+            path: path.display().to_string(),
+            what: "read the file",
+            cause,
+        };
+        let file = match storage.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+            Err(cause) => return Err(failed(cause)),
+        };
+        let packed = end == GZ;
+        let read = if packed {
+            // One byte more than there should be tells a longer one, whatever it claims to hold.
+            let most = entry.bytes.saturating_add(1);
+            scan_from(&mut Unpacked::new(&*file), most, framing).map(|scan| (scan.read, scan))
+        } else {
+            file.len()
+                .and_then(|found| Ok((found, scan(&*file, u64::MAX, framing)?)))
+        };
+        let (found, scan) = match read {
+            Ok(read) => read,
+            Err(cause) if packed && is_damage(&cause) => (0, Scan::default()),
+            Err(cause) => return Err(failed(cause)),
+        };
+        let sha: Hash = scan.sha.clone().finalize().into();
+        let whole = found == entry.bytes && sha == entry.sha;
+        contents = Some(Contents {
+            packed,
+            found,
+            scan,
+        });
+        // Whichever is wrong is what is told.
+        if !whole {
+            break;
+        }
+    }
+    Ok(contents)
 }
