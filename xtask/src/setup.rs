@@ -26,6 +26,9 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     if command::find("sqlite3", &[]).is_none() {
         missing.push("sqlite3");
     }
+    if command::find("python3", &[]).is_none() {
+        missing.push("python3");
+    }
     if !missing.is_empty() {
         install(&missing)?;
     }

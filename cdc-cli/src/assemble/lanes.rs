@@ -22,7 +22,7 @@ use super::control::ControlledLane;
 use super::stages;
 use super::status::LaneReading;
 use crate::config::{
-    Config, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,
+    Config, DeadKey, Destination, EmitterConfig, FileSync, HttpVersion, OnRestart, WebhookBody,
 };
 use crate::destination::{ChildConfig, ChildEmitter, PrintedQueue, Printer};
 use crate::exit::Exit;
@@ -100,6 +100,11 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
                 FileSync::Interval(every) => Fsync::Interval(every),
                 FileSync::None => Fsync::None,
             };
+            config.compress = if file.gzip {
+                cdc_emit_file::Compress::Gzip
+            } else {
+                cdc_emit_file::Compress::None
+            };
             config.on_restart = match file.on_restart {
                 OnRestart::Truncate => cdc_emit_file::OnRestart::Truncate,
                 OnRestart::Append => cdc_emit_file::OnRestart::Append,
@@ -129,6 +134,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
                 command: custom.command.clone(),
                 batch_size: emitter.batch_size.unwrap_or(CHILD_BATCH_SIZE),
                 timeout: custom.timeout,
+                stop_timeout: custom.stop_timeout,
                 encoder,
             };
             Ok(Built {
@@ -168,6 +174,18 @@ fn webhook_config(
     config.allow_http = hook.allow_http;
     config.allow_private = hook.allow_private;
     config.ca_file.clone_from(&hook.ca_file);
+    config.client_certificate = hook
+        .client_certificate
+        .clone()
+        .map(|(chain, key)| cdc_emit_webhook::ClientCertificate { chain, key });
+    config.http_version = match hook.http_version {
+        HttpVersion::Auto => cdc_emit_webhook::HttpVersion::Auto,
+        HttpVersion::One => cdc_emit_webhook::HttpVersion::Http1,
+        HttpVersion::Two => cdc_emit_webhook::HttpVersion::Http2,
+    };
+    config.idle_timeout = hook.idle_timeout;
+    let body_max = hook.body_bytes_max;
+    config.body_bytes_max = body_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
     Ok(config)
 }
 

@@ -1,6 +1,7 @@
 //! The four destinations: which of their keys are needed, and which combinations make no sense.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cdc_core::envelope::Format;
@@ -8,8 +9,8 @@ use hyper::Uri;
 
 use super::document::Origin;
 use super::model::{
-    CustomConfig, Destination, FileConfig, FileSync, OnRestart, QueueConfig, Secret, WebhookBody,
-    WebhookConfig,
+    CustomConfig, Destination, FileConfig, FileSync, HttpVersion, OnRestart, QueueConfig, Secret,
+    WebhookBody, WebhookConfig,
 };
 use super::problem::Problem;
 use super::read::{Placed, Reading, Section};
@@ -207,7 +208,41 @@ fn webhook(
         ca_file: reading
             .path(section, "webhook.ca_file")
             .map(|(path, _)| path),
+        client_certificate: client_certificate(reading, section),
+        body_bytes_max: section
+            .node("webhook.body_bytes_max")
+            .and_then(|_| reading.size_above_zero(section, "webhook.body_bytes_max")),
+        idle_timeout: reading
+            .duration(section, "webhook.idle_timeout")
+            .map(|(d, _)| d)
+            .unwrap_or_default(),
+        http_version: match reading.choice(section, "webhook.http_version") {
+            Some(("1.1", _)) => HttpVersion::One,
+            Some(("2", _)) => HttpVersion::Two,
+            _ => HttpVersion::Auto,
+        },
     }
+}
+
+/// Both files of a client certificate, or neither.
+fn client_certificate(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+) -> Option<(PathBuf, PathBuf)> {
+    let chain = reading.path(section, "webhook.client_cert_file");
+    let key = reading.path(section, "webhook.client_key_file");
+    let (alone, at, other) = match (chain, key) {
+        (Some((chain, _)), Some((key, _))) => return Some((chain, key)),
+        (Some((_, at)), None) => ("client_cert_file", at, "client_key_file"),
+        (None, Some((_, at))) => ("client_key_file", at, "client_cert_file"),
+        (None, None) => return None,
+    };
+    reading.refuse(
+        Problem::new(format!("`webhook.{alone}` stands alone"), &at).help(format!(
+            "give `{other}` as well: a certificate needs its key"
+        )),
+    );
+    None
 }
 
 /// The shape of the body: its own key, or what the format asks for.
@@ -512,6 +547,7 @@ fn file(reading: &mut Reading<'_>, section: Section<'_>, name: &str, at: &Origin
             Some(("append", _)) => OnRestart::Append,
             _ => OnRestart::Truncate,
         },
+        gzip: matches!(reading.choice(section, "file.compress"), Some(("gzip", _))),
     }
 }
 
@@ -555,6 +591,7 @@ fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> Custo
         return CustomConfig {
             command: Vec::new(),
             timeout: Duration::ZERO,
+            stop_timeout: Duration::ZERO,
         };
     };
     let before = reading.problems.len();
@@ -572,9 +609,11 @@ fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> Custo
         );
     }
     let timeout = reading.duration(section, "custom.timeout");
+    let stop_timeout = reading.duration(section, "custom.stop_timeout");
     CustomConfig {
         command,
         timeout: timeout.map(|(timeout, _)| timeout).unwrap_or_default(),
+        stop_timeout: stop_timeout.map(|(timeout, _)| timeout).unwrap_or_default(),
     }
 }
 

@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use layers::{Layers, ReadFileError};
 pub(crate) use model::{
-    Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, OnRestart, WebhookBody,
-    WebhookConfig,
+    Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, HttpVersion, OnRestart,
+    WebhookBody, WebhookConfig,
 };
 pub(crate) use problem::{Paint, Problem};
 pub(crate) use show::{Setting, settings};

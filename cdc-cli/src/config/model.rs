@@ -192,16 +192,35 @@ pub(crate) struct WebhookConfig {
     pub(crate) body: WebhookBody,
     /// Compress bodies.
     pub(crate) gzip: bool,
+    /// Largest body before compression.
+    pub(crate) body_bytes_max: Option<u64>,
     /// Longest request.
     pub(crate) timeout: Duration,
     /// Longest connect.
     pub(crate) connect_timeout: Duration,
+    /// An unused connection older than this is not used again.
+    pub(crate) idle_timeout: Duration,
     /// Plain HTTP to other hosts is allowed.
     pub(crate) allow_http: bool,
     /// Private and loopback addresses are allowed.
     pub(crate) allow_private: bool,
     /// Certificate authorities to trust instead of the system's, a PEM file.
     pub(crate) ca_file: Option<PathBuf>,
+    /// Certificate chain and key shown to a receiver that asks for one, PEM files.
+    pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Version of HTTP.
+    pub(crate) http_version: HttpVersion,
+}
+
+/// Version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    /// What TLS agrees on; without TLS 1.1.
+    Auto,
+    /// 1.1 only.
+    One,
+    /// 2 only.
+    Two,
 }
 
 /// The shape of a webhook's body.
@@ -234,6 +253,8 @@ pub(crate) struct FileConfig {
     pub(crate) fsync: FileSync,
     /// What happens to bytes behind the checkpoint at a restart.
     pub(crate) on_restart: OnRestart,
+    /// Closed files are compressed.
+    pub(crate) gzip: bool,
 }
 
 /// When a file's bytes are made durable.
@@ -263,4 +284,6 @@ pub(crate) struct CustomConfig {
     pub(crate) command: Vec<String>,
     /// Longest wait for the answer to a batch.
     pub(crate) timeout: Duration,
+    /// Longest wait for its end.
+    pub(crate) stop_timeout: Duration,
 }

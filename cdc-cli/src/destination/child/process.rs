@@ -1,0 +1,123 @@
+//! The running child: its pipes, its end.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::BufReader;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// How often a drop asks whether the child has ended.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+
+/// A child with a process group of its own, so that its end reaches what it has started, and a
+/// ctrl-c on the terminal does not reach it before it has answered.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    group: Option<Pid>,
+    /// `None` once it was closed.
+    pub(super) input: Option<ChildStdin>,
+    pub(super) output: BufReader<ChildStdout>,
+    /// Between two batches: everything that was given is answered.
+    pub(super) idle: bool,
+    stop_timeout: Duration,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts a program. `None` if its pipes are not there, which the operating system does not do.
+    ///
+    /// # Errors
+    /// From the operating system: most often there is no such program.
+    pub(super) fn start(
+        program: &str,
+        arguments: &[String],
+        stop_timeout: Duration,
+    ) -> std::io::Result<Option<Self>> {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            // Of no effect after an orderly end; a panic must not leave it behind.
+            .kill_on_drop(true)
+            .spawn()?;
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            child,
+            group,
+            input: Some(input),
+            output: BufReader::new(output),
+            idle: true,
+            stop_timeout,
+            ended: false,
+        }))
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // It may be gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Ends it: SIGTERM, then SIGKILL for it and what it has started. It is gone when this returns.
+    ///
+    /// Cancel safety: dropping the future ends it as a drop of the process does.
+    pub(super) async fn end(mut self) {
+        self.signal(Signal::TERM);
+        let waited = tokio::time::timeout(self.stop_timeout, self.child.wait()).await;
+        if waited.is_err() {
+            self.signal(Signal::KILL);
+            // Its errors say that it is gone.
+            let _ = self.child.wait().await;
+        }
+        self.ended = true;
+    }
+
+    /// Waits, blocking; false if it still runs then.
+    fn wait_blocking(&mut self) -> bool {
+        let start = Instant::now();
+        loop {
+            match self.child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => return true,
+            }
+            if start.elapsed() >= self.stop_timeout {
+                return false;
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+}
+
+impl Drop for Process {
+    /// An orderly end: its input is closed if it has answered everything; then SIGTERM; then
+    /// SIGKILL. Blocks for at most twice `stop_timeout`.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.input = None;
+        if self.idle && self.wait_blocking() {
+            return;
+        }
+        self.signal(Signal::TERM);
+        if self.wait_blocking() {
+            return;
+        }
+        self.signal(Signal::KILL);
+    }
+}
