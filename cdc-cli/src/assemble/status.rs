@@ -85,7 +85,7 @@ impl LaneReading {
                 Some(reason.clone())
             }
             LaneHealth::Stopped { reason } => reason.clone(),
-            LaneHealth::Starting | LaneHealth::Running => None,
+            LaneHealth::Starting | LaneHealth::Running | LaneHealth::Paused => None,
         };
         LaneStatus {
             name: self.name.to_string(),

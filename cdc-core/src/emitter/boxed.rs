@@ -15,9 +15,10 @@ trait ErasedEmitter: Send {
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError>;
     fn flush(&mut self) -> Boxed<'_, Option<DurableMark>>;
     fn batch_size(&self) -> usize;
+    fn worker(&self) -> Option<Box<dyn ErasedEmitter>>;
 }
 
-impl<E: Emitter> ErasedEmitter for E {
+impl<E: Emitter + 'static> ErasedEmitter for E {
     fn resume<'a>(&'a mut self, from: Option<&'a Checkpoint>) -> Boxed<'a, ()> {
         Box::pin(Emitter::resume(self, from))
     }
@@ -32,6 +33,9 @@ impl<E: Emitter> ErasedEmitter for E {
     }
     fn batch_size(&self) -> usize {
         Emitter::batch_size(self)
+    }
+    fn worker(&self) -> Option<Box<dyn ErasedEmitter>> {
+        Emitter::worker(self).map(|worker| Box::new(worker) as _)
     }
 }
 
@@ -66,5 +70,8 @@ impl Emitter for BoxEmitter {
     }
     fn batch_size(&self) -> usize {
         self.0.batch_size()
+    }
+    fn worker(&self) -> Option<Self> {
+        self.0.worker().map(Self)
     }
 }

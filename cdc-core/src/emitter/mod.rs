@@ -122,6 +122,23 @@ pub trait Emitter: Send {
         async { Ok(None) }
     }
 
+    /// Another emitter to the same destination, so that a lane with `concurrency` above 1 has one
+    /// request in flight on each. `None`, the default: one at a time is all there can be, and a
+    /// lane that is to do more refuses to start.
+    ///
+    /// Called before [`resume`](Self::resume), which is then called on every worker with the same
+    /// checkpoint. Each worker is an emitter of its own: one call at a time, positions that
+    /// increase, its own receipts and marks. Between workers there is no order but that of the
+    /// answers: events that depend on each other are given to one worker, or to another one only
+    /// after the answer. Marks of workers carry no state: there is one checkpoint, and no position
+    /// their states could belong to.
+    fn worker(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Most events of one batch; the lane cuts batches accordingly.
     fn batch_size(&self) -> usize {
         usize::MAX

@@ -1,254 +1,260 @@
-//! Delivering one batch: attempts, isolation of the culprit, dead letters.
+//! What the answer to a request leads to.
 
 use std::time::Duration;
 
-use tracing::error;
-
-use super::lane::{LaneError, Running};
-use super::{LaneHealth, OnDeadKey};
+use super::lane::LaneError;
+use super::metrics::Fate;
+use super::run::Running;
+use super::window::Numbers;
+use super::workers::{Accepted, Slice};
 use crate::{
-    ChangeEvent, DeadLetter, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Failure,
-    FailureAction, Receipt, Stage, failure_action,
+    Delivery, EmitError, EmitErrorKind, Failure, FailureAction, Receipt, Rejection, Stage,
+    failure_action,
 };
-
-/// How handing over a batch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivered {
-    /// Every event is taken, dead-lettered or parked.
-    Done,
-    /// Shutdown came first; what is not done is given again at the next start.
-    Interrupted,
-    /// The emitter lost something: back to the checkpoint.
-    Lost,
-}
-
-/// How one hand-over ended.
-enum Handed {
-    Taken(Receipt),
-    Refused(EmitError),
-    Interrupted,
-}
 
 /// Status of a destination that wants no more events, ever.
 const GONE: u16 = 410;
 
+/// Shortest wait before a request goes out again.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
 impl Running {
-    /// Delivers a batch in slices of the emitter's size. `originals` are the events before
-    /// transforms, one an event, or empty if there are no transforms.
-    pub(super) async fn deliver(
+    /// Handles the answer to the request of worker `w`.
+    ///
+    /// # Errors
+    /// [`LaneError`] that halts the lane.
+    pub(super) fn answered(
         &mut self,
-        batch: &EventBatch,
-        originals: &[ChangeEvent],
-    ) -> Result<Delivered, LaneError> {
-        let size = self.emitter.batch_size().clamp(1, batch.len());
-        // A stack of ranges, first on top; a refused one is replaced by its halves.
-        let mut ranges: Vec<_> = (0..batch.len())
-            .step_by(size)
-            .map(|start| start..(start + size).min(batch.len()))
-            .rev()
-            .collect();
-        // Events of this batch that were parked because one before them died.
-        let mut gone: Vec<bool> = Vec::new();
-        while let Some(range) = ranges.pop() {
-            let whole = batch.slice(range.clone());
-            let slice = if gone.is_empty() {
-                whole
-            } else {
-                let alive = range
-                    .clone()
-                    .zip(whole.events())
-                    .filter(|(index, _)| !gone[*index]);
-                let events: Vec<_> = alive.map(|(_, event)| event.clone()).collect();
-                if events.is_empty() {
-                    self.progress.done(whole.end());
-                    continue;
-                }
-                EventBatch::new(whole.source().clone(), events, whole.end())
-            };
-            let indices: Vec<usize> = if gone.is_empty() {
-                range.clone().collect()
-            } else {
-                range.clone().filter(|index| !gone[*index]).collect()
-            };
-            match self.hand_over(&slice).await? {
-                Handed::Interrupted => return Ok(Delivered::Interrupted),
-                Handed::Taken(receipt) => {
-                    let rejected: Vec<_> = receipt
-                        .rejected
-                        .iter()
-                        .filter_map(|rejection| {
-                            let failure = Failure {
-                                stage: Stage::Deliver,
-                                class: EmitErrorKind::Event.name().into(),
-                                message: rejection.message.clone(),
-                                status: rejection.status,
-                                response: None,
-                            };
-                            Some((*indices.get(rejection.index)?, failure))
-                        })
-                        .collect();
-                    self.bury(batch, originals, rejected, &mut gone)?;
-                    self.mark(&slice, &receipt);
-                }
-                Handed::Refused(_) if slice.len() > 1 => {
-                    let middle = indices[indices.len() / 2];
-                    ranges.push(middle..range.end);
-                    ranges.push(range.start..middle);
-                }
-                Handed::Refused(cause) => {
-                    let failure = Failure {
-                        stage: Stage::Deliver,
-                        class: cause.kind.name().into(),
-                        message: cause.message().to_owned(),
-                        status: cause.status,
-                        response: cause.response,
-                    };
-                    self.bury(batch, originals, vec![(indices[0], failure)], &mut gone)?;
-                    self.progress.done(slice.end());
-                    self.metrics.reach(self.progress.position(), None);
-                }
+        w: usize,
+        slice: Slice,
+        answer: Result<Receipt, EmitError>,
+    ) -> Result<(), LaneError> {
+        let cause = match answer {
+            Ok(receipt) => return self.taken(w, slice, receipt),
+            Err(cause) => cause,
+        };
+        match failure_action(cause.kind) {
+            FailureAction::Halt => Err(self.emit_error(cause)),
+            FailureAction::Probe if cause.status == Some(GONE) => Err(self.emit_error(cause)),
+            FailureAction::Probe => {
+                self.refuse(w, slice, &cause);
+                Ok(())
             }
+            FailureAction::Retry { floor } => {
+                self.try_later(w, slice, &cause, floor);
+                Ok(())
+            }
+            FailureAction::Isolate if slice.batch.len() > 1 => {
+                // An answer, if not the wanted one. A probe goes on with the first half.
+                if self.breaker.state() != super::BreakerState::HalfOpen {
+                    self.breaker.answered();
+                }
+                let worker = &mut self.workers[w];
+                worker.failures = 0;
+                if let Some(job) = &mut worker.job {
+                    job.ranges.extend(slice.halves());
+                }
+                Ok(())
+            }
+            FailureAction::Isolate => self.culprit(w, slice, cause),
         }
-        Ok(Delivered::Done)
     }
 
-    /// Dead-letters the culprits and parks what follows them in this batch, in one durable append.
-    fn bury(
-        &mut self,
-        batch: &EventBatch,
-        originals: &[ChangeEvent],
-        culprits: Vec<(usize, Failure)>,
-        gone: &mut Vec<bool>,
-    ) -> Result<(), LaneError> {
-        let Some((first, _)) = culprits.first() else {
+    /// The destination is unwell: the same request again, later.
+    fn try_later(&mut self, w: usize, slice: Slice, cause: &EmitError, floor: Duration) {
+        let now = self.clock.elapsed();
+        let worker = &mut self.workers[w];
+        let wait = self.backoff.wait_after(worker.failures, floor);
+        worker.failures = worker.failures.saturating_add(1);
+        worker.retry_at = now + wait.max(WAIT_MIN);
+        worker.retry = Some(slice);
+        if !floor.is_zero() {
+            // The destination's wish is not about this one request.
+            self.hold_until = self.hold_until.max(now + floor);
+        }
+        if self.breaker.failed() {
+            let wait = self.backoff.wait_after(self.breaker.exponent(), floor);
+            self.breaker.open(now + wait.max(WAIT_MIN));
+        }
+        self.ill(cause);
+    }
+
+    /// The destination refuses everything: opens the breaker for long, and tells the operator.
+    fn refuse(&mut self, w: usize, slice: Slice, cause: &EmitError) {
+        let now = self.clock.elapsed();
+        self.workers[w].retry = Some(slice);
+        self.breaker.failed();
+        self.breaker
+            .open(now + self.config.retry.probe_interval.max(WAIT_MIN));
+        self.refused(cause);
+    }
+
+    /// A single event was refused.
+    fn culprit(&mut self, w: usize, slice: Slice, cause: EmitError) -> Result<(), LaneError> {
+        self.culprits = self.culprits.saturating_add(1);
+        if self.culprits >= self.config.culprits_max {
+            // Nothing but refusals: the destination is broken, not the events.
+            self.refuse(w, slice, &cause);
+            return Ok(());
+        }
+        self.breaker.answered();
+        self.show();
+        self.workers[w].failures = 0;
+        let failure = Failure {
+            stage: Stage::Deliver,
+            class: cause.kind.name().into(),
+            message: cause.message().to_owned(),
+            status: cause.status,
+            response: cause.response,
+        };
+        self.bury(w, &slice, vec![(0, failure)])?;
+        let bytes = slice.batch.encoded_len();
+        self.taken_off(1, bytes);
+        Ok(())
+    }
+
+    /// The emitter took a slice, but for what it rejected.
+    fn taken(&mut self, w: usize, slice: Slice, receipt: Receipt) -> Result<(), LaneError> {
+        let Receipt {
+            delivery,
+            mut rejected,
+        } = receipt;
+        rejected.retain(|rejection| rejection.index < slice.batch.len());
+        rejected.dedup_by_key(|rejection| rejection.index);
+        if rejected.len() == slice.batch.len() {
+            return self.all_rejected(w, slice, rejected);
+        }
+        self.well();
+        self.workers[w].failures = 0;
+        self.workers[w].retry_at = Duration::ZERO;
+        self.taken_off(slice.batch.len(), slice.batch.encoded_len());
+        let Some(numbers) = self.workers[w].job.as_ref().map(|job| slice.numbers(job)) else {
             return Ok(());
         };
-        let mut next = culprits
-            .iter()
-            .map(|(index, _)| *index)
-            .max()
-            .unwrap_or(*first)
-            + 1;
-        let original = |index: usize| {
-            originals
-                .get(index)
-                .unwrap_or(&batch.events()[index])
-                .clone()
-        };
-        let mut letters: Vec<DeadLetter> = Vec::with_capacity(culprits.len());
-        for (index, failure) in culprits {
-            letters.push(self.letter(batch.source(), original(index), failure, 1)?);
-        }
-        if self.config.on_dead_key == OnDeadKey::Park {
-            gone.resize(batch.len(), false);
-            while next < batch.len() {
-                if !gone[next]
-                    && let Some(letter) = self.park(batch.source(), &original(next))?
-                {
-                    letters.push(letter);
-                    gone[next] = true;
-                }
-                next += 1;
-            }
-        }
-        self.store_letters(&letters)
-    }
-
-    /// Accounts for a slice the emitter took.
-    fn mark(&mut self, slice: &EventBatch, receipt: &Receipt) {
-        let taken = slice.len() - receipt.rejected.len().min(slice.len());
-        let Some(last) = slice.events().last() else {
-            return;
-        };
-        let commit = Some(last.transaction.commit_micros);
-        if taken == 0 {
-            self.progress.done(slice.end());
+        let numbers = if rejected.is_empty() {
+            numbers
         } else {
-            self.progress
-                .accepted(last.position, slice.end(), taken as u64, commit);
-            self.metrics.in_flight(taken);
-        }
-        if receipt.delivery == Delivery::Durable {
-            let released = self.progress.durable_through(last.position);
-            self.metrics.landed(released.events);
-            self.metrics
-                .delivered(usize::try_from(released.events).unwrap_or(usize::MAX));
-            self.metrics.latency().observe(
-                released.events,
-                last.transaction.commit_micros,
-                self.clock.wall_micros(),
-            );
-            self.metrics.reach(self.progress.position(), commit);
-        }
-    }
-
-    /// Gives one slice to the emitter until it takes it or refuses its content.
-    async fn hand_over(&mut self, slice: &EventBatch) -> Result<Handed, LaneError> {
-        loop {
-            let mut shutdown = self.shutdown.clone();
-            let (clock, timeout) = (self.clock.clone(), self.config.shutdown_timeout);
-            let limit = async move {
-                shutdown.asked().await;
-                clock.sleep(timeout).await;
-            };
-            let answer = tokio::select! {
-                biased;
-                answer = self.emitter.emit(slice) => answer,
-                () = limit => return Ok(Handed::Interrupted),
-            };
-            let cause = match answer {
-                Ok(receipt) => {
-                    if self.unwell || self.culprits > 0 || self.backoff.failures() > 0 {
-                        self.well();
-                    }
-                    return Ok(Handed::Taken(receipt));
-                }
-                Err(cause) => cause,
-            };
-            let wait = match failure_action(cause.kind) {
-                FailureAction::Halt => return Err(self.emit_error(cause)),
-                FailureAction::Probe if cause.status == Some(GONE) => {
-                    return Err(self.emit_error(cause));
-                }
-                FailureAction::Probe => {
-                    self.refused(&cause);
-                    self.config.retry.probe_interval
-                }
-                FailureAction::Retry { floor } => {
-                    self.ill(&cause);
-                    self.backoff.next_wait(floor)
-                }
-                FailureAction::Isolate if slice.len() > 1 => return Ok(Handed::Refused(cause)),
-                FailureAction::Isolate => {
-                    self.culprits = self.culprits.saturating_add(1);
-                    if self.culprits < self.config.culprits_max {
-                        return Ok(Handed::Refused(cause));
-                    }
-                    // Nothing but refusals: the destination is broken, not the events.
-                    self.refused(&cause);
-                    self.config.retry.probe_interval
-                }
-            };
-            self.metrics.retries(1);
-            if !self.wait(wait.max(Duration::from_millis(1))).await {
-                return Ok(Handed::Interrupted);
-            }
-        }
-    }
-
-    /// The destination refuses everything: tells the operator, once.
-    fn refused(&mut self, cause: &EmitError) {
-        if !self.unwell {
-            error!(
-                emitter = %self.config.name,
-                error = %cause,
-                probe_seconds = self.config.retry.probe_interval.as_secs(),
-                "destination refuses everything; the lane waits and probes until somebody mends it"
-            );
-        }
-        self.unwell = true;
-        self.metrics.set_health(LaneHealth::Refused {
-            reason: cause.to_string(),
+            let mut refused = rejected.iter().map(|rejection| rejection.index).peekable();
+            let list = numbers.iter().enumerate().filter_map(|(index, number)| {
+                let is_refused = refused.next_if_eq(&index).is_some();
+                (!is_refused).then_some(number)
+            });
+            Numbers::List(list.collect())
+        };
+        self.bury(w, &slice, failures(rejected))?;
+        let Some(last) = slice.batch.events().last() else {
+            return Ok(());
+        };
+        let worker = &mut self.workers[w];
+        worker.accepted.push_back(Accepted {
+            last: last.position,
+            commit_micros: last.transaction.commit_micros,
+            numbers,
         });
+        if delivery == Delivery::Durable {
+            self.durable_through(w, last.position);
+        }
+        Ok(())
     }
+
+    /// Every event of a slice was rejected one by one: as many culprits in a row.
+    fn all_rejected(
+        &mut self,
+        w: usize,
+        slice: Slice,
+        rejected: Vec<Rejection>,
+    ) -> Result<(), LaneError> {
+        let room = self
+            .config
+            .culprits_max
+            .saturating_sub(1)
+            .saturating_sub(self.culprits);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        self.culprits = self
+            .culprits
+            .saturating_add(u32::try_from(rejected.len()).unwrap_or(u32::MAX));
+        if rejected.len() <= room {
+            self.breaker.answered();
+            self.show();
+            self.workers[w].failures = 0;
+            self.taken_off(slice.batch.len(), slice.batch.encoded_len());
+            return self.bury(w, &slice, failures(rejected));
+        }
+        let mut cause = EmitError::new(
+            EmitErrorKind::Event,
+            format!(
+                "deliver a batch: the destination rejected every event of it; the first with: {}",
+                rejected
+                    .first()
+                    .map_or("no reason", |first| first.message.as_str())
+            ),
+        );
+        cause.status = rejected.first().and_then(|first| first.status);
+        self.refuse(w, slice, &cause);
+        Ok(())
+    }
+
+    /// Events that worker `w` gave away are safe through a position.
+    pub(super) fn durable_through(&mut self, w: usize, through: crate::Position) {
+        let mut marked = 0;
+        let worker = &mut self.workers[w];
+        while let Some(front) = worker.accepted.front()
+            && front.last <= through
+        {
+            let count = self.window.mark(&front.numbers);
+            let now = self.clock.wall_micros();
+            self.metrics
+                .latency()
+                .observe(count, front.commit_micros, now);
+            marked += count;
+            worker.accepted.pop_front();
+        }
+        if marked > 0 {
+            self.metrics.settle(Fate::Delivered, marked);
+            self.reached();
+        }
+    }
+
+    /// Dead-letters events of a slice, by their index in it. Durable on return.
+    fn bury(
+        &mut self,
+        w: usize,
+        slice: &Slice,
+        culprits: Vec<(usize, Failure)>,
+    ) -> Result<(), LaneError> {
+        if culprits.is_empty() {
+            return Ok(());
+        }
+        let mut letters = Vec::with_capacity(culprits.len());
+        let mut numbers = Vec::with_capacity(culprits.len());
+        for (nth, failure) in culprits {
+            let Some(job) = &self.workers[w].job else {
+                continue;
+            };
+            let Some(index) = slice.index(nth) else {
+                continue;
+            };
+            numbers.push(job.numbers.at(index));
+            let source = job.batch.source().clone();
+            let original = job.original(index).clone();
+            letters.push(self.letter(&source, original, failure, 1)?);
+        }
+        self.store_letters(&letters)?;
+        self.done(&Numbers::List(numbers), Fate::DeadLettered);
+        Ok(())
+    }
+}
+
+fn failures(rejected: Vec<Rejection>) -> Vec<(usize, Failure)> {
+    let failure = |rejection: Rejection| {
+        let failure = Failure {
+            stage: Stage::Deliver,
+            class: EmitErrorKind::Event.name().into(),
+            message: rejection.message,
+            status: rejection.status,
+            response: None,
+        };
+        (rejection.index, failure)
+    };
+    rejected.into_iter().map(failure).collect()
 }

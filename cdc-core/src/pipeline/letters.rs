@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 use tracing::warn;
 
 use super::OnDeadKey;
-use super::lane::{LaneError, Running};
+use super::lane::LaneError;
 use super::parked::key_hashes;
+use super::run::Running;
 use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
 
 impl Running {
@@ -36,19 +37,22 @@ impl Running {
         &mut self,
         source: &Arc<SourceInfo>,
         event: &ChangeEvent,
-    ) -> Result<Option<DeadLetter>, LaneError> {
+    ) -> Option<DeadLetter> {
         if self.parked.is_empty() {
-            return Ok(None);
+            return None;
         }
         // A row that cannot be read has no key to wait for; encoding it will dead-letter it.
         let Ok(Some(keys)) = key_hashes(event) else {
-            return Ok(None);
+            return None;
         };
-        if !self.parked.holds(keys) {
-            return Ok(None);
+        if !self.parked.holds(keys, event.position) {
+            return None;
         }
-        self.parked.add(keys);
-        self.metrics.parked(1);
+        self.parked.add(keys, event.position);
+        Some(self.parked_letter(source, event.clone()))
+    }
+
+    pub(super) fn parked_letter(&self, source: &Arc<SourceInfo>, event: ChangeEvent) -> DeadLetter {
         let failure = Failure {
             stage: Stage::Deliver,
             class: "parked".into(),
@@ -56,16 +60,10 @@ impl Running {
             status: None,
             response: None,
         };
-        Ok(Some(self.new_letter(
-            source,
-            event.clone(),
-            failure,
-            0,
-            LetterState::Parked,
-        )))
+        self.new_letter(source, event, failure, 0, LetterState::Parked)
     }
 
-    /// A letter for a failed event, counted and its key parked.
+    /// A letter for a failed event; its key is parked.
     pub(super) fn letter(
         &mut self,
         source: &Arc<SourceInfo>,
@@ -84,7 +82,7 @@ impl Running {
             && let Ok(Some(keys)) = key_hashes(&event)
         {
             let max = self.config.parked_keys_max;
-            if self.parked.len() >= max && !self.parked.holds(keys) {
+            if self.parked.len() >= max && !self.parked.knows(keys) {
                 return Err(self.dlq_error(DlqError::Full {
                     path: format!("emitter {}", self.config.name),
                     used: self.parked.len() as u64,
@@ -93,9 +91,8 @@ impl Running {
                     key: "dlq_keys_max",
                 }));
             }
-            self.parked.add(keys);
+            self.parked.add(keys, event.position);
         }
-        self.metrics.dead_lettered(1);
         Ok(self.new_letter(source, event, failure, attempts, LetterState::Pending))
     }
 
@@ -155,7 +152,7 @@ impl Running {
             after = Some(last.event.position);
             for letter in &page {
                 if let Ok(Some(keys)) = key_hashes(&letter.event) {
-                    self.parked.add(keys);
+                    self.parked.add(keys, letter.event.position);
                 }
             }
         }

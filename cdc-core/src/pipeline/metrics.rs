@@ -1,8 +1,8 @@
 //! What a lane counts. Read from any thread; written by the lane alone.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::BreakerState;
 use super::latency::LatencyHistogram;
 use crate::Position;
 
@@ -19,6 +19,8 @@ pub enum LaneHealth {
         /// The last failure.
         reason: String,
     },
+    /// An operator paused the lane.
+    Paused,
     /// The destination refuses everything; the lane probes it rarely until a person acts.
     Refused {
         /// The last failure.
@@ -38,6 +40,7 @@ impl LaneHealth {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Retrying { .. } => "retrying",
+            Self::Paused => "paused",
             Self::Refused { .. } => "refused",
             Self::Stopped { .. } => "stopped",
         }
@@ -46,28 +49,12 @@ impl LaneHealth {
 
 /// Counters of one lane.
 ///
-/// At every moment between two batches, `read = filtered + delivered + dead_lettered + parked +
-/// rewound + in_flight`.
+/// At every moment, `read = filtered + delivered + dead_lettered + parked + rewound + in_flight`:
+/// an event leaves one of them and enters another in one step, under one lock.
 #[derive(Debug, Default)]
 pub struct LaneMetrics {
-    read: AtomicU64,
-    filtered: AtomicU64,
-    delivered: AtomicU64,
-    dead_lettered: AtomicU64,
-    parked: AtomicU64,
-    rewound: AtomicU64,
-    in_flight: AtomicU64,
-    retries: AtomicU64,
-    checkpoint_micros: AtomicI64,
+    counts: Mutex<LaneCounts>,
     latency: LatencyHistogram,
-    detail: Mutex<Detail>,
-}
-
-#[derive(Debug, Default)]
-struct Detail {
-    position: Position,
-    commit_micros: i64,
-    health: LaneHealth,
 }
 
 /// A reading of [`LaneMetrics`].
@@ -86,10 +73,15 @@ pub struct LaneCounts {
     /// Events read whose delivery was broken off: the lane halted, was asked to stop, or went
     /// back to its checkpoint because the destination lost them. They are read again.
     pub rewound: u64,
-    /// Events taken by the emitter and not yet durable.
+    /// Events read and in none of the above: on their way, or taken by the emitter and not yet
+    /// durable.
     pub in_flight: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// Requests that wait for their answer now.
+    pub requests: u64,
+    /// The circuit breaker.
+    pub breaker: BreakerState,
     /// The lane's position: everything up to it is done.
     pub position: Position,
     /// Commit time of the last event that is done, microseconds since 1970.
@@ -113,50 +105,79 @@ impl LaneCounts {
     }
 }
 
-macro_rules! counters {
-    ($($name:ident),*) => {
-        $(pub(super) fn $name(&self, count: usize) {
-            // Release: who sees an event's end also sees that it was read (`scrape`).
-            self.$name.fetch_add(count as u64, Ordering::Release);
-        })*
-    };
+/// Where an event goes from `in_flight`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    Filtered,
+    Delivered,
+    DeadLettered,
+    Parked,
+    Rewound,
 }
 
 impl LaneMetrics {
-    counters!(
-        read,
-        filtered,
-        delivered,
-        dead_lettered,
-        parked,
-        rewound,
-        retries,
-        in_flight
-    );
-
-    pub(super) fn landed(&self, count: u64) {
-        self.in_flight.fetch_sub(count, Ordering::Relaxed);
+    fn update<T>(&self, change: impl FnOnce(&mut LaneCounts) -> T) -> T {
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Accounts for the rest of a batch whose handling was broken off.
-    pub(super) fn broken_off(&self) {
-        let counts = self.counts();
-        let handled = counts.filtered
-            + counts.delivered
-            + counts.dead_lettered
-            + counts.parked
-            + counts.rewound
-            + counts.in_flight;
-        self.rewound
-            .fetch_add(counts.read.saturating_sub(handled), Ordering::Release);
+    pub(super) fn read(&self, count: usize) {
+        self.update(|counts| {
+            counts.read += count as u64;
+            counts.in_flight += count as u64;
+        });
+    }
+
+    /// Events that were in flight are not any more.
+    pub(super) fn settle(&self, fate: Fate, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.update(|counts| {
+            debug_assert!(
+                counts.in_flight >= count,
+                "{count} of {counts:?} as {fate:?}"
+            );
+            counts.in_flight = counts.in_flight.saturating_sub(count);
+            *match fate {
+                Fate::Filtered => &mut counts.filtered,
+                Fate::Delivered => &mut counts.delivered,
+                Fate::DeadLettered => &mut counts.dead_lettered,
+                Fate::Parked => &mut counts.parked,
+                Fate::Rewound => &mut counts.rewound,
+            } += count;
+        });
+    }
+
+    /// Everything in flight but `kept` events will be read again.
+    pub(super) fn broken_off(&self, kept: u64) {
+        let in_flight = self.update(|counts| counts.in_flight);
+        self.settle(Fate::Rewound, in_flight.saturating_sub(kept));
+    }
+
+    pub(super) fn retried(&self) {
+        self.update(|counts| counts.retries += 1);
+    }
+
+    pub(super) fn requests(&self, waiting: usize) {
+        self.update(|counts| counts.requests = waiting as u64);
     }
 
     pub(super) fn reach(&self, position: Position, commit_micros: Option<i64>) {
-        let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
-        detail.position = position;
-        if let Some(micros) = commit_micros {
-            detail.commit_micros = micros;
-        }
+        self.update(|counts| {
+            counts.position = position;
+            counts.commit_micros = commit_micros.unwrap_or(counts.commit_micros);
+        });
+    }
+
+    pub(super) fn checkpointed(&self, micros: i64) {
+        self.update(|counts| counts.checkpoint_micros = micros);
+    }
+
+    pub(super) fn set_health(&self, health: LaneHealth, breaker: BreakerState) {
+        self.update(|counts| {
+            counts.health = health;
+            counts.breaker = breaker;
+        });
     }
 
     /// How long events took from their commit to being durable at the destination.
@@ -164,56 +185,13 @@ impl LaneMetrics {
         &self.latency
     }
 
-    pub(super) fn checkpointed(&self, micros: i64) {
-        self.checkpoint_micros.store(micros, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_health(&self, health: LaneHealth) {
-        self.detail
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .health = health;
-    }
-
-    /// A reading. Taken beside a running lane it may be in the middle of a batch.
-    pub fn counts(&self) -> LaneCounts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
-        LaneCounts {
-            read: get(&self.read),
-            filtered: get(&self.filtered),
-            delivered: get(&self.delivered),
-            dead_lettered: get(&self.dead_lettered),
-            parked: get(&self.parked),
-            rewound: get(&self.rewound),
-            in_flight: get(&self.in_flight),
-            retries: get(&self.retries),
-            position: detail.position,
-            commit_micros: detail.commit_micros,
-            checkpoint_micros: self.checkpoint_micros.load(Ordering::Relaxed),
-            health: detail.health.clone(),
-        }
-    }
-
-    /// A reading that adds up at any moment, for metrics: events that the lane has in hand and
-    /// has not yet counted anywhere are in flight, too.
+    /// The same as [`counts`](Self::counts), for metrics.
     pub fn scrape(&self) -> LaneCounts {
-        // Ends before beginnings: what has ended was read before, so nothing is counted twice.
-        let get = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let (filtered, delivered) = (get(&self.filtered), get(&self.delivered));
-        let (dead_lettered, parked) = (get(&self.dead_lettered), get(&self.parked));
-        let rewound = get(&self.rewound);
-        let read = get(&self.read);
-        let ended = filtered + delivered + dead_lettered + parked + rewound;
-        LaneCounts {
-            read,
-            filtered,
-            delivered,
-            dead_lettered,
-            parked,
-            rewound,
-            in_flight: read.saturating_sub(ended),
-            ..self.counts()
-        }
+        self.counts()
+    }
+
+    /// A reading, true for one moment, so that it always adds up; from any thread.
+    pub fn counts(&self) -> LaneCounts {
+        self.update(|counts| counts.clone())
     }
 }

@@ -14,25 +14,35 @@
 //! own with a current-thread runtime (decision 0004). Nothing here spawns a task or reads a
 //! clock but through [`Clock`](crate::Clock), so that a simulator can run all of it on one thread.
 
+mod breaker;
 mod capture;
+mod control;
 mod deliver;
+mod dispatch;
 mod lane;
 mod latency;
 mod letters;
 mod metrics;
+mod order;
 mod parked;
-mod progress;
 mod redrive;
 pub mod replay;
 mod retry;
+mod run;
+mod session;
 mod shutdown;
 mod watermark;
+mod window;
+mod workers;
 
+pub use breaker::{BreakerConfig, BreakerState};
 pub use capture::{Capture, CaptureConfig, CaptureMetrics, ConfirmPolicy};
+pub use control::{LaneCommand, LaneControl};
 pub use lane::{Lane, LaneConfig, LaneEnd, LaneError, OnDeadKey};
 pub use latency::{LatencyHistogram, LatencyReading};
 pub use metrics::{LaneCounts, LaneHealth, LaneMetrics};
-pub use redrive::{LaneCommand, LaneControl, RedriveReport, RedriveRequest};
+pub use order::OrderScope;
+pub use redrive::{RedriveReport, RedriveRequest};
 pub use replay::{Replay, ReplayFailure, ReplayReport};
 pub use retry::{Backoff, RetryConfig};
 pub use shutdown::{Shutdown, ShutdownTrigger};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::row::RowError;
-use crate::{ChangeEvent, Op, RowImage};
+use crate::{ChangeEvent, Op, Position, Relation, RowImage};
 
 /// Hash of (table, key values). A collision parks one key too many, which keeps order and loses
 /// nothing.
@@ -48,43 +48,80 @@ pub(super) fn key_hashes(event: &ChangeEvent) -> Result<Option<(KeyHash, KeyHash
     Ok(Some((old, new)))
 }
 
-/// How many open letters each key has.
+/// Which worker's an event without a key of a row is: its table's.
+pub(super) fn table_hash(relation: &Relation) -> KeyHash {
+    let mut hasher = DefaultHasher::new();
+    relation.schema.hash(&mut hasher);
+    relation.table.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// One key that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// Open letters of it.
+    letters: u64,
+    /// At or below its first letter: what is before that does not wait.
+    first: Position,
+}
+
+/// Keys that wait behind a dead letter.
 #[derive(Debug, Default)]
-pub(super) struct ParkedKeys(HashMap<KeyHash, u64>);
+pub(super) struct ParkedKeys {
+    keys: HashMap<KeyHash, Waiting>,
+    additions: u64,
+}
 
 impl ParkedKeys {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Keys that wait.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
-    pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash)) {
-        *self.0.entry(old).or_default() += 1;
-        if new != old {
-            *self.0.entry(new).or_default() += 1;
+    /// Grows whenever a letter is added: what was looked at then need not be looked at again.
+    pub(super) const fn generation(&self) -> u64 {
+        self.additions
+    }
+
+    pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
+        self.additions += 1;
+        for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
+            let waiting = self.keys.entry(key).or_insert(Waiting {
+                letters: 0,
+                first: position,
+            });
+            waiting.letters += 1;
+            waiting.first = waiting.first.min(position);
         }
     }
 
     pub(super) fn remove(&mut self, (old, new): (KeyHash, KeyHash)) {
-        for key in if new == old {
-            vec![old]
-        } else {
-            vec![old, new]
-        } {
-            if let Some(count) = self.0.get_mut(&key) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.0.remove(&key);
+        for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
+            if let Some(waiting) = self.keys.get_mut(&key) {
+                waiting.letters = waiting.letters.saturating_sub(1);
+                if waiting.letters == 0 {
+                    self.keys.remove(&key);
                 }
             }
         }
     }
 
-    pub(super) fn holds(&self, (old, new): (KeyHash, KeyHash)) -> bool {
-        self.0.contains_key(&old) || self.0.contains_key(&new)
+    /// True if an event of these keys at `position` must wait; the first dead letter itself does, when
+    /// it is read again.
+    pub(super) fn holds(&self, (old, new): (KeyHash, KeyHash), position: Position) -> bool {
+        [old, new].into_iter().any(|key| {
+            self.keys
+                .get(&key)
+                .is_some_and(|waiting| waiting.first <= position)
+        })
+    }
+
+    /// True if one of these keys waits already.
+    pub(super) fn knows(&self, (old, new): (KeyHash, KeyHash)) -> bool {
+        self.keys.contains_key(&old) || self.keys.contains_key(&new)
     }
 }

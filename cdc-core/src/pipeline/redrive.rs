@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::sync::PoisonError;
 
-use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use super::deliver::Delivered;
-use super::lane::{LaneError, Running};
+use super::lane::LaneError;
 use super::parked::key_hashes;
+use super::run::{Running, Settled};
 use crate::{
     DeadLetter, Delivery, EmitError, Emitter, EventBatch, EventId, Failure, FailureAction,
     LetterState, Stage, failure_action,
@@ -42,72 +41,15 @@ pub struct RedriveReport {
     pub stopped: Option<String>,
 }
 
-/// An order of an operator to a lane.
-#[derive(Debug)]
-pub enum LaneCommand {
-    /// Send dead letters again; live events wait meanwhile.
-    Redrive {
-        /// Which.
-        request: RedriveRequest,
-        /// Told when done.
-        reply: oneshot::Sender<RedriveReport>,
-    },
-    /// Give dead letters up.
-    Discard {
-        /// Which.
-        ids: Vec<EventId>,
-        /// Told how many there were.
-        reply: oneshot::Sender<u64>,
-    },
-}
-
-/// Gives orders to a running lane. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct LaneControl(mpsc::Sender<LaneCommand>);
-
-impl LaneControl {
-    /// A control and what the lane takes orders from.
-    pub fn new() -> (Self, mpsc::Receiver<LaneCommand>) {
-        let (sender, receiver) = mpsc::channel(4);
-        (Self(sender), receiver)
-    }
-
-    /// Sends dead letters again and waits for the outcome; `None` if the lane has ended.
-    pub async fn redrive(&self, request: RedriveRequest) -> Option<RedriveReport> {
-        let (reply, report) = oneshot::channel();
-        self.0
-            .send(LaneCommand::Redrive { request, reply })
-            .await
-            .ok()?;
-        report.await.ok()
-    }
-
-    /// Gives dead letters up and tells how many there were; `None` if the lane has ended. Letters
-    /// parked behind them stay, and go with the next redrive.
-    pub async fn discard(&self, ids: Vec<EventId>) -> Option<u64> {
-        let (reply, count) = oneshot::channel();
-        self.0
-            .send(LaneCommand::Discard { ids, reply })
-            .await
-            .ok()?;
-        count.await.ok()
-    }
-}
-
 impl Running {
-    /// Carries out an order.
-    pub(super) async fn obey(&mut self, command: LaneCommand) -> Result<Delivered, LaneError> {
-        let (request, reply) = match command {
-            LaneCommand::Redrive { request, reply } => (request, reply),
-            LaneCommand::Discard { ids, reply } => {
-                // Whoever asked may be gone.
-                let _ = reply.send(self.discard(&ids)?);
-                return Ok(Delivered::Done);
-            }
-        };
+    /// Carries out a redrive. No request is in flight and nothing is queued.
+    pub(super) async fn obey_redrive(
+        &mut self,
+        request: &RedriveRequest,
+    ) -> Result<(RedriveReport, Settled), LaneError> {
         let mut report = RedriveReport::default();
-        let outcome = self.redrive(&request, &mut report).await?;
-        if outcome == Delivered::Interrupted {
+        let outcome = self.redrive(request, &mut report).await?;
+        if outcome == Settled::Interrupted {
             report.stopped = Some("shutdown".into());
         }
         info!(
@@ -117,18 +59,16 @@ impl Running {
             skipped = report.skipped,
             "redrive ended"
         );
-        // Whoever asked may be gone; the letters are dealt with all the same.
-        drop(reply.send(report));
-        Ok(outcome)
+        Ok((report, outcome))
     }
 
     async fn redrive(
         &mut self,
         request: &RedriveRequest,
         report: &mut RedriveReport,
-    ) -> Result<Delivered, LaneError> {
+    ) -> Result<Settled, LaneError> {
         match self.settle().await? {
-            Delivered::Done => {}
+            Settled::Done => {}
             other => return Ok(other),
         }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
@@ -141,7 +81,7 @@ impl Running {
             };
             let page = page.map_err(|cause| self.dlq_error(cause))?;
             let Some(last) = page.last() else {
-                return Ok(Delivered::Done);
+                return Ok(Settled::Done);
             };
             after = Some(last.event.position);
             let mut done = Vec::new();
@@ -161,7 +101,7 @@ impl Running {
                         done.push((letter.event_id(), keys));
                         continue;
                     }
-                    Redriven::Interrupted => return Ok(Delivered::Interrupted),
+                    Redriven::Interrupted => return Ok(Settled::Interrupted),
                     Redriven::Left => {}
                     Redriven::Failed(failure) => {
                         report.failed += 1;
@@ -177,13 +117,13 @@ impl Running {
                 }
             }
             match self.close_letters(done, report).await? {
-                Delivered::Done => {}
+                Settled::Done => {}
                 other => return Ok(other),
             }
         }
     }
 
-    fn discard(&mut self, ids: &[EventId]) -> Result<u64, LaneError> {
+    pub(super) fn discard(&mut self, ids: &[EventId]) -> Result<u64, LaneError> {
         let wanted: HashSet<EventId> = ids.iter().copied().collect();
         let (mut after, mut count) = (None, 0);
         loop {
@@ -214,12 +154,12 @@ impl Running {
         &mut self,
         done: Vec<(EventId, Option<(u64, u64)>)>,
         report: &mut RedriveReport,
-    ) -> Result<Delivered, LaneError> {
+    ) -> Result<Settled, LaneError> {
         if done.is_empty() {
-            return Ok(Delivered::Done);
+            return Ok(Settled::Done);
         }
         match self.settle().await? {
-            Delivered::Done => {}
+            Settled::Done => {}
             other => return Ok(other),
         }
         self.store_checkpoint()?;
@@ -234,7 +174,7 @@ impl Running {
             }
             report.delivered += 1;
         }
-        Ok(Delivered::Done)
+        Ok(Settled::Done)
     }
 
     async fn redrive_one(
@@ -254,10 +194,12 @@ impl Running {
         };
         let position = event.position;
         let batch = EventBatch::new(letter.source.clone(), vec![event], position);
+        let emitter = self.workers[0].emitter.clone();
         for attempt in 1.. {
+            let emit = async { emitter.lock().await.emit(&batch).await };
             let answer = tokio::select! {
                 biased;
-                answer = self.emitter.emit(&batch) => answer,
+                answer = emit => answer,
                 () = self.shutdown.asked() => return Ok(Redriven::Interrupted),
             };
             let cause = match answer {
@@ -293,7 +235,7 @@ impl Running {
                     }));
                 }
                 FailureAction::Retry { floor } if attempt < ATTEMPTS_MAX => {
-                    let wait = self.backoff.next_wait(floor);
+                    let wait = self.backoff.wait_after(attempt - 1, floor);
                     if !self.wait(wait).await {
                         return Ok(Redriven::Interrupted);
                     }

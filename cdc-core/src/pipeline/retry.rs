@@ -58,11 +58,17 @@ impl Backoff {
 
     /// A failure: how long to wait now, at least `floor`.
     pub fn next_wait(&mut self, floor: Duration) -> Duration {
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        self.wait_after(failures, floor)
+    }
+
+    /// How long to wait after this many earlier failures, at least `floor`. Counts nothing.
+    pub fn wait_after(&mut self, failures: u32, floor: Duration) -> Duration {
         let doubled = self
             .base
-            .saturating_mul(1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX));
+            .saturating_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX));
         let ceiling = doubled.min(self.cap);
-        self.failures = self.failures.saturating_add(1);
         // xorshift64*: jitter needs spread, not secrecy, and a seed that a simulation can fix.
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;

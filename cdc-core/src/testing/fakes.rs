@@ -355,6 +355,8 @@ impl DeadLetterQueue for MemoryDlq {
                     && l.state.is_open()
             };
             match self.letters.iter_mut().find(same) {
+                // Read again after a crash: it waits already, as what it was.
+                Some(_) if letter.state == LetterState::Parked => {}
                 Some(stored) => *stored = letter.clone(),
                 None => self.letters.push(letter.clone()),
             }

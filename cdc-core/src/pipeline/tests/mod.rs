@@ -646,6 +646,8 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
     assert_eq!(rig.stored(), Position::ZERO);
 }
 
+mod concurrency;
+mod orders;
 mod replay;
 
 mod capture {

@@ -1,0 +1,487 @@
+//! A lane that runs: its state, starting, and what holds for every session.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::breaker::Breaker;
+use super::parked::ParkedKeys;
+use super::session::SessionEnd;
+use super::window::Window;
+use super::workers::Worker;
+use super::{
+    Backoff, Lane, LaneCommand, LaneConfig, LaneEnd, LaneError, LaneHealth, LaneMetrics,
+    OrderScope, Shutdown, WatermarkHandle,
+};
+use crate::{
+    Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetterQueue, DlqError, DurableMark,
+    EmitError, EmitErrorKind, Emitter, FailureAction, Filter, Position, SourceError, Transform,
+    WalSource, failure_action,
+};
+
+/// How waiting for the destination ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Everything is durable.
+    Done,
+    /// Shutdown came first.
+    Interrupted,
+    /// The emitter lost something: back to the checkpoint.
+    Lost,
+}
+
+/// What is wrong with the destination.
+#[derive(Debug)]
+struct Trouble {
+    refused: bool,
+    reason: String,
+}
+
+pub(super) struct Running {
+    pub(super) config: LaneConfig,
+    pub(super) filter: Box<dyn Filter>,
+    pub(super) transforms: Vec<Box<dyn Transform>>,
+    pub(super) dlq: Arc<Mutex<dyn DeadLetterQueue>>,
+    pub(super) checkpoints: Arc<dyn CheckpointStore>,
+    pub(super) watermark: WatermarkHandle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<LaneMetrics>,
+    pub(super) control: mpsc::Receiver<LaneCommand>,
+    pub(super) shutdown: Shutdown,
+
+    pub(super) workers: Vec<Worker>,
+    pub(super) window: Window,
+    /// Fences some worker still stands before: how many have not come to it.
+    pub(super) fences: HashMap<u64, usize>,
+    pub(super) next_fence: u64,
+    /// Events, and bytes of their rows, that are read and that no emitter has taken.
+    pub(super) queued: usize,
+    pub(super) queued_bytes: usize,
+    /// Above every number that ever went out.
+    pub(super) highest: u64,
+    /// Requests in flight, as the counters say.
+    pub(super) shown_requests: usize,
+
+    /// The position of the stored checkpoint.
+    pub(super) stored: Position,
+    /// The emitter's state at the last durable mark.
+    pub(super) state: Bytes,
+    /// The state differs from the stored one although the position does not (redrive).
+    pub(super) state_changed: bool,
+    /// When the next checkpoint is due, if anything changed.
+    pub(super) due: Duration,
+
+    pub(super) backoff: Backoff,
+    pub(super) breaker: Breaker,
+    /// The worker that probes while the breaker is half open.
+    pub(super) probe: usize,
+    /// The destination asked to be left alone until then.
+    pub(super) hold_until: Duration,
+    /// Failures of resuming in a row.
+    failures: u32,
+    /// Events refused in a row, with no success between them.
+    pub(super) culprits: u32,
+    trouble: Option<Trouble>,
+    /// The counters say that the lane is running.
+    shown_running: bool,
+
+    /// An operator said so.
+    pub(super) paused: bool,
+    /// No request may start: an order waits for those in flight.
+    pub(super) quiet: bool,
+    /// Shutdown was asked for; only gaps are filled, until then.
+    pub(super) draining: Option<Duration>,
+    /// What the lane ends with when everything read is delivered.
+    pub(super) ending: Option<LaneEnd>,
+    /// An order that waits for its moment.
+    pub(super) pending: Option<LaneCommand>,
+
+    pub(super) parked: ParkedKeys,
+    /// Tables without key that were named.
+    pub(super) keyless: HashSet<String>,
+}
+
+impl Running {
+    pub(super) fn new<O>(lane: Lane<O>) -> (Self, O) {
+        let config = lane.config;
+        let running = Self {
+            window: Window::new(config.start),
+            workers: vec![Worker::new(lane.emitter)],
+            fences: HashMap::new(),
+            next_fence: 0,
+            queued: 0,
+            queued_bytes: 0,
+            highest: 0,
+            shown_requests: 0,
+            stored: config.start,
+            state: Bytes::new(),
+            state_changed: false,
+            due: Duration::ZERO,
+            backoff: Backoff::new(config.retry.base, config.retry.cap, config.retry.seed),
+            breaker: Breaker::new(config.breaker),
+            probe: 0,
+            hold_until: Duration::ZERO,
+            failures: 0,
+            culprits: 0,
+            trouble: None,
+            shown_running: false,
+            paused: false,
+            quiet: false,
+            draining: None,
+            ending: None,
+            pending: None,
+            parked: ParkedKeys::default(),
+            keyless: HashSet::new(),
+            config,
+            filter: lane.filter,
+            transforms: lane.transforms,
+            dlq: lane.dlq,
+            checkpoints: lane.checkpoints,
+            watermark: lane.watermark,
+            clock: lane.clock,
+            metrics: lane.metrics,
+            control: lane.control,
+            shutdown: lane.shutdown,
+        };
+        (running, lane.open)
+    }
+
+    pub(super) async fn run<O, S>(&mut self, open: &mut O) -> Result<LaneEnd, LaneError>
+    where
+        O: FnMut(Position) -> Result<S, SourceError> + Send,
+        S: WalSource,
+    {
+        let end = self.sessions(open).await;
+        let accepted = self.workers.iter().map(Worker::accepted_events).sum();
+        self.metrics.broken_off(accepted);
+        self.metrics.requests(0);
+        end
+    }
+
+    async fn sessions<O, S>(&mut self, open: &mut O) -> Result<LaneEnd, LaneError>
+    where
+        O: FnMut(Position) -> Result<S, SourceError> + Send,
+        S: WalSource,
+    {
+        self.hire()?;
+        let mut checkpoint = self.load()?;
+        if checkpoint.is_none() {
+            // Before anything is read: a start at the end of the log must not move by a crash.
+            self.store_checkpoint()?;
+        }
+        self.rebuild_parked()?;
+        loop {
+            if let Some(checkpoint) = &checkpoint {
+                self.forget(checkpoint);
+            }
+            if !self.resume_emitters(checkpoint.as_ref()).await? {
+                return Ok(LaneEnd::Drained);
+            }
+            // What the emitter has repaired or begun belongs into the checkpoint before anything
+            // new: a crash must find a state to cut back to.
+            if !self.poll_durable(true).await? {
+                if self.shutdown.is_asked() {
+                    return Ok(LaneEnd::Drained);
+                }
+                continue;
+            }
+            if self.state_changed {
+                self.store_checkpoint()?;
+            }
+            let mut tail =
+                open(self.window.position()).map_err(|cause| self.source_error(cause))?;
+            self.well();
+            match self.session(&mut tail, open).await? {
+                SessionEnd::Lane(end) => return Ok(end),
+                SessionEnd::Rewind => checkpoint = self.load()?,
+            }
+        }
+    }
+
+    /// Makes the other workers.
+    fn hire(&mut self) -> Result<(), LaneError> {
+        let asked = self.config.concurrency;
+        let refuse = |reason| {
+            Err(LaneError::Concurrency {
+                emitter: self.config.name.clone(),
+                asked,
+                reason,
+            })
+        };
+        if asked > CONCURRENCY_MAX {
+            return refuse("more than 256 requests at once are too many for one lane");
+        }
+        if asked > 1 && self.config.order == OrderScope::Global {
+            return refuse("order = \"global\" means one request at a time");
+        }
+        for _ in 1..asked {
+            let worker = self.workers[0]
+                .emitter
+                .try_lock()
+                .ok()
+                .and_then(|emitter| emitter.worker());
+            let Some(worker) = worker else {
+                return refuse("this emitter takes one batch at a time");
+            };
+            self.workers.push(Worker::new(worker));
+        }
+        Ok(())
+    }
+
+    /// Back to a checkpoint: whatever is in flight is dropped, and will be read again.
+    fn forget(&mut self, checkpoint: &Checkpoint) {
+        for worker in &mut self.workers {
+            worker.clear();
+        }
+        self.fences.clear();
+        self.queued = 0;
+        self.queued_bytes = 0;
+        self.window.rewind(checkpoint.position);
+        self.metrics.broken_off(0);
+        self.stored = checkpoint.position;
+        self.state = checkpoint.state.clone();
+        self.watermark.advance(checkpoint.position);
+        self.metrics.reach(checkpoint.position, None);
+    }
+
+    /// Connects the emitters at the checkpoint; false if shutdown came first.
+    async fn resume_emitters(
+        &mut self,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<bool, LaneError> {
+        for w in 0..self.workers.len() {
+            let emitter = self.workers[w].emitter.clone();
+            loop {
+                let Err(cause) = emitter.lock().await.resume(checkpoint).await else {
+                    self.failures = 0;
+                    break;
+                };
+                let failures = self.failures;
+                let wait = match failure_action(cause.kind) {
+                    FailureAction::Retry { floor } => self.backoff.wait_after(failures, floor),
+                    FailureAction::Probe => self.config.retry.probe_interval,
+                    FailureAction::Isolate | FailureAction::Halt => {
+                        return Err(self.emit_error(cause));
+                    }
+                };
+                self.failures = failures.saturating_add(1);
+                self.ill(&cause);
+                if !self.wait(wait).await {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits; false if shutdown came first.
+    pub(super) async fn wait(&mut self, duration: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.shutdown.asked() => false,
+            () = self.clock.sleep(duration) => true,
+        }
+    }
+
+    /// Takes in how far the destination is durable, as far as emitters have no request in flight;
+    /// false if one lost something. `all` also asks those that have nothing to say: their state may
+    /// change by itself (a file that grew old).
+    pub(super) async fn poll_durable(&mut self, all: bool) -> Result<bool, LaneError> {
+        for w in 0..self.workers.len() {
+            let worker = &self.workers[w];
+            if worker.is_busy() || (!all && worker.accepted.is_empty()) {
+                continue;
+            }
+            let durable = match worker.emitter.try_lock() {
+                Ok(mut emitter) => emitter.durable(),
+                Err(_) => continue,
+            };
+            match durable {
+                Ok(mark) => self.apply(w, mark)?,
+                Err(cause) => return self.lost(cause).await.map(|()| false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until everything taken is durable. No request is in flight.
+    pub(super) async fn settle(&mut self) -> Result<Settled, LaneError> {
+        for w in 0..self.workers.len() {
+            let emitter = self.workers[w].emitter.clone();
+            let flush = async { emitter.lock().await.flush().await };
+            let flushed = tokio::select! {
+                biased;
+                flushed = flush => flushed,
+                () = self.shutdown.asked() => return Ok(Settled::Interrupted),
+            };
+            match flushed {
+                Ok(mark) => self.apply(w, mark)?,
+                Err(cause) => {
+                    self.lost(cause).await?;
+                    return Ok(Settled::Lost);
+                }
+            }
+        }
+        Ok(Settled::Done)
+    }
+
+    /// An emitter lost what it had accepted: waits, then the session goes back to the checkpoint.
+    pub(super) async fn lost(&mut self, cause: EmitError) -> Result<(), LaneError> {
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        let wait = match failure_action(cause.kind) {
+            FailureAction::Halt => return Err(self.emit_error(cause)),
+            FailureAction::Probe => self.config.retry.probe_interval,
+            FailureAction::Retry { floor } => self.backoff.wait_after(failures, floor),
+            FailureAction::Isolate => self.backoff.wait_after(failures, Duration::ZERO),
+        };
+        warn!(emitter = %self.config.name, error = %cause, "emitter lost what it had accepted; back to the checkpoint");
+        self.ill(&cause);
+        self.wait(wait).await;
+        Ok(())
+    }
+
+    /// Takes in a mark of worker `w`.
+    pub(super) fn apply(&mut self, w: usize, mark: Option<DurableMark>) -> Result<(), LaneError> {
+        let Some(mark) = mark else { return Ok(()) };
+        if self.workers.len() > 1 && !mark.state.is_empty() {
+            return Err(self.emit_error(EmitError::new(
+                EmitErrorKind::Fatal,
+                "take in a mark: an emitter with several workers cannot have a state of its own; set concurrency = 1",
+            )));
+        }
+        self.durable_through(w, mark.through);
+        if self.state != mark.state {
+            self.state = mark.state;
+            self.state_changed = true;
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Result<Option<Checkpoint>, LaneError> {
+        self.checkpoints
+            .load(&self.config.name)
+            .map_err(|cause| self.checkpoint_error(cause))
+    }
+
+    /// deliver → mark → checkpoint durable → confirm: this is the third step, and the watermark
+    /// the door to the fourth.
+    pub(super) fn store_checkpoint(&mut self) -> Result<(), LaneError> {
+        let checkpoint = self.checkpoint_at(self.window.position());
+        let stored = self.checkpoints.advance(&self.config.name, &checkpoint);
+        stored.map_err(|cause| self.checkpoint_error(cause))?;
+        self.stored = checkpoint.position;
+        self.state_changed = false;
+        self.metrics.checkpointed(checkpoint.stored_micros);
+        self.watermark.advance(checkpoint.position);
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_at(&self, position: Position) -> Checkpoint {
+        Checkpoint {
+            lineage: self.config.lineage,
+            position,
+            state: self.state.clone(),
+            stored_micros: self.clock.wall_micros(),
+        }
+    }
+
+    /// The destination took something.
+    pub(super) fn well(&mut self) {
+        self.breaker.answered();
+        self.culprits = 0;
+        if self.trouble.take().is_some() {
+            info!(emitter = %self.config.name, "destination takes events again");
+            self.show();
+        } else if !self.shown_running {
+            self.show();
+        }
+    }
+
+    pub(super) fn ill(&mut self, cause: &EmitError) {
+        if self.trouble.is_none() {
+            warn!(emitter = %self.config.name, error = %cause, kind = cause.kind.name(), "destination is unwell; waiting for it");
+        }
+        self.trouble = Some(Trouble {
+            refused: cause.kind == EmitErrorKind::EndpointStop,
+            reason: cause.to_string(),
+        });
+        self.show();
+    }
+
+    /// The destination refuses everything: tells the operator, once.
+    pub(super) fn refused(&mut self, cause: &EmitError) {
+        if !self.trouble.as_ref().is_some_and(|trouble| trouble.refused) {
+            error!(
+                emitter = %self.config.name,
+                error = %cause,
+                probe_seconds = self.config.retry.probe_interval.as_secs(),
+                "destination refuses everything; the lane waits and probes until somebody mends it"
+            );
+        }
+        self.trouble = Some(Trouble {
+            refused: true,
+            reason: cause.to_string(),
+        });
+        self.show();
+    }
+
+    /// Why the destination is unwell, if it is.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| &*trouble.reason)
+    }
+
+    /// Tells how the lane is doing.
+    pub(super) fn show(&mut self) {
+        let health = match &self.trouble {
+            _ if self.paused => LaneHealth::Paused,
+            None => LaneHealth::Running,
+            Some(Trouble {
+                refused: true,
+                reason,
+            }) => LaneHealth::Refused {
+                reason: reason.clone(),
+            },
+            Some(Trouble { reason, .. }) => LaneHealth::Retrying {
+                reason: reason.clone(),
+            },
+        };
+        self.shown_running = health == LaneHealth::Running;
+        self.metrics.set_health(health, self.breaker.state());
+    }
+
+    pub(super) fn emit_error(&self, cause: EmitError) -> LaneError {
+        LaneError::Emit {
+            emitter: self.config.name.clone(),
+            cause,
+        }
+    }
+
+    pub(super) fn dlq_error(&self, cause: DlqError) -> LaneError {
+        LaneError::Dlq {
+            emitter: self.config.name.clone(),
+            cause,
+        }
+    }
+
+    pub(super) fn checkpoint_error(&self, cause: CheckpointError) -> LaneError {
+        LaneError::Checkpoint {
+            emitter: self.config.name.clone(),
+            cause,
+        }
+    }
+
+    pub(super) fn source_error(&self, cause: SourceError) -> LaneError {
+        LaneError::Source {
+            emitter: self.config.name.clone(),
+            cause,
+        }
+    }
+}
+
+/// Most requests of one lane at once.
+const CONCURRENCY_MAX: usize = 256;

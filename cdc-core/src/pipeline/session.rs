@@ -1,0 +1,441 @@
+//! One session of a lane: reading, delivering and storing the position until something ends it.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::lane::LaneError;
+use super::metrics::Fate;
+use super::run::{Running, Settled};
+use super::workers::Worker;
+use super::{LaneCommand, LaneEnd, RedriveReport};
+use crate::{BatchLimit, Emitter, EventBatch, Position, SourceError, WalSource};
+
+/// How often a full window asks an emitter how far it is durable.
+const DURABLE_POLL: Duration = Duration::from_millis(10);
+
+/// Why a session with the destination ended.
+pub(super) enum SessionEnd {
+    Lane(LaneEnd),
+    /// Back to the checkpoint, because the emitter lost something or an operator moved it.
+    Rewind,
+}
+
+impl Running {
+    /// Reads and delivers until something ends the session.
+    pub(super) async fn session<O, S>(
+        &mut self,
+        tail: &mut S,
+        open: &mut O,
+    ) -> Result<SessionEnd, LaneError>
+    where
+        O: FnMut(Position) -> Result<S, SourceError> + Send,
+        S: WalSource,
+    {
+        self.due = self.clock.elapsed() + self.config.checkpoint_interval;
+        self.ending = None;
+        self.show();
+        loop {
+            poll_fn(|cx| Poll::Ready(self.drive(cx))).await?;
+            let now = self.clock.elapsed();
+            let due = now >= self.due;
+            if !self.poll_durable(due).await? {
+                return Ok(SessionEnd::Rewind);
+            }
+            if due {
+                self.checkpoint(tail).await?;
+            }
+            if let Some(end) = self.orders(open).await? {
+                return Ok(end);
+            }
+            if self.shutdown.is_asked() && self.draining.is_none() {
+                self.draining = Some(now + self.config.shutdown_timeout);
+                continue;
+            }
+            let busy = self.workers.iter().any(Worker::is_busy);
+            let idle = self.is_idle();
+            if let Some(deadline) = self.draining
+                && (!busy || now >= deadline)
+            {
+                return self.finish(tail, LaneEnd::Drained).await;
+            }
+            if let Some(end) = self.ending.filter(|_| idle && self.pending.is_none()) {
+                return self.finish(tail, end).await;
+            }
+            if self
+                .config
+                .stop_at
+                .is_some_and(|stop| self.window.position() >= stop)
+            {
+                return self.finish(tail, LaneEnd::Reached).await;
+            }
+            if idle && self.is_full() {
+                if !self.wait_durable().await? {
+                    return Ok(SessionEnd::Rewind);
+                }
+                continue;
+            }
+            let reads = self.may_read();
+            let limit = self.limit();
+            let wake = self.next_wake(now).saturating_sub(now);
+            let timer = self.clock.sleep(wake);
+            let answers = self.draining.is_none() && self.pending.is_none();
+            let batch = tokio::select! {
+                biased;
+                () = self.shutdown.asked(), if self.draining.is_none() => continue,
+                Some(command) = self.control.recv(), if answers => {
+                    self.pending = Some(command);
+                    continue;
+                }
+                () = any_answer(&mut self.workers) => continue,
+                batch = tail.next_batch(limit), if reads => batch,
+                () = timer => continue,
+            };
+            let batch = match batch {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    self.ending = Some(LaneEnd::Finished);
+                    continue;
+                }
+                Err(cause) => return Err(self.source_error(cause)),
+            };
+            if self.config.stop_at.is_some_and(|stop| batch.end() >= stop) {
+                self.ending = Some(LaneEnd::Reached);
+            }
+            self.process(batch)?;
+        }
+    }
+
+    /// True if nothing is in flight and nothing waits to be.
+    fn is_idle(&self) -> bool {
+        self.workers.iter().all(Worker::is_idle)
+    }
+
+    /// True while the window takes no more events.
+    fn is_full(&self) -> bool {
+        self.window.len() as u64 >= self.config.window_max
+    }
+
+    fn may_read(&self) -> bool {
+        let full = self.is_full() || self.queued_bytes >= self.config.window_bytes_max;
+        // One worker is given what it can take at once and no more: reading further gains nothing.
+        let fed = self.workers.len() == 1 && self.queued > 0;
+        !full
+            && !fed
+            && !self.paused
+            && self.pending.is_none()
+            && self.draining.is_none()
+            && self.ending.is_none()
+    }
+
+    fn limit(&self) -> BatchLimit {
+        let room = self
+            .config
+            .window_max
+            .saturating_sub(self.window.len() as u64);
+        let limit = self.config.limit;
+        BatchLimit {
+            events_max: limit
+                .events_max
+                .min(usize::try_from(room).unwrap_or(usize::MAX))
+                .max(1),
+            bytes_max: limit.bytes_max,
+            linger: limit.linger.min(self.config.checkpoint_interval),
+        }
+    }
+
+    /// When something is to be done without an answer or an event.
+    fn next_wake(&self, now: Duration) -> Duration {
+        let mut wake = self.due;
+        if let Some(deadline) = self.draining {
+            wake = wake.min(deadline);
+        }
+        let later = |at: Duration| if at > now { at } else { self.due };
+        wake = wake
+            .min(later(self.hold_until))
+            .min(later(self.breaker.until()));
+        for worker in self.workers.iter().filter(|worker| worker.retry.is_some()) {
+            wake = wake.min(later(worker.retry_at));
+        }
+        wake
+    }
+
+    /// The window is full of events that the emitter has taken: waits until it has room, or some
+    /// time has passed. False if the emitter lost something.
+    async fn wait_durable(&mut self) -> Result<bool, LaneError> {
+        let slowest = (0..self.workers.len())
+            .filter(|&w| !self.workers[w].accepted.is_empty())
+            .min_by_key(|&w| self.workers[w].accepted[0].numbers.at(0));
+        let Some(w) = slowest else {
+            return Ok(true);
+        };
+        let emitter = self.workers[w].emitter.clone();
+        let flush = async { emitter.lock().await.flush().await };
+        let flushed = tokio::select! {
+            biased;
+            flushed = flush => flushed,
+            () = self.shutdown.asked() => return Ok(true),
+            () = self.clock.sleep(DURABLE_POLL) => return self.poll_durable(false).await,
+        };
+        match flushed {
+            Ok(mark) => self.apply(w, mark).map(|()| true),
+            Err(cause) => self.lost(cause).await.map(|()| false),
+        }
+    }
+
+    /// Filters and transforms one batch of the log, and gives it to the workers.
+    fn process(&mut self, batch: EventBatch) -> Result<(), LaneError> {
+        let source = batch.source().clone();
+        let mut end = batch.end();
+        let mut events = batch.into_events();
+        // A log that lost its unflushed tail begins again before this lane's position.
+        let position = self.window.read_through();
+        if events
+            .first()
+            .is_some_and(|event| event.position <= position)
+        {
+            events.retain(|event| event.position > position);
+            end = end.max(position);
+        }
+        if let Some(stop) = self.config.stop_at.filter(|stop| *stop < end) {
+            events.retain(|event| event.position <= stop);
+            end = stop;
+        }
+        let last_commit = events.last().map(|event| event.transaction.commit_micros);
+        self.metrics.read(events.len());
+        let before = events.len();
+        let filter = &self.filter;
+        events.retain(|event| filter.keep(event));
+        let dropped = before - events.len();
+        self.metrics.settle(Fate::Filtered, dropped as u64);
+        if self.workers.len() > 1 {
+            self.tell_keyless(&events);
+        }
+
+        let (mut parked, mut failed, mut dropped) = (0, 0, 0);
+        let mut letters = Vec::new();
+        let mut originals = Vec::new();
+        if !self.transforms.is_empty() || !self.parked.is_empty() {
+            let mut kept = Vec::with_capacity(events.len());
+            originals.reserve(events.len());
+            for original in events {
+                if let Some(letter) = self.park(&source, &original) {
+                    parked += 1;
+                    letters.push(letter);
+                    continue;
+                }
+                match self.transform(original.clone()) {
+                    Ok(Some(event)) => {
+                        kept.push(event);
+                        originals.push(original);
+                    }
+                    Ok(None) => dropped += 1,
+                    Err(failure) => {
+                        failed += 1;
+                        letters.push(self.letter(&source, original, failure, 1)?);
+                    }
+                }
+            }
+            events = kept;
+        }
+        if !letters.is_empty() {
+            self.store_letters(&letters)?;
+        }
+        self.metrics.settle(Fate::Filtered, dropped);
+        self.metrics.settle(Fate::Parked, parked);
+        self.metrics.settle(Fate::DeadLettered, failed);
+        if events.is_empty() {
+            self.window.reach(end, last_commit);
+            self.reached();
+            return Ok(());
+        }
+        self.enqueue(EventBatch::new(source, events, end), originals);
+        Ok(())
+    }
+
+    /// Carries out what an operator asked for, when its moment has come. The end of the session,
+    /// if it leads to that.
+    async fn orders<O, S>(&mut self, open: &mut O) -> Result<Option<SessionEnd>, LaneError>
+    where
+        O: FnMut(Position) -> Result<S, SourceError> + Send,
+        S: WalSource,
+    {
+        let Some(command) = self.pending.take() else {
+            return Ok(None);
+        };
+        let busy = self.workers.iter().any(Worker::is_busy);
+        // Whoever asked may be gone: a reply that nobody takes is none of the lane's business.
+        match command {
+            LaneCommand::Discard { ids, reply } => drop(reply.send(self.discard(&ids)?)),
+            LaneCommand::Resume { reply } => {
+                self.paused = false;
+                self.show();
+                info!(emitter = %self.config.name, "resumed by an operator");
+                _ = reply.send(());
+            }
+            LaneCommand::Stop { reply } => {
+                self.draining = Some(self.clock.elapsed() + self.config.shutdown_timeout);
+                _ = reply.send(());
+            }
+            LaneCommand::Pause { reply } => {
+                if !std::mem::replace(&mut self.paused, true) {
+                    info!(emitter = %self.config.name, "paused by an operator");
+                    self.show();
+                }
+                if busy {
+                    self.pending = Some(LaneCommand::Pause { reply });
+                } else {
+                    _ = reply.send(());
+                }
+            }
+            LaneCommand::Redrive { request, reply } => {
+                let stopped = if self.paused {
+                    Some("the lane is paused".to_owned())
+                } else {
+                    self.reason().map(str::to_owned)
+                };
+                if stopped.is_some() {
+                    drop(reply.send(RedriveReport {
+                        stopped,
+                        ..RedriveReport::default()
+                    }));
+                } else if !self.is_idle() {
+                    self.pending = Some(LaneCommand::Redrive { request, reply });
+                } else {
+                    let (report, settled) = self.obey_redrive(&request).await?;
+                    drop(reply.send(report));
+                    if settled == Settled::Lost {
+                        return Ok(Some(SessionEnd::Rewind));
+                    }
+                }
+            }
+            LaneCommand::Seek { to, reply } => {
+                self.quiet = busy;
+                if busy {
+                    self.pending = Some(LaneCommand::Seek { to, reply });
+                    return Ok(None);
+                }
+                match self.seek(to, open).await? {
+                    Ok(from) => {
+                        drop(reply.send(Ok(from)));
+                        return Ok(Some(SessionEnd::Rewind));
+                    }
+                    Err(cause) => drop(reply.send(Err(cause))),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves the checkpoint, if the log reaches there.
+    async fn seek<O, S>(
+        &mut self,
+        to: Position,
+        open: &mut O,
+    ) -> Result<Result<Position, SourceError>, LaneError>
+    where
+        O: FnMut(Position) -> Result<S, SourceError> + Send,
+        S: WalSource,
+    {
+        if let Err(cause) = open(to) {
+            return Ok(Err(cause));
+        }
+        let from = self.window.position();
+        // What the emitter has taken is its own: its state must say so, wherever the lane goes.
+        if self.settle().await? == Settled::Lost {
+            warn!(emitter = %self.config.name, "emitter lost what it had accepted; it is moved all the same");
+        }
+        let checkpoint = self.checkpoint_at(to);
+        self.checkpoints
+            .reset(&self.config.name, Some(&checkpoint))
+            .map_err(|cause| self.checkpoint_error(cause))?;
+        warn!(emitter = %self.config.name, %from, %to, "moved by an operator");
+        Ok(Ok(from))
+    }
+
+    /// Stores the position if it changed, then tells the log.
+    async fn checkpoint<S: WalSource>(&mut self, tail: &mut S) -> Result<(), LaneError> {
+        self.due = self.clock.elapsed() + self.config.checkpoint_interval;
+        if self.window.position() == self.stored && !self.state_changed {
+            return Ok(());
+        }
+        self.store_checkpoint()?;
+        tail.confirm(self.stored)
+            .await
+            .map_err(|cause| self.source_error(cause))
+    }
+
+    /// Flushes within the time limit, stores the last checkpoint, ends.
+    async fn finish<S: WalSource>(
+        &mut self,
+        tail: &mut S,
+        end: LaneEnd,
+    ) -> Result<SessionEnd, LaneError> {
+        for w in 0..self.workers.len() {
+            // The answer is not waited for any longer.
+            self.workers[w].drop_request();
+            // A drain is bounded; an end that was asked for by position waits for the destination
+            // unless shutdown is asked for.
+            let mut shutdown = self.shutdown.clone();
+            let (clock, timeout) = (self.clock.clone(), self.config.shutdown_timeout);
+            let deadline = self.draining;
+            let limit = async move {
+                let deadline = match deadline {
+                    Some(deadline) => deadline,
+                    None => {
+                        shutdown.asked().await;
+                        clock.elapsed() + timeout
+                    }
+                };
+                clock.sleep(deadline.saturating_sub(clock.elapsed())).await;
+            };
+            let emitter = self.workers[w].emitter.clone();
+            let flush = async { emitter.lock().await.flush().await };
+            let flushed = tokio::select! {
+                biased;
+                flushed = flush => Some(flushed),
+                () = limit => None,
+            };
+            match flushed {
+                Some(Ok(mark)) => self.apply(w, mark)?,
+                Some(Err(cause)) => {
+                    self.lost(cause).await?;
+                    if end != LaneEnd::Drained {
+                        return Ok(SessionEnd::Rewind);
+                    }
+                }
+                None => {}
+            }
+        }
+        if self.window.is_waiting() {
+            warn!(
+                emitter = %self.config.name,
+                in_flight = self.metrics.counts().in_flight,
+                "shutdown did not wait longer for the destination; these events are delivered again at the next start"
+            );
+        }
+        self.checkpoint(tail).await?;
+        if end != LaneEnd::Drained && self.window.is_waiting() {
+            // Shutdown overtook the end that was asked for.
+            return Ok(SessionEnd::Lane(LaneEnd::Drained));
+        }
+        info!(emitter = %self.config.name, position = %self.stored, "lane ended");
+        Ok(SessionEnd::Lane(end))
+    }
+}
+
+/// Resolves when some request in flight has been answered; the next drive handles it.
+async fn any_answer(workers: &mut [Worker]) {
+    poll_fn(|cx| {
+        let mut any = Poll::Pending;
+        for worker in workers.iter_mut() {
+            if worker.poll(cx) {
+                any = Poll::Ready(());
+            }
+        }
+        any
+    })
+    .await;
+}

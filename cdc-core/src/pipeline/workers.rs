@@ -1,0 +1,302 @@
+//! Workers of a lane: each has one request in flight, and a queue of what comes after it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::window::Numbers;
+use crate::{
+    BoxEmitter, ChangeEvent, EmitError, Emitter, EventBatch, Position, Receipt, SourceInfo,
+};
+
+type Answer = Result<Receipt, EmitError>;
+
+/// A call of [`Emitter::emit`].
+enum Request {
+    Sent(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Answered(Answer),
+}
+
+/// Events for one worker that came together.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) source: Arc<SourceInfo>,
+    pub(super) events: Vec<ChangeEvent>,
+    /// The events before transforms, one an event, or empty if there are no transforms.
+    pub(super) originals: Vec<ChangeEvent>,
+    pub(super) numbers: Numbers,
+    pub(super) end: Position,
+    /// State of the parked keys when these events were looked at.
+    pub(super) generation: u64,
+    /// Goes out only when the other members of this fence have come to it.
+    pub(super) fence: Option<u64>,
+}
+
+/// What stands in a worker's queue.
+#[derive(Debug)]
+pub(super) enum Item {
+    Work(Pending),
+    /// Wait here until the event of this fence, which another worker has, is done.
+    Fence(u64),
+}
+
+/// What a worker is at: cut into slices, and those into halves while a culprit is looked for.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) batch: EventBatch,
+    pub(super) originals: Vec<ChangeEvent>,
+    pub(super) numbers: Numbers,
+    /// What is left, first on top.
+    pub(super) ranges: Vec<Range<usize>>,
+    /// Events that were parked meanwhile; empty if none.
+    pub(super) gone: Vec<bool>,
+    pub(super) generation: u64,
+    pub(super) fence: Option<u64>,
+}
+
+impl Job {
+    pub(super) fn new(pending: Pending, size: usize) -> Self {
+        let batch = EventBatch::new(pending.source, pending.events, pending.end);
+        let size = size.clamp(1, batch.len().max(1));
+        let ranges = (0..batch.len())
+            .step_by(size)
+            .map(|start| start..(start + size).min(batch.len()))
+            .rev()
+            .collect();
+        Self {
+            batch,
+            originals: pending.originals,
+            numbers: pending.numbers,
+            ranges,
+            gone: Vec::new(),
+            generation: pending.generation,
+            fence: pending.fence,
+        }
+    }
+
+    /// The event as it was captured.
+    pub(super) fn original(&self, index: usize) -> &ChangeEvent {
+        self.originals
+            .get(index)
+            .unwrap_or(&self.batch.events()[index])
+    }
+
+    pub(super) fn is_gone(&self, index: usize) -> bool {
+        self.gone.get(index).copied().unwrap_or(false)
+    }
+
+    /// What of a range is still to go; `None` if nothing is.
+    pub(super) fn slice(&self, range: Range<usize>) -> Option<Slice> {
+        let whole = self.batch.slice(range.clone());
+        if !range.clone().any(|index| self.is_gone(index)) {
+            return Some(Slice {
+                batch: whole,
+                range,
+                alive: None,
+            });
+        }
+        let alive: Vec<usize> = range
+            .clone()
+            .filter(|&index| !self.is_gone(index))
+            .collect();
+        let events: Vec<_> = alive
+            .iter()
+            .map(|&index| self.batch.events()[index].clone())
+            .collect();
+        if events.is_empty() {
+            return None;
+        }
+        Some(Slice {
+            batch: EventBatch::new(whole.source().clone(), events, whole.end()),
+            range,
+            alive: Some(alive),
+        })
+    }
+}
+
+/// What goes out in one request.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    pub(super) batch: EventBatch,
+    /// Which part of the job.
+    pub(super) range: Range<usize>,
+    /// Which events of that part, if not all.
+    alive: Option<Vec<usize>>,
+}
+
+impl Slice {
+    /// Index in the job of the n-th event.
+    pub(super) fn index(&self, nth: usize) -> Option<usize> {
+        match &self.alive {
+            None => Some(self.range.start + nth).filter(|index| self.range.contains(index)),
+            Some(alive) => alive.get(nth).copied(),
+        }
+    }
+
+    pub(super) fn numbers(&self, job: &Job) -> Numbers {
+        match &self.alive {
+            None => job.numbers.slice(self.range.clone()),
+            Some(alive) => Numbers::List(alive.iter().map(|&at| job.numbers.at(at)).collect()),
+        }
+    }
+
+    /// Both halves as ranges of the job, second first.
+    pub(super) fn halves(&self) -> [Range<usize>; 2] {
+        let middle = self
+            .index(self.batch.len() / 2)
+            .unwrap_or(self.range.end)
+            .max(self.range.start);
+        [middle..self.range.end, self.range.start..middle]
+    }
+}
+
+/// Events the emitter took and that are not yet durable.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// The last of them; they are durable when the emitter is through this.
+    pub(super) last: Position,
+    /// When it was committed.
+    pub(super) commit_micros: i64,
+    pub(super) numbers: Numbers,
+}
+
+/// One emitter, and what it is to do.
+pub(super) struct Worker {
+    /// Locked by the request while one is in flight; dropping that gives it back.
+    pub(super) emitter: Arc<Mutex<BoxEmitter>>,
+    /// What is in flight.
+    request: Option<Request>,
+    /// What went out with it.
+    sent: Option<Slice>,
+    /// What failed and goes out again, the same bytes.
+    pub(super) retry: Option<Slice>,
+    /// Not before then.
+    pub(super) retry_at: Duration,
+    /// Failures of `retry` in a row.
+    pub(super) failures: u32,
+    pub(super) job: Option<Job>,
+    pub(super) queue: VecDeque<Item>,
+    /// It stands before the fence at the head of its queue and has been counted there.
+    pub(super) arrived: bool,
+    pub(super) accepted: VecDeque<Accepted>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("busy", &self.request.is_some())
+            .field("queue", &self.queue.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(super) fn new(emitter: BoxEmitter) -> Self {
+        Self {
+            emitter: Arc::new(Mutex::new(emitter)),
+            request: None,
+            sent: None,
+            retry: None,
+            retry_at: Duration::ZERO,
+            failures: 0,
+            job: None,
+            queue: VecDeque::new(),
+            arrived: false,
+            accepted: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Asks the request in flight; true if it is answered, and [`answer`](Self::answer) has it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(request) = &mut self.request else {
+            return false;
+        };
+        if let Request::Sent(sent) = request
+            && let Poll::Ready(answer) = sent.as_mut().poll(cx)
+        {
+            *request = Request::Answered(answer);
+        }
+        matches!(request, Request::Answered(_))
+    }
+
+    /// What was sent, and the answer to it, if there is one.
+    pub(super) fn answer(&mut self) -> Option<(Slice, Answer)> {
+        match self.request.take() {
+            Some(Request::Answered(answer)) => Some((self.sent.take()?, answer)),
+            other => {
+                self.request = other;
+                None
+            }
+        }
+    }
+
+    /// Does not wait for the answer any longer; its outcome is unknown.
+    pub(super) fn drop_request(&mut self) {
+        self.request = None;
+        self.sent = None;
+    }
+
+    /// True if nothing is in flight and nothing is left to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.request.is_none()
+            && self.retry.is_none()
+            && self.queue.is_empty()
+            && self.job.as_ref().is_none_or(|job| job.ranges.is_empty())
+    }
+
+    /// Number of the oldest event that is still to go out.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        if let Some(job) = &self.job {
+            let index = match &self.retry {
+                Some(slice) => slice.index(0),
+                None => job.ranges.last().map(|range| range.start),
+            };
+            if let Some(index) = index {
+                return Some(job.numbers.at(index));
+            }
+        }
+        self.queue.iter().find_map(|item| match item {
+            Item::Work(pending) => Some(pending.numbers.at(0)),
+            Item::Fence(_) => None,
+        })
+    }
+
+    /// Sends.
+    pub(super) fn start(&mut self, slice: Slice) {
+        let emitter = self.emitter.clone();
+        let batch = slice.batch.clone();
+        let request = async move { emitter.lock().await.emit(&batch).await };
+        self.request = Some(Request::Sent(Box::pin(request)));
+        self.sent = Some(slice);
+    }
+
+    /// Forgets everything but its emitter; a request in flight is dropped.
+    pub(super) fn clear(&mut self) {
+        self.drop_request();
+        self.retry = None;
+        self.retry_at = Duration::ZERO;
+        self.failures = 0;
+        self.job = None;
+        self.queue.clear();
+        self.arrived = false;
+        self.accepted.clear();
+    }
+
+    /// Events the emitter took that are not durable.
+    pub(super) fn accepted_events(&self) -> u64 {
+        self.accepted
+            .iter()
+            .map(|accepted| accepted.numbers.len() as u64)
+            .sum()
+    }
+}
