@@ -365,7 +365,7 @@ fn overlay(event: &ChangeEvent, old: &RowImage, new: &RowImage) -> Result<RowIma
     if event.relation.engine == EngineKind::InMemory
         && let (Some(changed), Some(Value::Array(removed))) =
             (meta(event, "changed"), meta(event, "removed"))
-        && let Some(value) = values.get_mut(1)
+        && let Some(value) = values.get_mut(2)
     {
         patch(value, changed, removed)?;
     }

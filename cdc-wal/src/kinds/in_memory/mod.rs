@@ -29,7 +29,7 @@ pub const PREFIXES_MAX: usize = 256;
 
 /// A database (`db0`, ...), whose tables are the types of values, or prefixes of keys.
 ///
-/// Columns: `key`, `value`, `expires_at` (null: never).
+/// Columns: `key`, `type` (the name of its [`DataType`]), `value`, `expires_at` (null: never).
 #[derive(Clone, Debug)]
 pub struct Database {
     /// In the order of [`DataType::ALL`].
@@ -53,6 +53,7 @@ impl Database {
         let table = |table: &str| {
             let columns = [
                 ("key", encoding.type_name()),
+                ("type", "text"),
                 ("value", "any"),
                 ("expires_at", "timestamptz"),
             ];
@@ -87,12 +88,14 @@ impl Database {
 
     fn write(&self, row: &mut RowWriter<'_>, key: &[u8], entry: Entry<'_>) {
         self.encoding.write(row, key);
+        row.text(entry.data.data_type().name());
         entry.data.write(row, self.encoding);
         time_or_null(row, entry.expires_at);
     }
 
     fn write_key(&self, row: &mut RowWriter<'_>, key: &[u8]) {
         self.encoding.write(row, key);
+        row.unavailable();
         row.unavailable();
         row.unavailable();
     }
@@ -109,7 +112,8 @@ impl Database {
 
 impl KindTransaction<InMemory> {
     /// A key got a value: an insert if there was none, else an update. If it had a value of a
-    /// type with another table, that one is deleted first.
+    /// type with another table, that one is deleted first; so [`Old::Unknown`] is for engines that
+    /// know at least that the type is still the same.
     ///
     /// # Errors
     /// [`LogErrorKind::Invalid`](crate::LogErrorKind::Invalid) if a key or value is not as the
@@ -153,6 +157,7 @@ impl KindTransaction<InMemory> {
             Part::Meta => patch.write(row, encoding),
             Part::Before | Part::After => {
                 encoding.write(row, key);
+                row.text(patch.data_type().name());
                 row.unavailable();
                 time_or_null(row, expires_at);
             }
@@ -178,6 +183,7 @@ impl KindTransaction<InMemory> {
         };
         self.record((Op::Update, Cause::Client), relation, parts, |_, row| {
             database.encoding.write(row, key);
+            row.text(kind.name());
             row.unavailable();
             time_or_null(row, expires_at);
         })

@@ -5,8 +5,14 @@
 //! itself when it first changes something in it, and gives it back when it ends; a change of a
 //! domain that another transaction has does nothing.
 
+mod document;
+mod file_store;
+mod graph;
+mod in_memory;
 mod key_value;
+mod markdown;
 mod relational;
+mod vector;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,10 +30,22 @@ const DOMAINS: usize = 4;
 /// What consumers see of a change.
 pub type Seen = Vec<(Op, Cause)>;
 
+/// The reference engine of documents.
+pub type DocumentEngine = ReferenceEngine<document::Documents>;
+/// The reference engine of objects.
+pub type FileStoreEngine = ReferenceEngine<file_store::Objects>;
+/// The reference engine of nodes and edges.
+pub type GraphEngine = ReferenceEngine<graph::Elements>;
+/// The reference engine of structures in memory.
+pub type InMemoryEngine = ReferenceEngine<in_memory::Structures>;
 /// The reference engine of keys and values.
 pub type KeyValueEngine = ReferenceEngine<key_value::Pairs>;
+/// The reference engine of Markdown documents.
+pub type MarkdownEngine = ReferenceEngine<markdown::Pages>;
 /// The reference engine of rows.
 pub type RelationalEngine = ReferenceEngine<relational::Rows>;
+/// The reference engine of vectors.
+pub type VectorEngine = ReferenceEngine<vector::Points>;
 
 /// The data of one domain, and what can happen to them.
 pub trait Model: Clone + Sized {

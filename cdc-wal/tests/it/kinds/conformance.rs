@@ -1,7 +1,10 @@
 //! The reference engines pass the kit. `CDC_KINDS_WORKLOADS` sets how many workloads each runs
 //! (`cargo xtask run kinds --workloads N`), `CDC_KINDS_SEED` the first seed.
 
-use cdc_wal::testing::reference::{KeyValueEngine, RelationalEngine};
+use cdc_wal::testing::reference::{
+    DocumentEngine, FileStoreEngine, GraphEngine, InMemoryEngine, KeyValueEngine, MarkdownEngine,
+    RelationalEngine, VectorEngine,
+};
 use cdc_wal::testing::{Budget, EngineUnderTest, Report, check};
 
 /// A number from the environment; one that does not parse is a failure, not a default.
@@ -57,5 +60,69 @@ fn key_value() {
         ("delete", "client"),
         ("delete", "ttl"),
         ("merge", "client"),
+    ]);
+}
+
+#[test]
+fn document() {
+    passes::<DocumentEngine>(&[
+        ("insert", "client"),
+        ("update", "client"),
+        ("delete", "client"),
+        ("delete", "ttl"),
+        ("schema", "client"),
+    ]);
+}
+
+#[test]
+fn graph() {
+    passes::<GraphEngine>(&[
+        ("insert", "client"),
+        ("update", "client"),
+        ("delete", "client"),
+        ("delete", "cascade"),
+    ]);
+}
+
+#[test]
+fn in_memory() {
+    passes::<InMemoryEngine>(&[
+        ("insert", "client"),
+        ("update", "client"),
+        ("delete", "client"),
+        ("delete", "ttl"),
+        ("delete", "evict"),
+        ("truncate", "client"),
+    ]);
+}
+
+#[test]
+fn vector() {
+    passes::<VectorEngine>(&[
+        ("insert", "client"),
+        ("update", "client"),
+        ("delete", "client"),
+        ("schema", "client"),
+    ]);
+}
+
+#[test]
+fn file_store() {
+    passes::<FileStoreEngine>(&[
+        ("insert", "client"),
+        ("insert", "lifecycle"),
+        ("update", "client"),
+        ("delete", "client"),
+        ("delete", "lifecycle"),
+        ("schema", "client"),
+    ]);
+}
+
+#[test]
+fn markdown() {
+    passes::<MarkdownEngine>(&[
+        ("insert", "client"),
+        ("update", "client"),
+        ("delete", "client"),
     ]);
 }
