@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
-use cdc_core::{BatchLimit, Cause, ChangeEvent, Clock, Op, Position, SystemClock};
+use cdc_core::{BatchLimit, ChangeEvent, Clock, Position, SystemClock};
 
 use super::order::{Order, as_announced, leaks};
-use super::{Dice, EngineUnderTest, SLOTS, State};
+use super::{Announced, Dice, EngineUnderTest, SLOTS, State};
 use crate::{LogError, StartAt, WalTail};
 
 /// How much one workload does.
@@ -216,9 +216,9 @@ enum Done {
 /// An engine and what it said of its open transactions.
 struct Slots<E> {
     engine: E,
-    open: [Vec<(Op, Cause)>; SLOTS],
+    open: [Vec<Announced>; SLOTS],
     /// What was said of the transaction that was committed last.
-    committed: Vec<(Op, Cause)>,
+    committed: Vec<Announced>,
 }
 
 impl<E: EngineUnderTest> Slots<E> {

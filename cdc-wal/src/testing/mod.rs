@@ -52,6 +52,27 @@ pub const SLOTS: usize = 3;
 /// The directory of the log on the simulated disk; an engine's own files may stand beside it.
 pub const LOG_DIR: &str = "/wal";
 
+/// What an engine says consumers will see of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The operation.
+    pub op: Op,
+    /// The cause.
+    pub cause: Cause,
+    /// True if the engine has the whole old row, so that it must be in the event.
+    pub old_row: bool,
+}
+
+impl From<(Op, Cause)> for Announced {
+    fn from((op, cause): (Op, Cause)) -> Self {
+        Self {
+            op,
+            cause,
+            old_row: false,
+        }
+    }
+}
+
 /// An engine that can be checked.
 ///
 /// The workload is sequential, but up to [`SLOTS`] transactions are open at once; an engine that
@@ -75,7 +96,7 @@ pub trait EngineUnderTest: Sized {
     ///
     /// # Errors
     /// From the log.
-    fn mutate(&mut self, slot: usize, dice: &mut Dice) -> Result<Vec<(Op, Cause)>, LogError>;
+    fn mutate(&mut self, slot: usize, dice: &mut Dice) -> Result<Vec<Announced>, LogError>;
 
     /// Commits the transaction of this slot, if it is open, durably.
     ///

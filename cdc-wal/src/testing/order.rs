@@ -1,8 +1,8 @@
 //! What holds of a stream of events whatever is in them.
 
-use cdc_core::{Cause, ChangeEvent, Op, Position};
+use cdc_core::{Cause, ChangeEvent, Image, Op, Position};
 
-use super::CANARY;
+use super::{Announced, CANARY};
 
 /// Follows a stream from its beginning.
 #[derive(Debug, Default)]
@@ -57,19 +57,29 @@ pub(super) fn leaks(text: &str) -> bool {
 }
 
 /// Compares what an engine said of its transaction with its events.
-pub(super) fn as_announced(said: &[(Op, Cause)], events: &[ChangeEvent]) -> Result<(), String> {
-    let found: Vec<_> = events.iter().map(|event| (event.op, event.cause)).collect();
-    let names = |all: &[(Op, Cause)]| -> Vec<String> {
-        all.iter()
-            .map(|(op, cause)| format!("{op}/{}", cause.name()))
-            .collect()
-    };
-    if found == said {
-        return Ok(());
+pub(super) fn as_announced(said: &[Announced], events: &[ChangeEvent]) -> Result<(), String> {
+    let found = events.iter().map(|event| (event.op, event.cause));
+    if !found
+        .clone()
+        .eq(said.iter().map(|said| (said.op, said.cause)))
+    {
+        let names = |all: &mut dyn Iterator<Item = (Op, Cause)>| -> Vec<String> {
+            all.map(|(op, cause)| format!("{op}/{}", cause.name()))
+                .collect()
+        };
+        return Err(format!(
+            "the events of a transaction are {:?}, it was {:?}",
+            names(&mut found.clone()),
+            names(&mut said.iter().map(|said| (said.op, said.cause)))
+        ));
     }
-    Err(format!(
-        "the events of a transaction are {:?}, it was {:?}",
-        names(&found),
-        names(said)
-    ))
+    for (said, event) in said.iter().zip(events) {
+        if said.old_row && !matches!(event.before, Image::Full(_)) {
+            return Err(format!(
+                "the engine has the old row of {}, the event has not",
+                event.position
+            ));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked, with_old};
 use crate::LogError;
 use crate::kinds::document::{Collection, Document, Id, Paths};
 use crate::kinds::{KindTransaction, Old, SchemaChange};
@@ -85,7 +85,7 @@ impl Model for Documents {
                     }
                 };
                 all.insert(number, new);
-                Ok(client(op))
+                Ok(looked(op, false))
             }
             3..5 => {
                 // Upserts, with and without a look at the old document.
@@ -100,9 +100,10 @@ impl Model for Documents {
                 } else {
                     Op::Update
                 };
+                let unseen = before == Old::Unknown;
                 tx.replace(table, id, before, &new)?;
                 all.insert(number, new);
-                Ok(client(op))
+                Ok(looked(op, unseen))
             }
             5..8 => {
                 let before = if dice.chance(40) {
@@ -113,7 +114,7 @@ impl Model for Documents {
                 let seen = if before == Old::Missing {
                     Vec::new()
                 } else {
-                    client(Op::Delete)
+                    looked(Op::Delete, before == Old::Unknown)
                 };
                 tx.delete(table, id, before)?;
                 all.remove(&number);
@@ -121,8 +122,10 @@ impl Model for Documents {
             }
             8..10 => {
                 tx.expire(table, id, old.into())?;
-                let gone = all.remove(&number).map(|_| (Op::Delete, Cause::Ttl));
-                Ok(gone.into_iter().collect())
+                let gone = all
+                    .remove(&number)
+                    .map(|_| with_old(Op::Delete, Cause::Ttl));
+                Ok(gone.unwrap_or_default())
             }
             10 => {
                 tx.collection_changed(table, SchemaChange::Drop)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked, seen, with_old};
 use crate::LogError;
 use crate::kinds::file_store::{Bucket, FileStore, Object};
 use crate::kinds::{KindTransaction, Old, SchemaChange};
@@ -100,7 +100,11 @@ impl Objects {
         } else {
             Cause::Client
         };
-        Ok(vec![(Op::Delete, cause)])
+        Ok(if known {
+            with_old(Op::Delete, cause)
+        } else {
+            seen(Op::Delete, cause)
+        })
     }
 
     fn in_versioned(
@@ -140,7 +144,7 @@ impl Objects {
                     attributes: Vec::new(),
                 };
                 objects.insert((key, version), marker);
-                Ok(vec![(Op::Insert, cause)])
+                Ok(seen(Op::Insert, cause))
             }
             6..8 => {
                 // Tags of a version change.
@@ -156,7 +160,7 @@ impl Objects {
                     })
                 })?;
                 *old = new;
-                Ok(client(Op::Update))
+                Ok(with_old(Op::Update, Cause::Client))
             }
             _ => {
                 let Some((id, meta)) = objects.pop_first() else {
@@ -218,7 +222,7 @@ impl Model for Objects {
                     }),
                 })?;
                 objects.insert(id, new);
-                Ok(client(op))
+                Ok(looked(op, unseen))
             }
         }
     }

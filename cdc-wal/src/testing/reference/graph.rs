@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked, with_old};
 use crate::LogError;
 use crate::kinds::graph::{Edge, EdgeType, End, Graph, Label, Node};
 use crate::kinds::{KindTransaction, Old};
@@ -128,7 +128,8 @@ impl Elements {
         if dice.chance(60) {
             let mut new = Vertex::random(dice);
             // Without a look at the old node its first label and its key must be the same.
-            let before = if dice.chance(30) {
+            let unseen = dice.chance(30);
+            let before = if unseen {
                 new.labels.clone_from(&old.labels);
                 new.properties[0].clone_from(&old.properties[0]);
                 Old::Unknown
@@ -137,7 +138,7 @@ impl Elements {
             };
             tx.update_node(self.label(&new), before, &new.node(&id))?;
             self.nodes.insert(id, new);
-            return Ok(client(Op::Update));
+            return Ok(looked(Op::Update, unseen));
         }
         let touches = |link: &Link| link.start == id || link.end == id;
         let gone: Vec<_> = self
@@ -148,9 +149,9 @@ impl Elements {
         let edges = gone
             .iter()
             .map(|(id, link)| (&self.types[link.kind], link.edge(id)));
-        let mut seen = vec![(Op::Delete, Cause::Cascade); gone.len()];
+        let mut seen = with_old(Op::Delete, Cause::Cascade).repeat(gone.len());
         tx.detach_delete(self.label(&old), &old.node(&id), edges)?;
-        seen.push((Op::Delete, Cause::Client));
+        seen.extend(with_old(Op::Delete, Cause::Client));
         self.edges.retain(|_, link| !touches(link));
         self.nodes.remove(&id);
         Ok(seen)
@@ -164,19 +165,20 @@ impl Elements {
             if dice.chance(50) {
                 tx.delete_edge(kind, &old.edge(&id))?;
                 self.edges.remove(&id);
-                return Ok(client(Op::Delete));
+                return Ok(with_old(Op::Delete, Cause::Client));
             }
             let mut new = old.clone();
             new.properties = properties(dice);
             let old = old.edge(&id);
-            let before = if dice.chance(30) {
+            let unseen = dice.chance(30);
+            let before = if unseen {
                 Old::Unknown
             } else {
                 Old::Known(&old)
             };
             tx.update_edge(kind, before, &new.edge(&id))?;
             self.edges.insert(id, new);
-            return Ok(client(Op::Update));
+            return Ok(looked(Op::Update, unseen));
         }
         let (Some(start), Some(end)) = (self.some_node(dice), self.some_node(dice)) else {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client};
+use super::{Dice, Model, Seen, State, client, seen, with_old};
 use crate::LogError;
 use crate::kinds::in_memory::{Data, DataType, Database, Entry, InMemory, Patch, Removed};
 use crate::kinds::{Encoding, KindTransaction, Old};
@@ -170,9 +170,9 @@ impl Structures {
                 })?;
                 let [from, to] = [&old.0, &new.0].map(|s| database.relation(&key, kind(s)));
                 if from.table == to.table {
-                    client(Op::Update)
+                    with_old(Op::Update, Cause::Client)
                 } else {
-                    [client(Op::Delete), client(Op::Insert)].concat()
+                    [with_old(Op::Delete, Cause::Client), client(Op::Insert)].concat()
                 }
             }
         };
@@ -262,23 +262,23 @@ impl Structures {
                 tx.rename(database, from, &to, entry, Some(old)).map(drop)
             }),
         })?;
-        let mut seen = client(Op::Delete);
+        let mut all = with_old(Op::Delete, Cause::Client);
         match replaced {
-            None => seen.extend(client(Op::Insert)),
+            None => all.extend(client(Op::Insert)),
             Some((old, _)) => {
                 let [from, to] = [old, &entry.0].map(|s| &database.relation(&to, kind(s)).table);
                 if from == to {
-                    seen.extend(client(Op::Update));
+                    all.extend(with_old(Op::Update, Cause::Client));
                 } else {
-                    seen.extend(client(Op::Delete));
-                    seen.extend(client(Op::Insert));
+                    all.extend(with_old(Op::Delete, Cause::Client));
+                    all.extend(client(Op::Insert));
                 }
             }
         }
         if let Some(entry) = self.keys.remove(from) {
             self.keys.insert(to, entry);
         }
-        Ok(seen)
+        Ok(all)
     }
 
     fn value(&self, structure: &Structure) -> Value {
@@ -362,7 +362,7 @@ impl Model for Structures {
                 } else {
                     8
                 };
-                Ok(vec![(Op::Truncate, Cause::Client); tables])
+                Ok(client(Op::Truncate).repeat(tables))
             }
             _ => {
                 let Some(old) = self.keys.remove(&key) else {
@@ -383,7 +383,11 @@ impl Model for Structures {
                         _ => tx.delete(database, &key, before).map(drop),
                     }
                 })?;
-                Ok(vec![(Op::Delete, cause)])
+                Ok(if unseen {
+                    seen(Op::Delete, cause)
+                } else {
+                    with_old(Op::Delete, cause)
+                })
             }
         }
     }

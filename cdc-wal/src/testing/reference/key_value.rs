@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Cause, ChangeEvent, Op, RowImage, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked, with_old};
 use crate::LogError;
 use crate::kinds::key_value::{Family, KeyValue, Stored};
 use crate::kinds::{Encoding, KindTransaction, Old};
@@ -71,7 +71,7 @@ impl Pairs {
         if old.is_some() && dice.chance(40) {
             tx.delete(&self.sorted, parts, old.into())?;
             self.items.remove(&key);
-            return Ok(client(Op::Delete));
+            return Ok(with_old(Op::Delete, Cause::Client));
         }
         let op = if old.is_some() {
             Op::Update
@@ -81,7 +81,7 @@ impl Pairs {
         let value = format!("{{\"text\":\"{}\"}}", dice.text());
         tx.put(&self.sorted, parts, old.into(), value.as_str())?;
         self.items.insert(key, value);
-        Ok(client(op))
+        Ok(looked(op, false))
     }
 }
 
@@ -112,6 +112,7 @@ impl Model for Pairs {
                     dice.chance(30).then(|| i64::from(dice.chance(50))),
                 );
                 let before = Self::looked(dice, old);
+                let unseen = before == Old::Unknown;
                 let op = if before == Old::Missing {
                     Op::Insert
                 } else {
@@ -119,24 +120,27 @@ impl Model for Pairs {
                 };
                 tx.put(&self.plain, key.as_slice(), before, stored(&entry))?;
                 self.entries.insert(key, entry);
-                Ok(client(op))
+                Ok(looked(op, unseen))
             }
             4 => {
                 let before = Self::looked(dice, old);
                 tx.delete(&self.plain, key.as_slice(), before)?;
-                let nothing = before == Old::Missing;
+                let (nothing, unseen) = (before == Old::Missing, before == Old::Unknown);
                 self.entries.remove(&key);
                 Ok(if nothing {
                     Vec::new()
                 } else {
-                    client(Op::Delete)
+                    looked(Op::Delete, unseen)
                 })
             }
             5 => {
                 let before = old.map(stored).into();
                 tx.expire(&self.plain, key.as_slice(), before)?;
-                let seen = self.entries.remove(&key).map(|_| (Op::Delete, Cause::Ttl));
-                Ok(seen.into_iter().collect())
+                let seen = self
+                    .entries
+                    .remove(&key)
+                    .map(|_| with_old(Op::Delete, Cause::Ttl));
+                Ok(seen.unwrap_or_default())
             }
             6 => {
                 let operand = dice.bytes();

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use cdc_core::{Op, Value};
+use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked, with_old};
 use crate::LogError;
 use crate::kinds::markdown::{Document, Folder, Identity, Markdown, Sections};
 use crate::kinds::{KindTransaction, Old};
@@ -112,9 +112,10 @@ impl Model for Pages {
                     changed: &["One"],
                     ..Sections::default()
                 };
+                let unseen = dice.chance(30);
                 page.with(&path, |after| {
                     old.with(&path, |before| {
-                        let before = if dice.chance(30) {
+                        let before = if unseen {
                             Old::Unknown
                         } else {
                             Old::Known(before)
@@ -123,7 +124,7 @@ impl Model for Pages {
                     })
                 })?;
                 self.pages.insert(path, page);
-                Ok(client(Op::Update))
+                Ok(looked(Op::Update, unseen))
             }
             4..8 => {
                 let to = self::path(dice);
@@ -142,12 +143,12 @@ impl Model for Pages {
                 })?;
                 self.pages.remove(&path);
                 self.pages.insert(to, page);
-                Ok(client(Op::Update))
+                Ok(with_old(Op::Update, Cause::Client))
             }
             _ => {
                 old.with(&path, |before| tx.delete(&folder, before).map(drop))?;
                 self.pages.remove(&path);
-                Ok(client(Op::Delete))
+                Ok(with_old(Op::Delete, Cause::Client))
             }
         }
     }

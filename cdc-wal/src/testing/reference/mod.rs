@@ -20,7 +20,7 @@ use std::sync::Arc;
 use cdc_core::storage::Storage;
 use cdc_core::{BatchLimit, Cause, ChangeEvent, Op, RowImage, SystemClock, Value};
 
-use super::{Dice, EngineUnderTest, LOG_DIR, SLOTS, State};
+use super::{Announced, Dice, EngineUnderTest, LOG_DIR, SLOTS, State};
 use crate::kinds::{KindLog, KindTransaction};
 use crate::{Log, LogConfig, LogError, StartAt, SyncPolicy};
 
@@ -28,7 +28,7 @@ use crate::{Log, LogConfig, LogError, StartAt, SyncPolicy};
 const DOMAINS: usize = 4;
 
 /// What consumers see of a change.
-pub type Seen = Vec<(Op, Cause)>;
+pub type Seen = Vec<Announced>;
 
 /// The reference engine of documents.
 pub type DocumentEngine = ReferenceEngine<document::Documents>;
@@ -232,7 +232,29 @@ impl<M: Model> EngineUnderTest for ReferenceEngine<M> {
     }
 }
 
+/// One change.
+fn seen(op: Op, cause: Cause) -> Seen {
+    vec![(op, cause).into()]
+}
+
 /// One client's change.
 fn client(op: Op) -> Seen {
-    vec![(op, Cause::Client)]
+    seen(op, Cause::Client)
+}
+
+/// One change of a row whose old row the engine has, and so the event.
+fn with_old(op: Op, cause: Cause) -> Seen {
+    vec![Announced {
+        old_row: true,
+        ..(op, cause).into()
+    }]
+}
+
+/// As [`with_old`], by a client, unless the engine did not look; an insert has no old row.
+fn looked(op: Op, unseen: bool) -> Seen {
+    if unseen || op == Op::Insert {
+        client(op)
+    } else {
+        with_old(op, Cause::Client)
+    }
 }

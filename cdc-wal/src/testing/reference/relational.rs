@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cdc_core::row::RowWriter;
 use cdc_core::{Cause, Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, with_old};
 use crate::LogError;
 use crate::kinds::relational::{Relational, Table};
 use crate::kinds::{KindTransaction, SchemaChange};
@@ -87,7 +87,7 @@ impl Rows {
                 tx.update(table, key, |row| customer(row, to, &old))?;
                 self.people.remove(&id);
                 self.people.insert(to, old);
-                let mut seen = client(Op::Update);
+                let mut all = client(Op::Update);
                 for (key, value) in &mut self.lines {
                     if value.0 == id {
                         let before = value.clone();
@@ -97,25 +97,25 @@ impl Rows {
                             |row| line(row, *key, &before),
                             |row| line(row, *key, value),
                         )?;
-                        seen.push((Op::Update, Cause::Cascade));
+                        all.extend(with_old(Op::Update, Cause::Cascade));
                     }
                 }
-                Ok(seen)
+                Ok(all)
             }
             3 => {
                 let gone: Vec<_> = self
                     .lines
                     .extract_if(.., |_, value| value.0 == id)
                     .collect();
-                let mut seen = Seen::new();
+                let mut all = Seen::new();
                 for (key, value) in gone {
                     tx.delete_cascade(&self.orders, |row| line(row, key, &value))?;
-                    seen.push((Op::Delete, Cause::Cascade));
+                    all.extend(with_old(Op::Delete, Cause::Cascade));
                 }
                 tx.delete(table, |row| customer(row, id, &old))?;
                 self.people.remove(&id);
-                seen.push((Op::Delete, Cause::Client));
-                Ok(seen)
+                all.extend(with_old(Op::Delete, Cause::Client));
+                Ok(all)
             }
             _ => {
                 let new = (dice.text(), dice.text());
@@ -125,7 +125,7 @@ impl Rows {
                     |row| customer(row, id, &new),
                 )?;
                 self.people.insert(id, new);
-                Ok(client(Op::Update))
+                Ok(with_old(Op::Update, Cause::Client))
             }
         }
     }
@@ -143,7 +143,7 @@ impl Rows {
         let key = (dice.below(3) as i64, dice.below(3) as i64);
         if let Some(old) = self.lines.remove(&key) {
             tx.delete(&self.orders, |row| line(row, key, &old))?;
-            return Ok(client(Op::Delete));
+            return Ok(with_old(Op::Delete, Cause::Client));
         }
         let people: Vec<i64> = self.people.keys().copied().collect();
         let of = people.get(dice.below(people.len())).copied().unwrap_or(1);
@@ -173,11 +173,11 @@ impl Rows {
         let old = self.log.swap_remove(at);
         if dice.chance(50) {
             tx.delete(table, |row| row.text(&old))?;
-            return Ok(client(Op::Delete));
+            return Ok(with_old(Op::Delete, Cause::Client));
         }
         tx.update(table, |row| row.text(&old), |row| row.text(&new))?;
         self.log.push(new);
-        Ok(client(Op::Update))
+        Ok(with_old(Op::Update, Cause::Client))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::{Op, Value};
 
-use super::{Dice, Model, Seen, State, client, domain_name};
+use super::{Dice, Model, Seen, State, client, domain_name, looked};
 use crate::LogError;
 use crate::kinds::vector::{Collection, Point, PointId, Shape, Vector, Vectors};
 use crate::kinds::{KindTransaction, Old, SchemaChange};
@@ -112,7 +112,8 @@ impl Model for Points {
             0..6 => {
                 let dim = 1 + dice.below(6);
                 let vector = |dice: &mut Dice| (0..dim).map(|_| bits(dice)).collect();
-                let vectors: Vec<Vec<u32>> = (0..=usize::from(named)).map(|_| vector(dice)).collect();
+                let vectors: Vec<Vec<u32>> =
+                    (0..=usize::from(named)).map(|_| vector(dice)).collect();
                 let payload = dice
                     .chance(80)
                     .then(|| format!("{{\"text\":\"{}\"}}", dice.text()));
@@ -136,11 +137,11 @@ impl Model for Points {
                     }),
                 })?;
                 points.insert(id, new);
-                Ok(client(op))
+                Ok(looked(op, unseen))
             }
             6..9 => {
                 let seen = if unseen || old.is_some() {
-                    client(Op::Delete)
+                    looked(Op::Delete, unseen)
                 } else {
                     Vec::new()
                 };

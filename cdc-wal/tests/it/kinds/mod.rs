@@ -1,3 +1,4 @@
 //! The eight kinds of engine: their mapping, their examples, and the conformance kit.
 
+mod broken;
 mod conformance;
