@@ -1,1 +1,7 @@
 //! Integration tests of this crate, one binary.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+mod conformance;
