@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use cdc_core::{SourceError, SourceErrorKind, TokenRefusal};
+use cdc_core::{Position, SourceError, SourceErrorKind, TokenRefusal};
 
 /// What an error of a log means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +35,12 @@ pub enum LogErrorKind {
     Trimmed,
     /// There is no log, cursor, segment or savepoint of that name.
     NotFound,
-    /// What follows a position was lost to damage and a repair; the message names the position
-    /// behind it.
-    Lost,
+    /// What follows was lost to damage and a repair. To account for that and go on, begin at
+    /// `resume`.
+    Lost {
+        /// The position right behind the loss.
+        resume: Position,
+    },
     /// A change contradicts its table or itself; nothing was written and the transaction is as it
     /// was.
     Invalid,
@@ -119,7 +122,7 @@ impl From<LogError> for SourceError {
                 SourceErrorKind::Configuration
             }
             LogErrorKind::Refused(refusal) => SourceErrorKind::Refused(refusal.clone()),
-            LogErrorKind::Invalidated | LogErrorKind::Trimmed | LogErrorKind::Lost => {
+            LogErrorKind::Invalidated | LogErrorKind::Trimmed | LogErrorKind::Lost { .. } => {
                 SourceErrorKind::Gap
             }
             LogErrorKind::Io | LogErrorKind::Dead | LogErrorKind::Full => SourceErrorKind::Io,

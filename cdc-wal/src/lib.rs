@@ -7,7 +7,8 @@
 //! - [`FileJournal`] is a log whose positions are a foreign source's.
 //! - [`kinds`] are typed logs for the eight kinds of engine: rows, documents, graphs, structures in
 //!   memory, keys and values, vectors, objects, Markdown.
-//! - [`inspect`] looks at a log without being its writer.
+//! - [`inspect`] looks at a log without being its writer, [`repair`] saves what can be read of a
+//!   damaged one.
 //!
 //! What stands where is in `docs/formats/wal.md`. This crate neither filters nor delivers.
 //!
@@ -80,6 +81,7 @@ mod notify;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod read;
+pub mod repair;
 mod segment;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
@@ -88,6 +90,7 @@ pub mod testing;
 pub use error::{LogError, LogErrorKind};
 pub use journal::{FileJournal, JournalConfig};
 pub use log::{
-    CommitAt, Cursor, Log, LogConfig, OnLimit, Savepoint, SyncPolicy, Transaction, Visibility,
+    CommitAt, Cursor, Log, LogConfig, OnLimit, Recovery, Savepoint, SyncPolicy, Transaction,
+    Visibility,
 };
 pub use tail::{StartAt, TAIL_MEMORY_BYTES, WalTail};

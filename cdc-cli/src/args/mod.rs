@@ -11,7 +11,7 @@ pub(crate) use capture::{
 pub(crate) use state::{
     DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,
     LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs, StatusArgs, WalCommand,
-    WalDumpArgs,
+    WalDumpArgs, WalRepairArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -166,6 +166,26 @@ pub(crate) enum WalCommand {
     Dump(WalDumpArgs),
     /// Read a whole log and check every frame.
     Verify(WalArgs),
+    /// Say what a repair of a damaged log would keep and lose, and do it with --apply.
+    ///
+    /// Files that a repair changes are first copied, as they are, into a directory damaged-TIME beside
+    /// them, with the report. Positions stay what they were: an emitter that has not got past the
+    /// loss stops there, with the position behind it.
+    Repair(WalRepairArgs),
+}
+
+/// `wal repair`
+#[derive(Args, Debug)]
+pub(crate) struct WalRepairArgs {
+    /// The log's directory; without it, the journal in state_path.
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Do it; without this, nothing is changed.
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// End a journal in front of the damage, for its source to send again what follows.
+    #[arg(long)]
+    pub(crate) cut: bool,
 }
 
 /// `wal info`, `wal verify`

@@ -1,4 +1,4 @@
-//! `wal`: a log on disk, described, printed, checked.
+//! `wal`: a log on disk, described, printed, checked, repaired.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use cdc_core::storage::StdStorage;
 use cdc_core::{Image, Lsn, SourceError};
 use cdc_wal::inspect::{FrameInfo, Inspector};
+use cdc_wal::repair::{self, RepairMode};
 use serde_json::json;
 
-use crate::args::{Global, OutputFormat, WalCommand, WalDumpArgs};
+use crate::args::{Global, OutputFormat, WalCommand, WalDumpArgs, WalRepairArgs};
 use crate::assemble::source::wal_error;
 use crate::assemble::state::StatePaths;
 use crate::exit::Exit;
@@ -19,6 +20,9 @@ pub(crate) fn run(command: &WalCommand, global: &Global) -> Result<Exit, CliErro
     match command {
         WalCommand::Info(args) => info(&directory(args.directory.as_ref(), global)?, global),
         WalCommand::Verify(args) => verify(&directory(args.directory.as_ref(), global)?, global),
+        WalCommand::Repair(args) => {
+            repair_log(args, &directory(args.directory.as_ref(), global)?, global)
+        }
         WalCommand::Dump(args) => dump(args, &directory(args.directory.as_ref(), global)?, global),
     }
 }
@@ -146,6 +150,72 @@ fn verify(dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
     Ok(match damage {
         Some(damage) if !damage.torn_tail => Exit::State,
         _ => Exit::Done,
+    })
+}
+
+/// Says what a repair would do, or does it. A plan that finds damage ends with the exit code of a
+/// damaged state, so that scripts notice.
+fn repair_log(args: &WalRepairArgs, dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
+    if !dir.is_dir() {
+        // Says that there is no log, as the other commands do.
+        open(dir)?;
+    }
+    let storage = StdStorage::shared();
+    let mode = if args.cut {
+        RepairMode::Cut
+    } else {
+        RepairMode::Keep
+    };
+    let report = if args.apply {
+        repair::repair(&storage, dir, mode)
+    } else {
+        repair::plan(&storage, dir, mode)
+    };
+    let report = report.map_err(log_error)?;
+    answer(
+        global.output,
+        || {
+            if report.is_clean() {
+                return format!(
+                    "nothing is damaged: {} transactions with {} events\n",
+                    report.commits, report.events
+                );
+            }
+            let end = match &report.set_aside {
+                Some(aside) => format!("repaired; the files as they were: {}\n", aside.display()),
+                None => "nothing was changed; --apply does it\n".to_owned(),
+            };
+            format!("{report}{end}")
+        },
+        || {
+            let losses = report.losses.iter().map(|loss| {
+                json!({
+                    "file": loss.path.display().to_string(),
+                    "offset": loss.offset,
+                    "lsn": loss.lsn.to_string(),
+                    "bytes": loss.bytes,
+                    "what": loss.what,
+                    "after": loss.after.to_string(),
+                    "commit": loss.commit.map(|p| p.commit.to_string()),
+                })
+            });
+            json!({
+                "ok": report.is_clean() || args.apply,
+                "applied": report.set_aside.is_some(),
+                "losses": losses.collect::<Vec<_>>(),
+                "lost_bytes": report.lost_bytes(),
+                "transactions": report.commits,
+                "events": report.events,
+                "headers": report.headers.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
+                "cursors_lost": report.cursors_lost,
+                "set_aside": report.set_aside.as_ref().map(|p| p.display().to_string()),
+            })
+        },
+    )?;
+    Ok(if report.is_clean() || args.apply {
+        Exit::Done
+    } else {
+        Exit::State
     })
 }
 

@@ -202,6 +202,23 @@ pub(crate) fn finish(
     write(frame, kind, fragment, lsn, unflushed, tx, seed);
 }
 
+/// A gap frame that stands for `bytes`, a multiple of 8 from [`FRAME_HEADER`] on: of the
+/// transaction `tx`, or of anything if 0.
+pub(crate) fn gap(lsn: u64, bytes: u64, tx: u64, seed: u32) -> [u8; FRAME_HEADER] {
+    let mut frame = [0; FRAME_HEADER];
+    let words = u32::try_from(bytes / 8).unwrap_or(u32::MAX);
+    write(
+        &mut frame,
+        FrameKind::Gap,
+        Fragment::None,
+        lsn,
+        words,
+        tx,
+        seed,
+    );
+    frame
+}
+
 fn write(
     frame: &mut [u8],
     kind: FrameKind,

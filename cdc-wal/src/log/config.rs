@@ -24,6 +24,22 @@ pub enum SyncPolicy {
     Never,
 }
 
+/// What opening a log does with what a crash or the disk left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// Any sign of an interrupted write is refused with [`LogErrorKind::Corrupt`], and nothing is
+    /// changed. A writer that was killed may leave one; a log that was closed never does.
+    Strict,
+    /// A torn tail, which was never acknowledged as durable, is cut. Damage of what was durable is
+    /// refused with [`LogErrorKind::Corrupt`].
+    #[default]
+    Tail,
+    /// As `Tail`, but the whole log is read first and damage repaired as by
+    /// [`repair`](crate::repair::repair), where the others look only at what was written last: the damaged files are kept aside with a report, and tails that have not got past it end with
+    /// [`LogErrorKind::Lost`]. See [`Log::repaired`](crate::Log::repaired).
+    Salvage,
+}
+
 /// What tails may read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
@@ -69,6 +85,8 @@ pub struct LogConfig {
     pub name: Option<String>,
     /// Database in events; default the name. A log that exists keeps its own.
     pub database: Option<String>,
+    /// What opening does with what a crash or the disk left; default [`Recovery::Tail`].
+    pub recovery: Recovery,
     /// A thread prepares segments ahead and syncs on the interval; default true. Without it the
     /// log does everything in the calling threads, in an order that only depends on the calls.
     pub background: bool,
@@ -89,6 +107,7 @@ impl LogConfig {
             on_limit: OnLimit::default(),
             name: None,
             database: None,
+            recovery: Recovery::default(),
             background: true,
             storage: StdStorage::shared(),
         }

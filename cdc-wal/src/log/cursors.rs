@@ -9,7 +9,8 @@ use cdc_core::{Lsn, Position};
 use crate::format::{take, take_text, take_u16, take_u32, take_u64};
 use crate::{LogError, LogErrorKind};
 
-const FILE: &str = "cursors";
+/// The cursors' file.
+pub(crate) const FILE: &str = "cursors";
 const MAGIC: &[u8; 8] = b"WKCDCCUR";
 /// Longest name of a cursor in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 200;

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
 use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, wall_micros};
 
-pub use config::{LogConfig, OnLimit, SyncPolicy, Visibility};
+pub use config::{LogConfig, OnLimit, Recovery, SyncPolicy, Visibility};
 pub use cursors::Cursor;
 pub(crate) use retention::{check_cursor, confirm, locate, oldest};
 pub use savepoint::Savepoint;
@@ -30,6 +30,7 @@ use crate::control::{CONTROL, Control};
 use crate::format::HEADER_BYTES;
 use crate::format::frame::{FRAME_HEADER, FrameKind, Heartbeat};
 use crate::format::header::SegmentHeader;
+use crate::repair::{RepairMode, RepairReport, repair_locked};
 use crate::segment::{self, PREPARED, Segment};
 use crate::tail::{StartAt, WalTail};
 use crate::{LogError, LogErrorKind};
@@ -59,6 +60,7 @@ pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     helper: Option<JoinHandle<()>>,
     cut: u64,
+    repaired: Option<RepairReport>,
     _lock: Box<dyn StorageLock>,
 }
 
@@ -79,40 +81,36 @@ impl Log {
         storage
             .create_dir_all(&dir)
             .map_err(|cause| LogError::io("create the log directory", &dir, cause))?;
-        let lock = storage.lock(&dir.join(LOCK)).map_err(|cause| {
-            if cause.kind() == std::io::ErrorKind::WouldBlock {
-                LogError::new(
-                    LogErrorKind::InUse,
-                    format!(
-                        "open the log {}: another writer has it open; stop that one, or read it with a tail",
-                        dir.display()
-                    ),
-                )
-            } else {
-                LogError::io("lock the log directory", &dir, cause)
-            }
-        })?;
+        let lock = lock(storage.as_ref(), &dir)?;
         let prepared = dir.join(PREPARED);
         if storage.exists(&prepared) {
             storage
                 .remove(&prepared)
                 .map_err(|cause| LogError::io("remove", &prepared, cause))?;
         }
-        let bases = segment::list(storage.as_ref(), &dir)?;
-        let control = Control::load(storage.as_ref(), &dir)?;
+        let mut bases = segment::list(storage.as_ref(), &dir)?;
+        let mut control = Control::load(storage.as_ref(), &dir)?;
+        let strict = config.recovery == Recovery::Strict;
+        let mut report = None;
+        if config.recovery == Recovery::Salvage && !bases.is_empty() {
+            report = salvaged(storage.as_ref(), &dir)?;
+            bases = segment::list(storage.as_ref(), &dir)?;
+            control = Control::load(storage.as_ref(), &dir)?;
+        }
         let recovered = if bases.is_empty() {
             create(&config, control.as_ref(), foreign)?
         } else {
-            recover::recover(&storage, &dir, &bases, control)?
+            recover::recover(&storage, &dir, &bases, control, strict)?
         };
         check_source(&config, &recovered.current.header, foreign)?;
-        Self::start(config, recovered, lock)
+        Self::start(config, recovered, lock, report)
     }
 
     fn start(
         config: LogConfig,
         mut recovered: Recovered,
         lock: Box<dyn StorageLock>,
+        repaired: Option<RepairReport>,
     ) -> Result<Self, LogError> {
         let next = match recovered.next {
             Some(next) => next,
@@ -170,6 +168,7 @@ impl Log {
                 shared,
                 helper,
                 cut,
+                repaired,
                 _lock: lock,
             }),
         })
@@ -273,6 +272,11 @@ impl Log {
     /// Bytes of a torn tail that were cut when the log was opened.
     pub fn recovered_cut_bytes(&self) -> u64 {
         self.handle.cut
+    }
+
+    /// What opening with [`Recovery::Salvage`] had to repair; `None` if nothing was damaged.
+    pub fn repaired(&self) -> Option<&RepairReport> {
+        self.handle.repaired.as_ref()
     }
 
     /// Calls the hook after each sync with the new durable end, from the thread that synced. It
@@ -384,6 +388,39 @@ impl Drop for Handle {
         shared.closed.store(true, Ordering::SeqCst);
         shared.notify.wake();
     }
+}
+
+/// Locks a log's directory for writing.
+pub(crate) fn lock(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn StorageLock>, LogError> {
+    storage.lock(&dir.join(LOCK)).map_err(|cause| {
+        if cause.kind() == std::io::ErrorKind::WouldBlock {
+            LogError::new(
+                LogErrorKind::InUse,
+                format!(
+                    "open the log {}: another writer has it open; stop that one, or read it with a tail",
+                    dir.display()
+                ),
+            )
+        } else {
+            LogError::io("lock the log directory", dir, cause)
+        }
+    })
+}
+
+/// Repairs a log whose lock the caller holds, and says so; `None` if nothing was damaged.
+fn salvaged(storage: &dyn Storage, dir: &Path) -> Result<Option<RepairReport>, LogError> {
+    let report = repair_locked(storage, dir, RepairMode::Keep)?;
+    if report.is_clean() {
+        return Ok(None);
+    }
+    tracing::warn!(
+        dir = %dir.display(),
+        lost_bytes = report.lost_bytes(),
+        places = report.losses.len(),
+        set_aside = ?report.set_aside,
+        "log repaired: a part of it is lost, see the report"
+    );
+    Ok(Some(report))
 }
 
 /// Makes the first segment of a new log.

@@ -88,6 +88,7 @@ fn whole_segments(
     dir: &Path,
     bases: &[u64],
     control: Option<Control>,
+    strict: bool,
 ) -> Result<Vec<u64>, LogError> {
     let mut id = None;
     let mut flushed = 0;
@@ -128,6 +129,9 @@ fn whole_segments(
     if flushed > end {
         return error.map_or_else(|| Ok(bases.to_vec()), Err);
     }
+    if strict && let Some(base) = torn.first() {
+        return Err(self::torn(&dir.join(file_name(*base)), 0));
+    }
     for base in torn.iter().rev() {
         let path = dir.join(file_name(*base));
         storage
@@ -144,8 +148,9 @@ pub(crate) fn recover(
     dir: &Path,
     bases: &[u64],
     control: Option<Control>,
+    strict: bool,
 ) -> Result<Recovered, LogError> {
-    let bases = whole_segments(storage.as_ref(), dir, bases, control)?;
+    let bases = whole_segments(storage.as_ref(), dir, bases, control, strict)?;
     let (id, mut segments, newest) = catalog(storage.as_ref(), dir, &bases)?;
     let mut flushed = newest.header.flushed;
     if let Some(control) = control
@@ -202,22 +207,27 @@ pub(crate) fn recover(
             if meta.base > place {
                 flushed = flushed.max(segment.header.flushed);
             }
-            let found = search(&segment, from)?;
-            flushed = flushed.max(found.flushed);
-            tails.push((segment, from, found));
+            let used = search(&segment, from, |header| {
+                flushed = flushed.max(header.flushed);
+                true
+            })?;
+            tails.push((segment, from, used));
         }
         if at < flushed {
             return Err(error);
         }
-        for (segment, from, found) in tails.into_iter().rev() {
+        if strict && tails.iter().any(|(_, from, used)| used > from) {
+            return Err(torn(&id.file(dir, at), at - place));
+        }
+        for (segment, from, used) in tails.into_iter().rev() {
             if segment.base() > place {
-                cut += found.used.saturating_sub(from);
+                cut += used.saturating_sub(from);
                 let io = |cause| LogError::io("remove the torn log segment", &segment.path, cause);
                 storage.remove(&segment.path).map_err(io)?;
                 storage.sync_dir(dir).map_err(io)?;
-            } else if found.used > from {
-                cut += found.used - from;
-                zero(&segment, from, found.used)?;
+            } else if used > from {
+                cut += used - from;
+                zero(&segment, from, used)?;
             }
         }
         segments.retain(|meta| meta.base <= place);
@@ -266,6 +276,7 @@ impl Walk {
                 self.defined.insert(id, Arc::new(relation));
             }
             FrameKind::Seal => self.defined.clear(),
+            FrameKind::Gap if self.frames.ends_segment(header) => self.defined.clear(),
             _ => {
                 if let Some((position, _)) = resume_point(header, payload).map_err(bad)? {
                     self.last = position;
@@ -276,21 +287,15 @@ impl Walk {
     }
 }
 
-/// What stands behind a damaged place.
-struct Found {
-    /// The greatest LSN that a valid frame says was durable.
-    flushed: u64,
-    /// LSN behind the last byte that is not zero.
-    used: u64,
-}
-
-/// Looks at every multiple of 8 behind `from` for valid frames.
-fn search(segment: &Segment, from: u64) -> Result<Found, LogError> {
+/// Looks at every multiple of 8 from `from` on for valid frames, until `each` says to stop; gives
+/// the LSN behind the last byte that is not zero, of those it looked at.
+pub(crate) fn search(
+    segment: &Segment,
+    from: u64,
+    mut each: impl FnMut(&FrameHeader) -> bool,
+) -> Result<u64, LogError> {
     let max = frame_max(segment.header.segment_bytes);
-    let mut found = Found {
-        flushed: 0,
-        used: from,
-    };
+    let mut used = from;
     let mut buffer = vec![0; SEARCH_BYTES + max];
     let mut at = from;
     while at < segment.end() {
@@ -311,7 +316,7 @@ fn search(segment: &Segment, from: u64) -> Result<Found, LogError> {
         }
         let bytes = &buffer[..filled];
         if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
-            found.used = found.used.max(at + last as u64 + 1);
+            used = used.max(at + last as u64 + 1);
         }
         for (index, words) in bytes.chunks_exact(8).enumerate().take(SEARCH_BYTES / 8) {
             // A frame's LSN is its second word: look there before paying for a checksum.
@@ -323,13 +328,25 @@ fn search(segment: &Segment, from: u64) -> Result<Found, LogError> {
             let rest = &bytes[index * 8..];
             if rest.len() >= FRAME_HEADER
                 && let Ok(Parsed::Frame(header)) = frame::parse(rest, lsn, segment.seed, max, true)
+                && !each(&header)
             {
-                found.flushed = found.flushed.max(header.flushed);
+                return Ok(used);
             }
         }
         at += SEARCH_BYTES as u64;
     }
-    Ok(found)
+    Ok(used)
+}
+
+/// The refusal of [`Recovery::Strict`](crate::Recovery::Strict).
+fn torn(path: &Path, offset: u64) -> LogError {
+    LogError::new(
+        LogErrorKind::Corrupt,
+        format!(
+            "open the log segment {}: a torn tail begins at byte {offset}, and recovery is strict; open it with recovery `tail` to cut it",
+            path.display()
+        ),
+    )
 }
 
 /// Overwrites a torn tail with zeros, durably.

@@ -133,6 +133,8 @@ impl Assembler {
             }
             at = frames.after(&frame.header);
         }
+        // Where it should begin may be lost: the loss is in front of all that comes after `after`.
+        let begin = begin.max(at);
         Ok(Self {
             frames,
             again: None,
@@ -206,7 +208,10 @@ impl Assembler {
         }
         match filled {
             Err(error) => {
-                if matches!(error.kind, LogErrorKind::Corrupt | LogErrorKind::Lost) {
+                if matches!(
+                    error.kind,
+                    LogErrorKind::Corrupt | LogErrorKind::Lost { .. }
+                ) {
                     self.broken = Some(error.repeat());
                 }
                 if events.is_empty() {
@@ -278,6 +283,9 @@ impl Assembler {
                     self.open.clear();
                     self.held = 0;
                 }
+                if self.frames.ends_segment(&header) {
+                    self.table = Arc::default();
+                }
             }
             FrameKind::Restart => {
                 self.open.clear();
@@ -301,7 +309,7 @@ impl Assembler {
             return Ok(());
         }
         Err(LogError::new(
-            LogErrorKind::Lost,
+            LogErrorKind::Lost { resume },
             format!(
                 "read the log after {}: what follows was lost to damage that a repair removed; account for the loss and go on at {resume}",
                 self.end

@@ -41,6 +41,11 @@ impl LogId {
         lsn - lsn % u64::from(self.segment_bytes)
     }
 
+    /// The file of the segment that holds an LSN.
+    pub(crate) fn file(&self, dir: &Path, lsn: u64) -> PathBuf {
+        dir.join(crate::segment::file_name(self.base(lsn)))
+    }
+
     /// Where the next frame stands after one that ends at `lsn`, or after a seal.
     pub(crate) fn next_segment(&self, lsn: u64) -> u64 {
         self.base(lsn) + u64::from(self.segment_bytes) + HEADER_BYTES
@@ -179,22 +184,24 @@ impl FrameReader {
 
     /// Where to go on behind a frame.
     pub(crate) fn after(&self, frame: &FrameHeader) -> u64 {
-        let end = frame.end();
-        match frame.kind {
-            FrameKind::Seal => self.id.next_segment(frame.lsn),
-            // What a repair could not read may reach to the segment's end.
-            FrameKind::Gap if end >= self.id.base(frame.lsn) + u64::from(self.id.segment_bytes) => {
-                self.id.next_segment(frame.lsn)
-            }
-            _ => end,
+        if self.ends_segment(frame) {
+            self.id.next_segment(frame.lsn)
+        } else {
+            frame.end()
         }
+    }
+
+    /// True if reading goes on in the next segment behind a frame: a seal, or a gap that reaches
+    /// to the end.
+    pub(crate) fn ends_segment(&self, frame: &FrameHeader) -> bool {
+        let end = self.id.base(frame.lsn) + u64::from(self.id.segment_bytes);
+        frame.kind == FrameKind::Seal || frame.end() >= end
     }
 
     /// An error about the place of an LSN.
     pub(crate) fn corrupt(&self, lsn: u64, what: impl std::fmt::Display) -> LogError {
-        let base = self.id.base(lsn);
-        let path = self.dir.join(crate::segment::file_name(base));
-        LogError::corrupt(&path, lsn - base, what)
+        let path = self.id.file(&self.dir, lsn);
+        LogError::corrupt(&path, lsn - self.id.base(lsn), what)
     }
 
     fn open(&mut self, lsn: u64) -> Result<(), LogError> {

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod decode;
+mod frozen;
 mod journal;
 mod kinds;
 mod log;
@@ -11,6 +12,7 @@ mod mapped;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recovery;
+mod repair;
 mod savepoint;
 mod support;
 mod tail;

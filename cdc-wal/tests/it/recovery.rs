@@ -1,10 +1,12 @@
-//! Recovery where the random crash matrix seldom goes, and the files of version 1.
+//! Recovery where the random crash matrix seldom goes.
 
 use cdc_core::testing::sim_storage::SimStorage;
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent};
 use cdc_wal::inspect::Inspector;
 use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility};
+
+use crate::frozen::frozen;
 
 use crate::support::{clock, config, drain};
 
@@ -114,93 +116,6 @@ fn a_torn_tail_is_cut_at_every_length() {
     }
 }
 
-/// The log whose files are frozen: every frame kind, in two segments.
-fn frozen(dir: &std::path::Path) -> Vec<ChangeEvent> {
-    let log = Log::open(LogConfig {
-        name: Some("shop".into()),
-        ..config(dir)
-    })
-    .expect("open");
-    let mut large = log.begin(77);
-    for n in 0..400 {
-        large
-            .insert(&relation(), &row(n, &"y".repeat(150), "1.50"))
-            .expect("insert");
-    }
-    commit(&log, 78);
-    let mut aborted = log.begin(79);
-    aborted
-        .insert(&relation(), &row(0, &"z".repeat(20_000), "0"))
-        .expect("insert");
-    aborted.abort().expect("abort");
-    large
-        .insert(&relation(), &row(0, &"w".repeat(20_000), "0"))
-        .expect("insert");
-    large.commit().expect("commit");
-    let all = events(&log);
-    drop(log);
-    // Again, for a restart frame.
-    let log = Log::open(config(dir)).expect("open");
-    commit(&log, 80);
-    let _ = all;
-    events(&log)
-}
-
-const NAMES: [&str; 4] = [
-    "0000000000000000.wal",
-    "0000000000010000.wal",
-    "control",
-    "events",
-];
-
-fn described(events: &[ChangeEvent]) -> String {
-    let lines = events.iter().map(|e| {
-        let rows = e.after.row().map(|row| crc32c::crc32c(row.as_bytes()));
-        format!(
-            "{} {} {} {} {} {rows:?}\n",
-            e.position,
-            e.op,
-            e.relation.qualified_name(),
-            e.transaction.id,
-            e.last
-        )
-    });
-    lines.collect()
-}
-
-#[test]
-fn files_of_version_1_are_read() {
-    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1");
-    if std::env::var_os("CDC_WAL_WRITE_FIXTURES").is_some() {
-        let dir = tempfile::tempdir().unwrap();
-        let text = described(&frozen(dir.path()));
-        std::fs::create_dir_all(&fixtures).unwrap();
-        for name in &NAMES[..3] {
-            // What is not written reads as zero, so the zeros at the end need not be kept.
-            let mut bytes = std::fs::read(dir.path().join(name)).unwrap();
-            let used = bytes
-                .iter()
-                .rposition(|&b| b != 0)
-                .map_or(0, |last| last + 1);
-            bytes.truncate(used);
-            std::fs::write(fixtures.join(name), bytes).unwrap();
-        }
-        std::fs::write(fixtures.join("events"), text).unwrap();
-    }
-    let dir = tempfile::tempdir().unwrap();
-    for name in &NAMES[..3] {
-        std::fs::copy(fixtures.join(name), dir.path().join(name)).unwrap();
-    }
-    let inspector = Inspector::open(cdc_core::storage::StdStorage::shared(), dir.path()).unwrap();
-    let report = inspector.verify().unwrap();
-    assert_eq!(report.damage, None);
-    assert_eq!((report.segments, report.commits), (2, 3));
-    let log = Log::open(config(dir.path())).unwrap();
-    assert_eq!(&*log.source().name, "shop");
-    let expected = std::fs::read_to_string(fixtures.join("events")).unwrap();
-    assert_eq!(described(&events(&log)), expected);
-}
-
 #[test]
 fn the_inspector_counts_finds_and_names_damage() {
     let dir = tempfile::tempdir().unwrap();
@@ -225,7 +140,9 @@ fn the_inspector_counts_finds_and_names_damage() {
         .collect::<Result<_, _>>()
         .unwrap();
     let kinds: std::collections::HashSet<_> = frames.iter().map(|f| f.kind.name()).collect();
-    for kind in ["relation", "changes", "commit", "abort", "restart", "seal"] {
+    for kind in [
+        "relation", "changes", "commit", "abort", "restart", "seal", "rollback",
+    ] {
         assert!(kinds.contains(kind), "{kind} in {kinds:?}");
     }
     let last = frames.iter().rfind(|f| f.commit.is_some()).unwrap();

@@ -68,6 +68,60 @@ fn damage_in_the_middle_stops_the_run_before_it() {
 }
 
 #[test]
+fn a_repair_is_shown_first_keeps_the_rest_and_no_emitter_passes_the_loss_unasked() {
+    let mut shop = Shop::new();
+    drop(shop.commit(300));
+    let damaged = shop.segments()[2].clone();
+    let file = std::fs::File::options().write(true).open(&damaged).unwrap();
+    file.write_all_at(&[0x5a; 64], 30_000).unwrap();
+    let before = std::fs::read(&damaged).unwrap();
+
+    let plan = shop.tool.run(&["wal", "repair", "wal"]);
+    assert_eq!((plan.code, plan.err.as_str()), (7, ""));
+    let named = damaged.file_name().unwrap().to_str().unwrap();
+    assert!(plan.out.contains(named) && plan.out.contains("nothing was changed"));
+    assert_eq!(std::fs::read(&damaged).unwrap(), before);
+    let json = shop.tool.run(&["wal", "repair", "wal", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let lost = 300 - json["transactions"].as_u64().unwrap();
+    assert!((1..4).contains(&lost), "{json}");
+    refused(
+        &shop.tool.run(&["wal", "repair", "wal", "--cut"]),
+        3,
+        &["only a journal"],
+    );
+
+    let done = shop.tool.run(&["wal", "repair", "wal", "--apply"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    let done = done.out;
+    assert!(done.contains("repaired"), "{done}");
+    let aside = done.trim().rsplit_once(": ").unwrap().1;
+    let aside = shop.tool.path(aside);
+    assert_eq!(std::fs::read(aside.join(named)).unwrap(), before);
+    assert!(aside.join("report.txt").is_file());
+    assert_eq!(shop.tool.run(&["wal", "verify", "wal"]).code, 0);
+    let again = shop.tool.answer(&["wal", "repair", "wal"]);
+    assert!(again.contains("nothing is damaged"), "{again}");
+
+    let run = shop.tool.run(&["-q", "run", "--once"]);
+    refused(&run, 5, &["was lost to damage", "go on at"]);
+    let delivered = shop.delivered().len();
+    assert!(delivered > 50 && delivered < 200, "{delivered}");
+    let resume = run.err.split("go on at ").nth(1).unwrap();
+    let resume = resume
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .trim_end_matches('"');
+    let moved = ["position", "set", "--emitter", "file", resume, "--yes"];
+    shop.tool.answer(&moved);
+    assert_eq!(shop.tool.run(&["-q", "run", "--once"]).code, 0);
+    let numbers = shop.delivered();
+    assert_eq!(numbers.len() as u64, 300 - lost);
+    assert!(numbers.is_sorted() && numbers.last() == Some(&300));
+}
+
+#[test]
 fn a_missing_segment_is_named() {
     let mut shop = Shop::new();
     drop(shop.commit(200));
