@@ -68,6 +68,7 @@
 //! - `postgres`: the reader of PostgreSQL's logical replication.
 //! - `tls`: TLS on its connection.
 //! - `testing`: the conformance kit for engines of the eight [`kinds`].
+//! - `sqlite`: the reader of any SQLite database in WAL mode.
 
 mod control;
 mod error;
@@ -83,6 +84,8 @@ pub mod postgres;
 mod read;
 pub mod repair;
 mod segment;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
