@@ -39,8 +39,14 @@ pub(crate) enum LeftOut {
 /// Suffixes of the tables in which a module keeps its contents.
 const SHADOWS: [(&str, &[&str]); 5] = [
     ("fts5", &["data", "idx", "content", "docsize", "config"]),
-    ("fts4", &["content", "segments", "segdir", "docsize", "stat"]),
-    ("fts3", &["content", "segments", "segdir", "docsize", "stat"]),
+    (
+        "fts4",
+        &["content", "segments", "segdir", "docsize", "stat"],
+    ),
+    (
+        "fts3",
+        &["content", "segments", "segdir", "docsize", "stat"],
+    ),
     ("rtree", &["node", "rowid", "parent"]),
     ("geopoly", &["node", "rowid", "parent"]),
 ];
@@ -91,8 +97,9 @@ impl Catalog {
                             continue;
                         }
                         let root = match value(3) {
-                            Stored::Int(root) => u32::try_from(root)
-                                .map_err(|_| malformed(number, "a root has an impossible number"))?,
+                            Stored::Int(root) => u32::try_from(root).map_err(|_| {
+                                malformed(number, "a root has an impossible number")
+                            })?,
                             _ => 0,
                         };
                         catalog.add(CatalogTable {
@@ -161,4 +168,3 @@ fn module_of(sql: &str) -> Option<String> {
 pub(crate) fn schema_page_differs(old: &[u8], new: &[u8]) -> bool {
     old.get(100..) != new.get(100..)
 }
-

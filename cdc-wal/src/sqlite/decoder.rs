@@ -97,9 +97,12 @@ impl Decoder {
         self.tables.left_out()
     }
 
-    /// What pages look like.
-    pub(crate) const fn geometry(&self) -> Geometry {
-        self.geometry
+    /// The captured tables' names.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.tables
+            .captured()
+            .map(|(_, table)| &*table.layout.relation.table)
+            .collect()
     }
 
     /// Maps one table from nothing.
@@ -131,7 +134,14 @@ impl Decoder {
         rows.advance()?;
         while let Some((page, cell)) = rows.current()? {
             if sink.is_some() || cell.overflow.is_some() {
-                let row = payload(pages, Side::New, usable, (page, &cell), &mut buffer, &mut chain)?;
+                let row = payload(
+                    pages,
+                    Side::New,
+                    usable,
+                    (page, &cell),
+                    &mut buffer,
+                    &mut chain,
+                )?;
                 if let Some(sink) = &mut sink {
                     image.clear();
                     record::parse(row, &mut fields)
@@ -158,7 +168,11 @@ impl Decoder {
     }
 
     fn own(&mut self, tree: TreeId, page: u32, parent: u32) {
-        let role = if parent == 0 { Role::Root } else { Role::Branch };
+        let role = if parent == 0 {
+            Role::Root
+        } else {
+            Role::Branch
+        };
         let owner = Owner { tree, role, parent };
         self.map.set(page, owner);
     }
@@ -225,7 +239,10 @@ impl Decoder {
         let schema = match schema {
             Some(written) if written != [1] => Some(written),
             Some(written)
-                if schema_page_differs(&read(pages, Side::Old, 1)?, &read(pages, Side::New, 1)?) =>
+                if schema_page_differs(
+                    &read(pages, Side::Old, 1)?,
+                    &read(pages, Side::New, 1)?,
+                ) =>
             {
                 Some(written)
             }
@@ -412,7 +429,10 @@ impl Decoder {
         }
         leaves.sort_unstable();
         Ok(Some(
-            leaves.into_iter().map(|(_, page)| Item::leaf(page)).collect(),
+            leaves
+                .into_iter()
+                .map(|(_, page)| Item::leaf(page))
+                .collect(),
         ))
     }
 
@@ -519,7 +539,11 @@ impl Decoder {
         for page in 1..=pages.count(Side::New) {
             let owner = |decoder: &Self| {
                 let owner = decoder.owner(page)?;
-                let parent = if owner.role == Role::Root { 0 } else { owner.parent };
+                let parent = if owner.role == Role::Root {
+                    0
+                } else {
+                    owner.parent
+                };
                 Some((root(decoder, owner.tree), owner.role, parent))
             };
             assert_eq!(owner(self), owner(&fresh), "owner of page {page}");

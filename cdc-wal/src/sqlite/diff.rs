@@ -252,8 +252,14 @@ impl Diff<'_> {
         let s = &mut *self.scratch;
         let place = (page, &cell);
         let usable = self.geometry.usable;
-        let payload =
-            payload(self.pages, Side::Old, usable, place, &mut s.old_payload, &mut s.old_chain)?;
+        let payload = payload(
+            self.pages,
+            Side::Old,
+            usable,
+            place,
+            &mut s.old_payload,
+            &mut s.old_chain,
+        )?;
         let at = (page, cell.rowid);
         Self::write_old(self.shapes, &mut s.before, &mut s.fields, payload, at)?;
         self.chains.freed.extend_from_slice(&s.old_chain);
@@ -264,8 +270,14 @@ impl Diff<'_> {
         let s = &mut *self.scratch;
         let place = (page, &cell);
         let usable = self.geometry.usable;
-        let payload =
-            payload(self.pages, Side::New, usable, place, &mut s.new_payload, &mut s.new_chain)?;
+        let payload = payload(
+            self.pages,
+            Side::New,
+            usable,
+            place,
+            &mut s.new_payload,
+            &mut s.new_chain,
+        )?;
         let at = (page, cell.rowid);
         Self::write_new(self.shapes, &mut s.after, &mut s.fields, payload, at)?;
         self.chains.claim(page, &s.new_chain);

@@ -68,7 +68,9 @@ pub(crate) struct DbHeader {
 pub(crate) enum HeaderError {
     #[error("it is shorter than its header")]
     Short,
-    #[error("it does not begin as a SQLite database does: it is encrypted, compressed, or another kind of file")]
+    #[error(
+        "it does not begin as a SQLite database does: it is encrypted, compressed, or another kind of file"
+    )]
     Magic,
     #[error("its header names a page size of {0}")]
     PageSize(u32),
@@ -235,12 +237,6 @@ impl FrameHeader {
 pub(crate) fn frame_offset(frame: u32, page_size: u32) -> u64 {
     let each = u64::from(page_size) + FRAME_HEADER as u64;
     WAL_HEADER as u64 + u64::from(frame.saturating_sub(1)) * each
-}
-
-/// Number of whole frames a log of this length can hold.
-pub(crate) fn frames_in(length: u64, page_size: u32) -> u32 {
-    let each = u64::from(page_size) + FRAME_HEADER as u64;
-    u32::try_from(length.saturating_sub(WAL_HEADER as u64) / each).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -119,8 +119,7 @@ impl Layout {
         ordinals.sort_unstable();
         ordinals.dedup();
         let key_moves = !def.without_rowid && def.alias.is_none() && !ordinals.is_empty();
-        let mut relation =
-            Relation::new(EngineKind::Relational, SCHEMA, name, shown, ordinals);
+        let mut relation = Relation::new(EngineKind::Relational, SCHEMA, name, shown, ordinals);
         relation.version = fingerprint(&relation);
         Ok(Self {
             relation: Arc::new(relation),
@@ -270,7 +269,10 @@ fn ordered(
 ) -> Result<(Vec<usize>, Vec<KeyPart>), &'static str> {
     let (mut record, mut key) = (Vec::new(), Vec::new());
     for part in &def.key {
-        let column = def.columns.get(part.column).ok_or("its key is not stored")?;
+        let column = def
+            .columns
+            .get(part.column)
+            .ok_or("its key is not stored")?;
         let name = part.collation.as_ref().or(column.collation.as_ref());
         let collation = match name {
             None => Collation::Binary,

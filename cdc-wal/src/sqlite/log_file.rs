@@ -43,10 +43,21 @@ pub(crate) struct Written {
 pub(crate) enum Break {
     /// The file ends.
     End,
-    /// A frame of these salts, which are not the generation's.
-    Salts(Salts),
+    /// A frame of another generation.
+    Salts,
     /// A frame of this generation whose checksum is wrong.
     Checksum,
+}
+
+impl Break {
+    /// What to tell about it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::End => "the file ends before it",
+            Self::Salts => "it is of another generation",
+            Self::Checksum => "its checksum is wrong",
+        }
+    }
 }
 
 /// What the scanner came to.
@@ -56,7 +67,10 @@ pub(crate) enum Scanned {
     /// No further whole transaction up to the limit.
     Nothing,
     /// A frame up to the limit is not what it should be.
-    Broken { frame: u32, why: Break },
+    Broken {
+        frame: u32,
+        why: Break,
+    },
 }
 
 /// Reads transactions of one generation of the log, in order.
@@ -114,11 +128,6 @@ impl Scanner {
             block_first: 1,
             block_frames: 0,
         }
-    }
-
-    /// The generation that is read.
-    pub(crate) const fn header(&self) -> &WalHeader {
-        &self.header
     }
 
     /// The commit frame of the last transaction given; 0 before the first.
@@ -199,7 +208,7 @@ impl Scanner {
                 chain = None;
             } else {
                 if header.salts != self.header.salts {
-                    let why = Break::Salts(header.salts);
+                    let why = Break::Salts;
                     return Ok(Scanned::Broken { frame, why });
                 }
                 let big = self.header.big_endian;

@@ -117,9 +117,9 @@ impl PageMap {
 
     #[inline]
     pub(crate) fn has(&self, page: u32, mark: Mark) -> bool {
-        self.slots.get(page as usize).is_some_and(|slot| {
-            slot.marks >> 6 == self.epoch && slot.marks & mark as u32 != 0
-        })
+        self.slots
+            .get(page as usize)
+            .is_some_and(|slot| slot.marks >> 6 == self.epoch && slot.marks & mark as u32 != 0)
     }
 
     /// Sets a mark; false if it was set before, or there is no such page.

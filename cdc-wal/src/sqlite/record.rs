@@ -112,7 +112,9 @@ pub(crate) fn text(bytes: &[u8], encoding: Encoding) -> Option<String> {
             }
         });
         if rest.is_empty() {
-            char::decode_utf16(units).collect::<Result<String, _>>().ok()
+            char::decode_utf16(units)
+                .collect::<Result<String, _>>()
+                .ok()
         } else {
             None
         }
@@ -220,11 +222,17 @@ pub(crate) fn compare_keys(
 ) -> Ordering {
     for (n, part) in key.iter().enumerate() {
         let value = |(payload, fields): (_, &[Field])| {
-            fields.get(n).map_or(Stored::Null, |field| field.value(payload))
+            fields
+                .get(n)
+                .map_or(Stored::Null, |field| field.value(payload))
         };
         let order = compare(value(one), value(two), part.collation, encoding);
         if order.is_ne() {
-            return if part.descending { order.reverse() } else { order };
+            return if part.descending {
+                order.reverse()
+            } else {
+                order
+            };
         }
     }
     Ordering::Equal
@@ -251,7 +259,6 @@ fn compare(one: Stored<'_>, two: Stored<'_>, collation: Collation, encoding: Enc
 
 /// An integer with a float, exactly: neither is rounded to the other's type.
 #[expect(
-    clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     reason = "the range is checked first, and what the cast cuts off is compared afterwards"
 )]
@@ -267,7 +274,9 @@ fn compare_mixed(int: i64, real: f64) -> Ordering {
     if order.is_ne() {
         return order;
     }
-    0.0f64.partial_cmp(&(real - whole)).unwrap_or(Ordering::Equal)
+    0.0f64
+        .partial_cmp(&(real - whole))
+        .unwrap_or(Ordering::Equal)
 }
 
 #[cfg(test)]
@@ -283,7 +292,11 @@ mod tests {
             (-1, -1.5, Ordering::Greater),
             (i64::MAX, 9_223_372_036_854_775_807.0, Ordering::Less),
             (i64::MIN, -9_223_372_036_854_775_808.0, Ordering::Equal),
-            (9_007_199_254_740_993, 9_007_199_254_740_992.0, Ordering::Greater),
+            (
+                9_007_199_254_740_993,
+                9_007_199_254_740_992.0,
+                Ordering::Greater,
+            ),
             (0, f64::INFINITY, Ordering::Less),
             (0, f64::NEG_INFINITY, Ordering::Greater),
         ] {

@@ -36,12 +36,7 @@ pub(crate) struct Record {
 
 impl<'a> Rows<'a> {
     /// Before the first row; call [`Rows::advance`] to get there.
-    pub(crate) fn new(
-        pages: &'a dyn Pages,
-        side: Side,
-        usable: usize,
-        items: &'a [Item],
-    ) -> Self {
+    pub(crate) fn new(pages: &'a dyn Pages, side: Side, usable: usize, items: &'a [Item]) -> Self {
         Self {
             pages,
             side,
@@ -121,7 +116,14 @@ impl<'a> Rows<'a> {
         if let Some((number, cell)) = self.current()? {
             let place = (number, &cell);
             let mut buffer = std::mem::take(&mut record.payload);
-            let whole = payload(self.pages, self.side, self.usable, place, &mut buffer, chain)?;
+            let whole = payload(
+                self.pages,
+                self.side,
+                self.usable,
+                place,
+                &mut buffer,
+                chain,
+            )?;
             record::parse(whole, &mut record.fields).map_err(|what| malformed(number, what))?;
             if cell.overflow.is_none() {
                 buffer.clear();

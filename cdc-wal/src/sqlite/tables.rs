@@ -126,7 +126,11 @@ impl Tables {
 
     /// The tables of a catalog that can be captured; the others are noted and, the first time,
     /// told.
-    fn readable(&mut self, catalog: &Catalog, reading: Reading) -> Vec<(CatalogTable, Arc<Layout>)> {
+    fn readable(
+        &mut self,
+        catalog: &Catalog,
+        reading: Reading,
+    ) -> Vec<(CatalogTable, Arc<Layout>)> {
         let mut readable = Vec::new();
         let mut left_out = BTreeMap::new();
         for table in &catalog.tables {

@@ -57,6 +57,17 @@ impl LogView {
         self.frames = HashMap::new();
     }
 
+    /// The log that is read.
+    pub(crate) fn wal(&self) -> Option<Arc<File>> {
+        self.wal.clone()
+    }
+
+    /// The database has this many pages.
+    pub(crate) fn set_count(&mut self, count: u32) {
+        self.count = count;
+        self.next.count = count;
+    }
+
     /// Lays the next transaction over what is there.
     pub(crate) fn begin(&mut self, next: Committed) {
         self.next = next;

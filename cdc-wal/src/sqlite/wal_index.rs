@@ -86,8 +86,7 @@ impl WalIndex {
     /// Reads it from the file.
     pub(crate) fn read(file: &File) -> Result<Option<Self>, SourceError> {
         let mut bytes = [0; INDEX_BYTES];
-        let got =
-            read_up_to(file, &mut bytes, 0).map_err(|e| io_error("read the -shm file", e))?;
+        let got = read_up_to(file, &mut bytes, 0).map_err(|e| io_error("read the -shm file", e))?;
         Ok(if got < INDEX_BYTES {
             None
         } else {

@@ -44,9 +44,15 @@ pub(crate) struct Walked {
 }
 
 enum Step {
-    Page { page: u32, parent: u32 },
+    Page {
+        page: u32,
+        parent: u32,
+    },
     /// The row between two children of an index page.
-    Row { page: u32, n: u32 },
+    Row {
+        page: u32,
+        n: u32,
+    },
 }
 
 /// The tree that is walked.

@@ -14,5 +14,7 @@ mod postgres;
 mod recovery;
 mod repair;
 mod savepoint;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod support;
 mod tail;

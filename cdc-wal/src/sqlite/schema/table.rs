@@ -488,7 +488,11 @@ mod tests {
             ("CREATE TABLE t(a INTEGER, b, PRIMARY KEY(a, b))", false),
             ("CREATE TABLE t(a INTEGER PRIMARY KEY) WITHOUT ROWID", false),
         ] {
-            assert_eq!(TableDef::parse(sql).unwrap().alias.is_some(), alias, "{sql}");
+            assert_eq!(
+                TableDef::parse(sql).unwrap().alias.is_some(),
+                alias,
+                "{sql}"
+            );
         }
     }
 
@@ -525,14 +529,18 @@ mod tests {
             ("DEFAULT word", Text("word".into())),
             ("DEFAULT x'00fF'", Blob(vec![0, 255])),
             ("DEFAULT NULL", Null),
-            ("INT DEFAULT 9223372036854775808", Real(9_223_372_036_854_775_808.0)),
+            (
+                "INT DEFAULT 9223372036854775808",
+                Real(9_223_372_036_854_775_808.0),
+            ),
             ("INT DEFAULT -9223372036854775808", Int(i64::MIN)),
             ("DEFAULT -9223372036854775808", Int(i64::MIN)),
             ("DEFAULT (1 + 2)", Computed),
             ("DEFAULT CURRENT_TIMESTAMP", Computed),
             ("INT", Null),
         ] {
-            let table = TableDef::parse(&format!("CREATE TABLE t(a, b {column} NOT NULL)")).unwrap();
+            let table =
+                TableDef::parse(&format!("CREATE TABLE t(a, b {column} NOT NULL)")).unwrap();
             assert_eq!(table.columns[1].default, value, "{column}");
         }
     }

@@ -162,11 +162,9 @@ fn numeric(text: &str) -> Option<DefaultValue> {
     let real: f64 = trimmed.parse().ok()?;
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
         reason = "kept only if it converts back to the same float, as in SQLite"
     )]
     let whole = real as i64;
-    #[expect(clippy::cast_precision_loss, reason = "see above")]
     let same = whole as f64 == real && whole > i64::MIN && whole < i64::MAX;
     Some(if same {
         DefaultValue::Int(whole)

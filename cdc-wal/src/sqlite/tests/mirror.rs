@@ -70,7 +70,8 @@ fn value(value: ValueRef<'_>) -> Vec<u8> {
 }
 
 fn dump_table(db: &Connection, name: &str) -> Dump {
-    let sql = format!("SELECT name FROM pragma_table_xinfo('{name}') WHERE hidden <> 2 ORDER BY cid");
+    let sql =
+        format!("SELECT name FROM pragma_table_xinfo('{name}') WHERE hidden <> 2 ORDER BY cid");
     let columns = column(db, &sql);
     let key = column(
         db,
@@ -156,7 +157,11 @@ impl Mirror {
                 table.altered = false;
             } else if table.rows != dump.rows {
                 for (key, row) in &table.rows {
-                    assert_eq!(dump.rows.get(key), Some(row), "{name}: a row of the copy {key:?}");
+                    assert_eq!(
+                        dump.rows.get(key),
+                        Some(row),
+                        "{name}: a row of the copy {key:?}"
+                    );
                 }
                 panic!(
                     "{name}: {} rows in the copy, {} in the table",
@@ -173,7 +178,10 @@ impl Mirror {
 impl Sink for Mirror {
     fn schema(&mut self, shape: Shape<'_>) -> Result<(), SourceError> {
         let Shape {
-            relation, change, was, ..
+            relation,
+            change,
+            was,
+            ..
         } = shape;
         let name = relation.table.to_string();
         self.log.push(format!("{} {name}", change.name()));
@@ -189,7 +197,10 @@ impl Sink for Mirror {
                 assert!(before.is_none(), "created twice");
             }
             SchemaChange::Dropped => {
-                assert!(self.tables.remove(&name).is_some(), "dropped what is not there");
+                assert!(
+                    self.tables.remove(&name).is_some(),
+                    "dropped what is not there"
+                );
             }
             SchemaChange::Altered => {
                 let was = was.unwrap_or(&name);
@@ -226,9 +237,7 @@ impl Sink for Mirror {
         }
         let table = self.tables.get_mut(&name).expect("a known table");
         assert_eq!(table.relation, *row.relation, "the shape was told before");
-        let key = |image: Option<&[u8]>| {
-            key_of(row.relation, image.expect("an image"), row.rowid)
-        };
+        let key = |image: Option<&[u8]>| key_of(row.relation, image.expect("an image"), row.rowid);
         match row.op {
             Op::Insert | Op::Read => {
                 let key = key(row.after);
@@ -240,12 +249,19 @@ impl Sink for Mirror {
                 let key = key(row.before);
                 let old = table.rows.remove(&key);
                 if !table.altered || table.written.contains(&key) {
-                    assert_eq!(old.as_deref(), row.before, "{name}: before image of a delete");
+                    assert_eq!(
+                        old.as_deref(),
+                        row.before,
+                        "{name}: before image of a delete"
+                    );
                 }
                 assert!(old.is_some(), "{name}: delete of a row that is not there");
             }
             Op::Update => {
-                assert_ne!(row.before, row.after, "{name}: an update that changes nothing");
+                assert_ne!(
+                    row.before, row.after,
+                    "{name}: an update that changes nothing"
+                );
                 let (key, now) = (key(row.before), key(row.after));
                 if row.relation.key.is_empty() || !table.relation.key.is_empty() {
                     // Collations may find keys equal whose text differs.

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::mirror::{Mirror, dump, seed};
 use super::workload::{Random, Workload};
 use crate::sqlite::decoder::Decoder;
+use crate::sqlite::format::Salts;
 use crate::sqlite::log_file::{Scanned, Scanner, wal_header};
 use crate::sqlite::view::LogView;
 use crate::sqlite::wal_index::WalIndex;
@@ -19,10 +20,11 @@ pub(super) struct Run {
     // Dropped before the files: closing a descriptor would drop the writer's locks.
     db: Connection,
     workload: Workload,
-    main: Arc<File>,
+    _main: Arc<File>,
     index: File,
     view: LogView,
     scanner: Option<Scanner>,
+    salts: Salts,
     decoder: Decoder,
     mirror: Mirror,
     transactions: u64,
@@ -54,7 +56,9 @@ impl Run {
             db.execute_batch(&create).unwrap();
         }
         if workload.random.one_in(8) {
-            drop(db.execute_batch("CREATE VIRTUAL TABLE fts USING fts5(x); INSERT INTO fts VALUES ('one two')"));
+            drop(db.execute_batch(
+                "CREATE VIRTUAL TABLE fts USING fts5(x); INSERT INTO fts VALUES ('one two')",
+            ));
         }
         for _ in 0..4 {
             workload.transaction(&db);
@@ -81,10 +85,11 @@ impl Run {
             seed,
             db,
             workload,
-            main,
+            _main: main,
             index,
             view,
             scanner: Some(scanner),
+            salts: head.salts,
             decoder,
             mirror,
             transactions: 0,
@@ -102,11 +107,17 @@ impl Run {
                 self.decoder.verify(&self.view);
             }));
             if let Err(panic) = told {
-                println!("workload {} step {step}: {sql}\n{:?}", self.seed, self.mirror.log);
+                println!(
+                    "workload {} step {step}: {sql}\n{:?}",
+                    self.seed, self.mirror.log
+                );
                 std::panic::resume_unwind(panic);
             }
             if self.workload.random.one_in(5) {
-                let mode = self.workload.random.pick(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"]);
+                let mode = self
+                    .workload
+                    .random
+                    .pick(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"]);
                 self.db
                     .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
                     .unwrap();
@@ -118,8 +129,8 @@ impl Run {
     fn follow(&mut self) -> Result<(), SourceError> {
         let head = WalIndex::read(&self.index)?.expect("a wal-index");
         let wal = Arc::new(File::open(self.dir.path().join("app.db-wal")).unwrap());
-        let current = self.scanner.as_ref().map(|s| s.header().salts);
-        if current != Some(head.salts) {
+        if self.salts != head.salts || self.scanner.is_none() {
+            self.salts = head.salts;
             self.view.restart(Some(wal.clone()));
             self.scanner = wal_header(&wal)?.map(Scanner::new);
         }

@@ -163,7 +163,10 @@ impl Workload {
                     format!("DELETE FROM {table} WHERE a < 'k{}'", self.random.below(60))
                 }
             }
-            13 => format!("UPDATE {or} {table} SET _rowid_ = _rowid_ + {} WHERE {some}", self.random.below(1000)),
+            13 => format!(
+                "UPDATE {or} {table} SET _rowid_ = _rowid_ + {} WHERE {some}",
+                self.random.below(1000)
+            ),
             _ => format!("UPDATE {table} SET c = zeroblob(length(c)) WHERE {some}"),
         }
     }
@@ -188,10 +191,14 @@ impl Workload {
                 ]);
                 format!("ALTER TABLE {table} ADD COLUMN e{n} {default}")
             }
-            4 => format!("ALTER TABLE {table} RENAME COLUMN b TO b{n}; ALTER TABLE {table} RENAME COLUMN b{n} TO b"),
+            4 => format!(
+                "ALTER TABLE {table} RENAME COLUMN b TO b{n}; ALTER TABLE {table} RENAME COLUMN b{n} TO b"
+            ),
             5 => format!("ALTER TABLE {table} RENAME TO renamed{n}"),
             6 => format!("CREATE INDEX i{n} ON {table}(a, b)"),
-            7 => format!("ALTER TABLE {table} DROP COLUMN b; ALTER TABLE {table} ADD COLUMN b REAL DEFAULT {n}"),
+            7 => format!(
+                "ALTER TABLE {table} DROP COLUMN b; ALTER TABLE {table} ADD COLUMN b REAL DEFAULT {n}"
+            ),
             8 => format!("CREATE TABLE copy{n} AS SELECT a, b, c, d FROM {table}"),
             9 => format!(
                 "CREATE TABLE new{n}(id INTEGER PRIMARY KEY, a TEXT, b REAL, c BLOB, d, extra{n} INT DEFAULT 3); \
@@ -218,7 +225,10 @@ impl Workload {
             return done.join(";\n");
         }
         if self.random.one_in(15) {
-            run(&format!("PRAGMA incremental_vacuum({})", self.random.below(20)));
+            run(&format!(
+                "PRAGMA incremental_vacuum({})",
+                self.random.below(20)
+            ));
             return done.join(";\n");
         }
         run("BEGIN");
@@ -254,7 +264,11 @@ impl Workload {
             run(&sql);
         }
         // Every table keeps the columns the statements use.
-        let commit = if self.random.one_in(12) { "ROLLBACK" } else { "COMMIT" };
+        let commit = if self.random.one_in(12) {
+            "ROLLBACK"
+        } else {
+            "COMMIT"
+        };
         run(commit);
         done.join(";\n")
     }

@@ -1,0 +1,248 @@
+//! The locks we hold: SQLite's own, through SQLite.
+//!
+//! Two connections take turns in holding a read transaction, so that there always is one. While it
+//! is there, nothing behind its mark is copied back into the database and the log does not begin
+//! anew (or, if everything was copied back when it began, nothing at all is copied back). Two more
+//! connections help the application's checkpoints; nothing is ever written.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cdc_core::{SourceError, SourceErrorKind};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::config::SqliteConfig;
+use super::files::{self, FileId};
+use super::log_file::io_error;
+
+/// Pause between attempts to copy the log back while the application's checkpoint runs.
+const RETRY: Duration = Duration::from_micros(500);
+
+/// Connections and the descriptors they share their locks with, dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    holder: Option<Connection>,
+    other: Option<Connection>,
+    writer: Option<Connection>,
+    checkpointer: Option<Connection>,
+    pub(crate) main: Arc<File>,
+    pub(crate) index: Arc<File>,
+    pub(crate) file: FileId,
+    config: SqliteConfig,
+}
+
+/// The error of a connection.
+pub(crate) fn sqlite_error(attempted: &str, path: &str, cause: rusqlite::Error) -> SourceError {
+    let code = cause.sqlite_error_code();
+    let (kind, remedy) = match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            SourceErrorKind::InUse,
+            "another process holds it alone (locking_mode = EXCLUSIVE, or a change of the journal mode); let it use locking_mode = NORMAL",
+        ),
+        Some(ErrorCode::CannotOpen) => (
+            SourceErrorKind::Unreachable,
+            "check the path, and that its directory may be written",
+        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => (
+            SourceErrorKind::Configuration,
+            "the database, its -wal and -shm files and their directory must be writable for this user",
+        ),
+        Some(ErrorCode::NotADatabase) => (
+            SourceErrorKind::Unsupported,
+            "it is encrypted or no SQLite database",
+        ),
+        Some(ErrorCode::DatabaseCorrupt) => {
+            (SourceErrorKind::Corrupt, "run PRAGMA integrity_check on it")
+        }
+        _ => (SourceErrorKind::Io, "see the cause"),
+    };
+    SourceError::new(kind, format!("{attempted} {path}: {cause}; {remedy}")).with_cause(cause)
+}
+
+fn connect(config: &SqliteConfig) -> Result<Connection, SourceError> {
+    let failed = |cause| sqlite_error("open the database", &config.shown(), cause);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&config.path, flags).map_err(failed)?;
+    connection
+        .busy_timeout(config.busy_timeout)
+        .map_err(failed)?;
+    // Closing the last connection must not take away the log we have not read.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", 0)
+        .map_err(failed)?;
+    Ok(connection)
+}
+
+impl Pins {
+    /// Opens the database and begins to hold it.
+    pub(crate) fn open(config: &SqliteConfig) -> Result<Self, SourceError> {
+        let (file, main) = files::open(&config.path).map_err(|cause| {
+            SourceError::new(
+                SourceErrorKind::Unreachable,
+                format!(
+                    "open the database {}: {cause}; check the path",
+                    config.shown()
+                ),
+            )
+            .with_cause(cause)
+        })?;
+        let holder = connect(config)?;
+        let other = connect(config)?;
+        let begun = begin(&holder).map_err(|e| sqlite_error("read", &config.shown(), e));
+        begun?;
+        let (_, index) = files::open(&config.beside("-shm")).map_err(|cause| {
+            SourceError::new(
+                SourceErrorKind::Configuration,
+                format!(
+                    "open the -shm file of {}: {cause}; the database must be in WAL mode and not be locked by one process (locking_mode = EXCLUSIVE keeps no -shm file)",
+                    config.shown()
+                ),
+            )
+            .with_cause(cause)
+        })?;
+        Ok(Self {
+            holder: Some(holder),
+            other: Some(other),
+            writer: None,
+            checkpointer: None,
+            main,
+            index,
+            file,
+            config: config.clone(),
+        })
+    }
+
+    fn failed(&self, cause: rusqlite::Error) -> SourceError {
+        sqlite_error("hold the log of", &self.config.shown(), cause)
+    }
+
+    /// Begins a second read transaction beside the one that is held.
+    pub(crate) fn begin_next(&self) -> Result<(), SourceError> {
+        match &self.other {
+            Some(other) => begin(other).map_err(|cause| self.failed(cause)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the older of the two read transactions.
+    pub(crate) fn end_last(&mut self) -> Result<(), SourceError> {
+        if let Some(holder) = &self.holder {
+            holder
+                .execute_batch("COMMIT")
+                .map_err(|cause| self.failed(cause))?;
+        }
+        std::mem::swap(&mut self.holder, &mut self.other);
+        Ok(())
+    }
+
+    /// The log, opened anew: a new generation may be in a new file.
+    pub(crate) fn log(&self) -> Result<Option<Arc<File>>, SourceError> {
+        match File::open(self.config.beside("-wal")) {
+            Ok(file) => Ok(Some(Arc::new(file))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("open the -wal file", error)),
+        }
+    }
+
+    fn checkpointer(&mut self) -> Result<&Connection, SourceError> {
+        if self.checkpointer.is_none() {
+            self.checkpointer = Some(connect(&self.config)?);
+        }
+        self.checkpointer.as_ref().ok_or_else(|| {
+            SourceError::new(SourceErrorKind::Io, "open a connection for checkpoints")
+        })
+    }
+
+    /// Copies back what nobody needs any more, waiting for nobody. Gives true if all of the log
+    /// is copied.
+    pub(crate) fn checkpoint(&mut self) -> Result<bool, SourceError> {
+        let path = self.config.shown();
+        let connection = self.checkpointer()?;
+        let outcome = begin(connection)
+            // A connection that has read nothing since the log began anew would do nothing.
+            .and_then(|()| connection.execute_batch("COMMIT"))
+            .and_then(|()| {
+                connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
+            });
+        match outcome {
+            Ok((busy, log, copied)) => {
+                let (busy, log, copied): (i64, i64, i64) = (busy, log, copied);
+                Ok(busy == 0 && log >= 0 && log == copied)
+            }
+            Err(error) if is_busy(&error) => Ok(false),
+            Err(error) => Err(sqlite_error("checkpoint", &path, error)),
+        }
+    }
+
+    /// Takes the write lock; false if it could not be had in time.
+    pub(crate) fn lock_writer(&mut self) -> Result<bool, SourceError> {
+        if self.writer.is_none() {
+            let writer = connect(&self.config)?;
+            writer
+                .busy_timeout(self.config.hard_time_max)
+                .map_err(|cause| self.failed(cause))?;
+            self.writer = Some(writer);
+        }
+        let locked = match &self.writer {
+            Some(writer) => writer.execute_batch("BEGIN IMMEDIATE"),
+            None => return Ok(false),
+        };
+        match locked {
+            Ok(()) => Ok(true),
+            Err(error) if is_busy(&error) => Ok(false),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Lets the write lock go. Nothing was written under it.
+    pub(crate) fn unlock_writer(&mut self) -> Result<(), SourceError> {
+        match &self.writer {
+            Some(writer) => writer
+                .execute_batch("ROLLBACK")
+                .map_err(|cause| self.failed(cause)),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the whole log back, trying until the deadline: another checkpoint may be running.
+    pub(crate) fn checkpoint_until(&mut self, deadline: Instant) -> Result<bool, SourceError> {
+        loop {
+            if self.checkpoint()? {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// Begins a read transaction; it holds its mark from the first read on.
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN")?;
+    let mut statement = connection.prepare("SELECT 1 FROM sqlite_schema LIMIT 1")?;
+    let mut rows = statement.query([])?;
+    let outcome = rows.next().map(|_| ());
+    drop(rows);
+    drop(statement);
+    if outcome.is_err() {
+        // The error matters, not that there is nothing to end.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    outcome
+}

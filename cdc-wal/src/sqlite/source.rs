@@ -1,0 +1,283 @@
+//! The reader: a thread that follows the log, and batches of what it found.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cdc_core::{
+    BatchLimit, ChangeEvent, EventBatch, Lineage, Position, SourceError, SourceErrorKind,
+    SourceInfo, SourceKind, WalSource,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::collect::{CHUNKS, Chunk, Collector};
+use super::config::SqliteConfig;
+use super::follow::{Begun, Follower};
+
+/// Longest wait for the thread's end.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct Shared {
+    confirmed: Mutex<Position>,
+    lag_bytes: AtomicU64,
+}
+
+/// Reads the committed changes of a SQLite database in WAL mode, whoever writes it.
+///
+/// # Positions
+/// `commit` is the log's generation, counted by us, in the upper 32 bits and the transaction's
+/// commit frame in the lower; the ordinal counts its changes: table definitions first, then rows,
+/// table by table. It is the same when the same transaction is read again, as long as the state
+/// directory is the same.
+///
+/// # Transactions
+/// Net changes: what a transaction leaves, not what its statements did on the way. A change of a
+/// primary key is a delete and an insert. The commit time is when the change was seen.
+///
+/// # Confirmation
+/// With a state directory the log is held until what it holds is confirmed, so that nothing is
+/// lost by a crash of ours; confirm soon. Without one it is held until it is handed over.
+///
+/// # Failures
+/// What the file cannot give any more is [`SourceErrorKind::Gap`]; a log held by an exclusive lock
+/// [`SourceErrorKind::InUse`]; what is not set up for capture [`SourceErrorKind::Configuration`]
+/// with the command that sets it up.
+///
+/// Dropping it ends the thread soon after; [`SqliteSource::close`] waits for that.
+#[derive(Debug)]
+pub struct SqliteSource {
+    info: Arc<SourceInfo>,
+    start: Position,
+    end_at_start: Position,
+    chunks: mpsc::Receiver<Result<Chunk, SourceError>>,
+    pending: VecDeque<ChangeEvent>,
+    pending_end: Position,
+    covered: Position,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    ended: bool,
+}
+
+impl SqliteSource {
+    /// Opens the database, holds its log, and begins to follow: after what the state directory
+    /// says is confirmed, or with what is committed now.
+    ///
+    /// `resume_from` is how far the consumer has come (the end of the journal), if it knows:
+    /// with it a state that contradicts the journal, and a log that was lost and written anew, are
+    /// found.
+    ///
+    /// # Errors
+    /// [`SourceErrorKind::Unreachable`], [`SourceErrorKind::Configuration`],
+    /// [`SourceErrorKind::Unsupported`], [`SourceErrorKind::InUse`], [`SourceErrorKind::Gap`] if
+    /// changes since the last confirmation are gone and [`SqliteConfig::accept_gap`] is false.
+    pub async fn connect(
+        config: SqliteConfig,
+        resume_from: Option<Position>,
+    ) -> Result<Self, SourceError> {
+        let (to_consumer, chunks) = mpsc::channel(CHUNKS);
+        let (tell, told) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(Shared::default());
+        let name = config.source_name();
+        let run = Thread {
+            config,
+            shared: shared.clone(),
+            stop: stop.clone(),
+            out: to_consumer,
+        };
+        let thread = thread::Builder::new()
+            .name("sqlite".to_owned())
+            .spawn(move || run.run(resume_from, tell))
+            .map_err(|cause| {
+                SourceError::new(
+                    SourceErrorKind::Io,
+                    format!("start a thread for the database: {cause}"),
+                )
+                .with_cause(cause)
+            })?;
+        let begun: Begun = told.await.unwrap_or_else(|_| Err(stopped()))?;
+        let lineage = Lineage::new(SourceKind::Sqlite, begun.id, 1);
+        Ok(Self {
+            info: Arc::new(SourceInfo::new(name.as_str(), name.as_str(), lineage)),
+            start: begun.floor,
+            end_at_start: begun.end,
+            chunks,
+            pending: VecDeque::new(),
+            pending_end: begun.floor,
+            covered: begun.floor,
+            shared,
+            stop,
+            thread: Some(thread),
+            ended: false,
+        })
+    }
+
+    /// Everything up to here is not part of the stream: the position to check point before
+    /// anything is read.
+    pub const fn start(&self) -> Position {
+        self.start
+    }
+
+    /// Where what was committed when this value connected ends, its snapshot included.
+    pub const fn end_at_start(&self) -> Position {
+        self.end_at_start
+    }
+
+    /// Bytes of log that are committed and not decoded yet, as last seen.
+    pub fn lag_bytes(&self) -> u64 {
+        self.shared.lag_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Ends the thread and lets the log go. Takes at most a few seconds.
+    ///
+    /// # Errors
+    /// If the thread does not end in time.
+    pub async fn close(mut self) -> Result<(), SourceError> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.chunks.close();
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        thread.thread().unpark();
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        match tokio::time::timeout(CLOSE_TIME_MAX, joined).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(SourceError::new(
+                SourceErrorKind::Io,
+                "close the database: its thread does not end; it is reading from a slow disk",
+            )),
+        }
+    }
+
+    /// As much of what is pending as the limit allows.
+    fn take(&mut self, limit: BatchLimit) -> EventBatch {
+        let mut bytes = 0;
+        let mut count = 0;
+        for event in self.pending.iter().take(limit.events_max.max(1)) {
+            bytes += event.encoded_len();
+            if count > 0 && bytes > limit.bytes_max {
+                break;
+            }
+            count += 1;
+        }
+        let events: Vec<ChangeEvent> = self.pending.drain(..count).collect();
+        let end = match events.last() {
+            Some(last) if !self.pending.is_empty() => last.position.max(self.covered),
+            _ => self.pending_end,
+        };
+        self.covered = end;
+        EventBatch::new(self.info.clone(), events, end)
+    }
+}
+
+impl Drop for SqliteSource {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl WalSource for SqliteSource {
+    fn source(&self) -> &Arc<SourceInfo> {
+        &self.info
+    }
+
+    async fn next_batch(&mut self, limit: BatchLimit) -> Result<Option<EventBatch>, SourceError> {
+        if self.pending.is_empty() && !self.ended {
+            let deadline = Instant::now() + limit.linger;
+            match timeout_at(deadline, self.chunks.recv()).await {
+                Ok(Some(Ok(chunk))) => {
+                    self.pending_end = chunk.end;
+                    self.pending = chunk.events.into();
+                }
+                Ok(Some(Err(error))) => {
+                    self.ended = true;
+                    return Err(error);
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    return Err(stopped());
+                }
+                Err(_) => {}
+            }
+        } else if self.ended {
+            return Ok(None);
+        }
+        Ok(Some(self.take(limit)))
+    }
+
+    async fn confirm(&mut self, up_to: Position) -> Result<(), SourceError> {
+        let mut confirmed = self
+            .shared
+            .confirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *confirmed = up_to.max(*confirmed);
+        Ok(())
+    }
+}
+
+#[cold]
+fn stopped() -> SourceError {
+    SourceError::new(
+        SourceErrorKind::Io,
+        "follow the database: its thread was stopped",
+    )
+}
+
+/// What the thread has.
+struct Thread {
+    config: SqliteConfig,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    out: mpsc::Sender<Result<Chunk, SourceError>>,
+}
+
+impl Thread {
+    fn run(self, resume: Option<Position>, tell: oneshot::Sender<Result<Begun, SourceError>>) {
+        let (follower, begun) = match Follower::open(&self.config, resume) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Nobody listens only if connecting was given up.
+                drop(tell.send(Err(error)));
+                return;
+            }
+        };
+        let collector = Collector::new(self.out.clone(), self.stop.clone(), begun.floor);
+        if tell.send(Ok(begun)).is_err() {
+            return;
+        }
+        if let Err(error) = self.follow(follower, collector)
+            && !self.stop.load(Ordering::Relaxed)
+        {
+            // Room for the error comes when the consumer has taken what was before it.
+            drop(self.out.blocking_send(Err(error)));
+        }
+    }
+
+    fn follow(&self, mut follower: Follower, mut collector: Collector) -> Result<(), SourceError> {
+        follower.load(&mut collector)?;
+        while !collector.is_stopped() {
+            let confirmed = *self
+                .shared
+                .confirmed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let moved = follower.poll(&mut collector, confirmed)?;
+            self.shared
+                .lag_bytes
+                .store(follower.lag(), Ordering::Relaxed);
+            if !moved {
+                thread::park_timeout(self.config.poll_interval);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! What is remembered between runs, in one small text file (`docs/formats/sqlite-state.md`).
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+
+use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageLock, read_exact_at, replace_file};
+use cdc_core::{Lsn, SourceError, SourceErrorKind, wall_micros};
+
+use super::files::FileId;
+use super::format::{Checksum, Salts};
+
+/// The state file's name.
+const NAME: &str = "sqlite-source";
+const HEAD: &str = "weftkit-cdc sqlite source 1";
+/// The file is far below this.
+const LENGTH_MAX: u64 = 4096;
+
+/// How far a history is known to be durable downstream: what was streamed behind it may have to be
+/// streamed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The history's own number.
+    pub(crate) id: [u8; 16],
+    /// The database file.
+    pub(crate) file: FileId,
+    /// Number of the log's generation, counted by us.
+    pub(crate) generation: u32,
+    /// That generation's salts.
+    pub(crate) salts: Salts,
+    /// The commit frame of this generation up to which all is durable downstream; 0 before its
+    /// first.
+    pub(crate) frame: u32,
+    /// That frame's checksum.
+    pub(crate) checksum: Checksum,
+    /// Pages of the database then.
+    pub(crate) count: u32,
+    /// The position that stands for: of this generation, or of an earlier one if `frame` is 0.
+    pub(crate) position: Lsn,
+    /// A snapshot was begun at this position and is not durable yet.
+    pub(crate) snapshot: bool,
+    /// The machine's boot: across one, what was not synced may be gone.
+    pub(crate) boot: [u8; 16],
+}
+
+impl Known {
+    /// The position of a commit frame: the generation above, the frame below.
+    pub(crate) fn commit(&self, frame: u32) -> Lsn {
+        Lsn(u64::from(self.generation) << 32 | u64::from(frame))
+    }
+}
+
+/// 128 random bits.
+pub(crate) fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    for half in id.chunks_exact_mut(8) {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_i64(wall_micros());
+        hasher.write_u32(std::process::id());
+        half.copy_from_slice(&hasher.finish().to_le_bytes());
+    }
+    id
+}
+
+/// This boot of the machine; zero where it cannot be told, which is taken for another boot.
+pub(crate) fn boot_id() -> [u8; 16] {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(|text| bytes(&text.trim().replace('-', "")))
+        .unwrap_or_default()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (n, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+fn encode(known: &Known) -> String {
+    let Known {
+        id,
+        file,
+        generation,
+        salts,
+        frame,
+        checksum: Checksum(one, two),
+        count,
+        position,
+        snapshot,
+        boot,
+    } = known;
+    let mut text = format!(
+        "{HEAD}\nid {}\nfile {} {}\ngeneration {generation}\nsalts {}\nframe {frame} {one:08x}{two:08x}\npages {count}\nposition {}\nsnapshot {}\nboot {}\n",
+        hex(id),
+        file.device,
+        file.inode,
+        hex(salts),
+        position.0,
+        u8::from(*snapshot),
+        hex(boot),
+    );
+    let sum = crc32c::crc32c(text.as_bytes());
+    let _ = writeln!(text, "crc32c {sum:08x}");
+    text
+}
+
+fn decode(text: &str) -> Option<Known> {
+    let at = text.rfind("crc32c ")?;
+    let (body, sum) = text.split_at_checked(at)?;
+    let sum = u32::from_str_radix(sum.strip_prefix("crc32c ")?.trim_end(), 16).ok()?;
+    if crc32c::crc32c(body.as_bytes()) != sum {
+        return None;
+    }
+    let mut lines = body.lines();
+    if lines.next()? != HEAD {
+        return None;
+    }
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+    let id = bytes(field("id")?)?;
+    let (device, inode) = field("file")?.split_once(' ')?;
+    let file = FileId {
+        device: device.parse().ok()?,
+        inode: inode.parse().ok()?,
+    };
+    let generation = field("generation")?.parse().ok()?;
+    let salts = bytes(field("salts")?)?;
+    let (frame, sum) = field("frame")?.split_once(' ')?;
+    let sum: u64 = u64::from_str_radix(sum, 16).ok()?;
+    let half = |n: u64| u32::try_from(n & 0xffff_ffff).unwrap_or(0);
+    Some(Known {
+        id,
+        file,
+        generation,
+        salts,
+        frame: frame.parse().ok()?,
+        checksum: Checksum(half(sum >> 32), half(sum)),
+        count: field("pages")?.parse().ok()?,
+        position: Lsn(field("position")?.parse().ok()?),
+        snapshot: field("snapshot")? == "1",
+        boot: bytes(field("boot")?)?,
+    })
+}
+
+/// The state directory, locked for one source.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    storage: StdStorage,
+    _lock: Box<dyn StorageLock>,
+}
+
+impl StateDir {
+    /// Opens the directory, or creates it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, SourceError> {
+        let storage = StdStorage;
+        let io = |cause: std::io::Error| {
+            let kind = if cause.kind() == std::io::ErrorKind::WouldBlock {
+                SourceErrorKind::InUse
+            } else {
+                SourceErrorKind::Io
+            };
+            let what = format!(
+                "open the source's state in {}: {cause}; use another directory, or end the process that uses it",
+                dir.display()
+            );
+            SourceError::new(kind, what).with_cause(cause)
+        };
+        storage.create_dir_all(dir).map_err(io)?;
+        let lock = storage.lock(&dir.join("sqlite-source.lock")).map_err(io)?;
+        Ok(Self {
+            path: dir.join(NAME),
+            storage,
+            _lock: lock,
+        })
+    }
+
+    /// What was remembered; `None` if nothing was.
+    pub(crate) fn load(&self) -> Result<Option<Known>, SourceError> {
+        if !self.storage.exists(&self.path) {
+            return Ok(None);
+        }
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = self.storage.open(&self.path, OpenMode::Read)?;
+            let length = file.len()?.min(LENGTH_MAX);
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            read_exact_at(file.as_ref(), &mut bytes, 0)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|cause| self.failed("read", cause))?;
+        let text = String::from_utf8_lossy(&bytes);
+        match decode(&text) {
+            Some(known) => Ok(Some(known)),
+            None => Err(SourceError::new(
+                SourceErrorKind::Corrupt,
+                format!(
+                    "read the source's state {}: it is damaged or of a newer version; move it away and begin with a new snapshot",
+                    self.path.display()
+                ),
+            )),
+        }
+    }
+
+    /// Remembers, durably.
+    pub(crate) fn save(&self, known: &Known) -> Result<(), SourceError> {
+        replace_file(&self.storage, &self.path, encode(known).as_bytes())
+            .map_err(|cause| self.failed("write", cause))
+    }
+
+    fn failed(&self, verb: &str, cause: std::io::Error) -> SourceError {
+        SourceError::new(
+            SourceErrorKind::Io,
+            format!(
+                "{verb} the source's state {}: {cause}; check the disk",
+                self.path.display()
+            ),
+        )
+        .with_cause(cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KNOWN: Known = Known {
+        id: [0xab; 16],
+        file: FileId {
+            device: 2049,
+            inode: 77,
+        },
+        generation: 3,
+        salts: [1, 2, 3, 4, 5, 6, 7, 8],
+        frame: 40,
+        checksum: Checksum(0xdead_beef, 7),
+        count: 9,
+        position: Lsn(0x3_0000_0028),
+        snapshot: true,
+        boot: [9; 16],
+    };
+
+    /// Version 1, frozen.
+    const TEXT: &str = "weftkit-cdc sqlite source 1\nid abababababababababababababababab\nfile 2049 77\ngeneration 3\nsalts 0102030405060708\nframe 40 deadbeef00000007\npages 9\nposition 12884901928\nsnapshot 1\nboot 09090909090909090909090909090909\ncrc32c ";
+
+    #[test]
+    fn version_one_stays_readable() {
+        let text = encode(&KNOWN);
+        assert!(text.starts_with(TEXT), "{text}");
+        assert_eq!(decode(&text), Some(KNOWN));
+    }
+
+    proptest! {
+        #[test]
+        fn any_damage_is_seen(at in 0usize..200, bit in 0u8..7) {
+            let mut bytes = encode(&KNOWN).into_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok(text) = String::from_utf8(bytes) {
+                // Case of hexadecimal digits and the final newline say nothing.
+                prop_assert!(decode(&text).is_none_or(|known| known == KNOWN));
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What comes while nothing goes wrong.
+
+use cdc_core::{Op, Position, Value, WalSource};
+use cdc_wal::sqlite::{Assist, SqliteConfig, SqliteSource};
+
+use super::support::{Application, LIMIT, Stage, batch, events, show};
+
+const ORDERS: &str = "CREATE TABLE orders(id INTEGER PRIMARY KEY, name TEXT, total REAL);";
+
+#[tokio::test]
+async fn changes_come_transaction_by_transaction_with_both_images() {
+    let mut stage = Stage::new(ORDERS);
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage
+        .application
+        .run("INSERT INTO orders VALUES (1, 'a', 1.5), (2, 'b', 2);");
+    stage.application.run(
+        "BEGIN; UPDATE orders SET total = 3 WHERE id = 1; DELETE FROM orders WHERE id = 2;
+         INSERT INTO orders VALUES (7, 'g', NULL); COMMIT;",
+    );
+    let found = events(&mut source, 5).await;
+    let shown: Vec<String> = found.iter().map(show).collect();
+    assert_eq!(
+        shown,
+        [
+            "insert orders -> 1,'a',1.5",
+            "insert orders -> 2,'b',2.0 .",
+            "update orders 1,'a',1.5 -> 1,'a',3.0",
+            "delete orders 2,'b',2.0",
+            "insert orders -> 7,'g',NULL .",
+        ]
+    );
+    assert!(
+        found
+            .windows(2)
+            .all(|pair| pair[0].position < pair[1].position)
+    );
+    assert_eq!(found[0].position.commit, found[1].position.commit);
+    assert_eq!(found[0].relation.qualified_name(), "main.orders");
+    assert_eq!(found[0].relation.key, [0]);
+    assert_eq!(source.source().name.as_ref(), "shop");
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn rolled_back_and_empty_work_gives_no_event() {
+    let mut stage = Stage::new(ORDERS);
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage.application.run(
+        "BEGIN; INSERT INTO orders VALUES (1, 'a', 1); ROLLBACK;
+         BEGIN; INSERT INTO orders VALUES (2, 'b', 1); DELETE FROM orders; COMMIT;
+         UPDATE orders SET total = 1 WHERE id = 99;
+         INSERT INTO orders VALUES (3, 'c', 1); UPDATE orders SET name = 'c';",
+    );
+    let found = events(&mut source, 1).await;
+    assert_eq!(show(&found[0]), "insert orders -> 3,'c',1.0 .");
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_shape_of_tables_is_followed() {
+    let mut stage = Stage::new(ORDERS);
+    stage
+        .application
+        .run("INSERT INTO orders VALUES (1, 'a', 1);");
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage.application.run(
+        "ALTER TABLE orders ADD COLUMN state TEXT DEFAULT 'new';
+         UPDATE orders SET total = 2;
+         ALTER TABLE orders RENAME TO sales;
+         DROP TABLE sales;
+         CREATE TABLE keyless(x);
+         INSERT INTO keyless VALUES (5);",
+    );
+    let found = events(&mut source, 6).await;
+    let shown: Vec<String> = found.iter().map(show).collect();
+    assert_eq!(
+        shown,
+        [
+            "schema orders alter .",
+            "update orders 1,'a',1.0,'new' -> 1,'a',2.0,'new' .",
+            "schema sales alter .",
+            "schema sales drop .",
+            "schema keyless create .",
+            "insert keyless -> 5 .",
+        ]
+    );
+    let meta = |n: usize| found[n].meta.clone().unwrap().0.clone();
+    assert!(
+        meta(2)
+            .iter()
+            .any(|(name, value)| { &**name == "was" && *value == Value::Text("orders".into()) })
+    );
+    assert_eq!(&*meta(5)[0].0, "rowid");
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_joins_the_stream_without_seam() {
+    let mut stage = Stage::new(ORDERS);
+    stage.application.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+         INSERT INTO orders SELECT i, 'n' || i, i FROM n;",
+    );
+    let config = SqliteConfig {
+        snapshot: true,
+        ..stage.look()
+    };
+    let mut source = SqliteSource::connect(config, None).await.unwrap();
+    // Committed after the snapshot's moment, before any of it was taken.
+    stage
+        .application
+        .run("UPDATE orders SET total = -1 WHERE id = 3000;");
+    let found = events(&mut source, 3001).await;
+    let (last, reads) = found.split_last().unwrap();
+    assert!(reads.iter().all(|event| event.op == Op::Read));
+    assert!(reads.iter().rev().skip(1).all(|event| !event.last));
+    assert!(reads.last().unwrap().last);
+    assert_eq!(show(&reads[2999]), "read orders -> 3000,'n3000',3000.0 .");
+    assert_eq!(
+        show(last),
+        "update orders 3000,'n3000',3000.0 -> 3000,'n3000',-1.0 ."
+    );
+    assert!(source.start() < reads[0].position);
+    assert!(source.end_at_start() < last.position);
+    assert!(Position::end_of(reads[0].position.commit) <= source.end_at_start());
+    source.close().await.unwrap();
+}
+
+/// Restarts of the log under a constant writer, in all ways there are, lose and double nothing.
+#[tokio::test]
+async fn restarts_of_the_log_are_followed_exactly() {
+    for assist in [Assist::Off, Assist::Soft, Assist::Hard] {
+        let mut stage = Stage::new("CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);");
+        let config = SqliteConfig {
+            assist,
+            soft_frames: 20,
+            hard_frames: 60,
+            ..stage.look()
+        };
+        let mut source = SqliteSource::connect(config, None).await.unwrap();
+        let mut other = Application::open(&stage.path);
+        let writer = std::thread::spawn(move || {
+            for round in 0..300 {
+                stage.application.run(
+                    "PRAGMA wal_autocheckpoint = 10; INSERT INTO t(x) VALUES (randomblob(900));",
+                );
+                if round % 40 == 7 {
+                    other.run("PRAGMA wal_checkpoint(TRUNCATE);");
+                } else if round % 40 == 27 {
+                    other.run("PRAGMA wal_checkpoint(RESTART);");
+                } else if round % 5 == 0 {
+                    other.run("UPDATE t SET x = randomblob(800) WHERE id % 10 = 1; SELECT 1;");
+                }
+            }
+            other.run("DELETE FROM t WHERE id > 290;");
+            stage
+        });
+        let mut rows = std::collections::BTreeMap::new();
+        let mut generations = std::collections::BTreeSet::new();
+        let mut end = false;
+        while !end {
+            let (found, _) = batch(&mut source).await.unwrap();
+            for event in found {
+                generations.insert(event.position.commit.0 >> 32);
+                let key =
+                    |image: &cdc_core::Image| image.row().unwrap().to_values().unwrap()[0].clone();
+                let id = |image: &cdc_core::Image| match key(image) {
+                    Value::Int(id) => id,
+                    other => panic!("{other:?}"),
+                };
+                match event.op {
+                    Op::Insert => {
+                        let old = rows.insert(id(&event.after), event.after.clone());
+                        assert!(old.is_none());
+                    }
+                    Op::Update => {
+                        let old = rows.insert(id(&event.after), event.after.clone());
+                        assert_eq!(old.as_ref(), Some(&event.before));
+                    }
+                    Op::Delete => {
+                        assert_eq!(
+                            rows.remove(&id(&event.before)).as_ref(),
+                            Some(&event.before)
+                        );
+                        end = id(&event.before) == 300;
+                    }
+                    other => panic!("{other}"),
+                }
+            }
+        }
+        let mut stage = writer.join().unwrap();
+        assert_eq!(rows.len(), 290);
+        assert!(
+            generations.len() > 2,
+            "{assist:?}: the log began anew {generations:?}"
+        );
+        let count = stage
+            .application
+            .run("SELECT count(*), sum(length(x)) FROM t;");
+        let bytes: usize = rows
+            .values()
+            .map(
+                |image| match &image.row().unwrap().to_values().unwrap()[1] {
+                    Value::Bytes(bytes) => bytes.len(),
+                    other => panic!("{other:?}"),
+                },
+            )
+            .sum();
+        assert_eq!(count.trim(), format!("290|{bytes}"), "{assist:?}");
+        source.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn limits_of_batches_are_kept() {
+    let mut stage = Stage::new(ORDERS);
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage.application.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO orders SELECT i, 'n' || i, i FROM n;",
+    );
+    let (mut count, mut end) = (0, Position::ZERO);
+    while count < 20000 {
+        let batch = source.next_batch(LIMIT).await.unwrap().unwrap();
+        assert!(batch.len() <= LIMIT.events_max);
+        assert!(batch.end() >= end);
+        end = batch.end();
+        count += batch.len();
+        if let Some(event) = batch.events().last() {
+            assert_eq!(end.is_transaction_end(), event.last);
+        }
+    }
+    assert_eq!(count, 20000);
+    assert!(end.is_transaction_end());
+    source.close().await.unwrap();
+}
