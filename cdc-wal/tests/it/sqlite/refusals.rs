@@ -12,7 +12,7 @@ async fn refused(path: &Path, kind: SourceErrorKind, says: &str) {
     config.busy_timeout = std::time::Duration::from_millis(50);
     let error = SqliteSource::connect(config.clone(), None)
         .await
-        .unwrap_err();
+        .expect_err("a refusal");
     assert_eq!(error.kind, kind, "{error}");
     assert!(error.to_string().contains(says), "{error}");
     match check(&config).await {
