@@ -408,6 +408,10 @@ impl Emitter for WebhookEmitter {
         Ok(receipt)
     }
 
+    fn worker(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+
     fn batch_size(&self) -> usize {
         self.shared.batch_size
     }

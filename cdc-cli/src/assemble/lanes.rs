@@ -169,6 +169,7 @@ fn webhook_config(
         WebhookBody::Debezium => Body::Debezium,
     };
     config.gzip = hook.gzip;
+    config.connections_max = config.connections_max.max(hook.concurrency);
     config.request_timeout = hook.timeout;
     config.connect_timeout = hook.connect_timeout;
     config.allow_http = hook.allow_http;
@@ -219,6 +220,13 @@ where
         // Lanes and processes must not retry in step.
         seed: cdc_core::wall_micros().unsigned_abs() ^ u64::from(std::process::id()) << 40,
     };
+    if let Destination::Webhook(hook) = &emitter.destination {
+        lane.concurrency = hook.concurrency;
+    }
+    lane.order = emitter.order;
+    lane.window_max = emitter.window_events;
+    lane.window_bytes_max = usize::try_from(emitter.window_bytes).unwrap_or(usize::MAX);
+    lane.breaker = emitter.breaker;
     lane.on_dead_key = match emitter.on_dead_key {
         DeadKey::Park => OnDeadKey::Park,
         DeadKey::Pass => OnDeadKey::Pass,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cdc_core::envelope::Format;
+use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::FilterConfig;
 
 use super::check;
@@ -350,9 +351,33 @@ fn emitter(
         batch_size: destination::batch_size(reading, section, kind),
         retry: retry(reading, section),
         on_dead_key,
+        order: match reading.choice(section, "order") {
+            Some(("table", _)) => OrderScope::Table,
+            Some(("global", _)) => OrderScope::Global,
+            Some(("none", _)) => OrderScope::None,
+            _ => OrderScope::Key,
+        },
+        window_events: number(reading, section, "window_events"),
+        window_bytes: reading
+            .size_above_zero(section, "window_bytes")
+            .unwrap_or_default(),
+        breaker: BreakerConfig {
+            in_a_row: small(reading, section, "breaker.in_a_row"),
+            in_window: small(reading, section, "breaker.in_window"),
+            window: small(reading, section, "breaker.window"),
+        },
         destination: destination::read(reading, section, &name, kind, format, at, warnings),
         name,
     }
+}
+
+/// A count with a default; 0 if it was refused.
+fn number(reading: &mut Reading<'_>, section: Section<'_>, path: &str) -> u64 {
+    reading.count(section, path).map_or(0, |(count, _)| count)
+}
+
+fn small(reading: &mut Reading<'_>, section: Section<'_>, path: &str) -> u32 {
+    u32::try_from(number(reading, section, path)).unwrap_or(u32::MAX)
 }
 
 fn filter(reading: &mut Reading<'_>, section: Section<'_>) -> FilterConfig {

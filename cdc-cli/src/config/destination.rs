@@ -166,15 +166,20 @@ fn webhook(
     if let Some((url, at)) = &url {
         check_url(reading, url, at, allow_http, allow_private);
     }
-    if let Some((count, at)) = reading.count(section, "webhook.concurrency")
-        && count != 1
+    let concurrency = reading.count(section, "webhook.concurrency");
+    if let (Some((count, at)), Some(("global", order))) =
+        (&concurrency, reading.choice(section, "order"))
+        && *count > 1
     {
         reading.refuse(
             Problem::new(
-                format!("`webhook.concurrency` = {count} is not available in this version"),
-                &at,
+                format!("`webhook.concurrency` = {count} and `order` = \"global\" cannot both be"),
+                at,
             )
-            .help("write 1 or leave it out: requests go one at a time, in order; raise batch_size for throughput"),
+            .note("everything in order means one request at a time", &order)
+            .help(
+                "set order = \"key\" to keep the changes of each row in order, or concurrency = 1",
+            ),
         );
     }
     let body = webhook_body(reading, section, format, at);
@@ -194,6 +199,9 @@ fn webhook(
         secrets: secrets(reading, section, warnings),
         headers: headers(reading, section),
         body,
+        concurrency: concurrency
+            .and_then(|(count, _)| usize::try_from(count).ok())
+            .unwrap_or(1),
         gzip: reading.flag(section, "webhook.gzip").unwrap_or_default(),
         timeout: reading
             .duration(section, "webhook.timeout")

@@ -167,6 +167,9 @@ pub(crate) const KEYS: &[Key] = &[
     key("format", Choice(&["json", "debezium", "cloudevents", "bincode"]), Both, "Wire form of events.").or("\"json\""),
     key("batch_size", Count(1, 1_000_000), Both, "Most events of one delivery. The file emitter takes its own from [[cdc.emitters]] only; by default as many as there are.").or("100"),
     key("queue_capacity", Count(1, 16_777_216), Both, "Events the queue holds; a full queue holds the reader back. Same as queue.capacity.").or("65536"),
+    key("order", Choice(&["key", "table", "global", "none"]), Both, "What stays in order while several requests are in flight: the changes of a row (its key), of a table, everything (then one request at a time is all there can be), or nothing.").or("\"key\""),
+    key("window_events", Count(1, 1_048_576), Both, "Events from the first that is not done to the last that was read; at the bound reading waits.").or("65536"),
+    key("window_bytes", Size, Both, "Bytes of row data that are read and that no destination has taken yet; at the bound reading waits.").or("\"16MiB\""),
     key("on_dead_key", Choice(&["park", "pass", "stop"]), Both, "What later events of a key do when one is dead: wait behind it, go on, or stop the emitter.").or("\"park\""),
 
     key("dlq_path", Path, Cdc, "Directory of the dead letter queue. Default: `dlq` in state_path.").like("\"/var/lib/weftkit/cdc-dlq\""),
@@ -188,7 +191,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("webhook.timeout", Duration, Both, "Longest request.").or("\"15s\""),
     key("webhook.connect_timeout", Duration, Both, "Longest connect.").or("\"5s\""),
     key("webhook.idle_timeout", Duration, Both, "An unused connection older than this is not used again; shorter than the receiver's own limit.").or("\"4s\""),
-    key("webhook.concurrency", Count(1, 1024), Both, "Requests in flight. This version has exactly one, in order.").or("1"),
+    key("webhook.concurrency", Count(1, 256), Both, "Requests in flight at once. Above 1, `order` says what stays in order.").or("1"),
     key("webhook.allow_http", Flag, Both, "Allow plain HTTP to other hosts.").or("false"),
     key("webhook.allow_private", Flag, Both, "Allow private and loopback addresses.").or("false"),
     key("webhook.ca_file", Path, Both, "Certificate authorities to trust instead of the system's, a PEM file.").like("\"/etc/ssl/internal-ca.pem\""),
@@ -211,6 +214,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("retry.base", Duration, Both, "Longest first wait after a failed delivery; it doubles.").or("\"200ms\""),
     key("retry.max", Duration, Both, "Longest wait between attempts.").or("\"60s\""),
     key("retry.probe", Duration, Both, "Wait between attempts at a destination that refuses everything.").or("\"60s\""),
+
+    key("breaker.in_a_row", Count(1, 1000), Both, "Failed requests in a row after which a destination is left alone, but for a probe now and then.").or("5"),
+    key("breaker.in_window", Count(1, 64), Both, "Failed requests among the last `breaker.window` that do the same.").or("10"),
+    key("breaker.window", Count(1, 64), Both, "Requests that are looked at for that.").or("20"),
 
     key("postgres.slot", Text, Cdc, "Replication slot.").or("\"weftkit_cdc\""),
     key("postgres.publication", Text, Cdc, "Publication.").or("\"weftkit_cdc\""),

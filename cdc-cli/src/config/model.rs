@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cdc_core::envelope::Format;
+use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::{FilterConfig, TransformConfig};
 
 use super::source::Source;
@@ -130,6 +131,14 @@ pub(crate) struct EmitterConfig {
     pub(crate) retry: RetryConfig,
     /// What a dead letter does to later events of its key.
     pub(crate) on_dead_key: DeadKey,
+    /// What stays in order with several requests in flight.
+    pub(crate) order: OrderScope,
+    /// Most events from the first that is not done to the last that was read.
+    pub(crate) window_events: u64,
+    /// Most bytes of rows that are read and not taken.
+    pub(crate) window_bytes: u64,
+    /// When a destination is left alone.
+    pub(crate) breaker: BreakerConfig,
     /// Where it delivers to.
     pub(crate) destination: Destination,
 }
@@ -192,6 +201,8 @@ pub(crate) struct WebhookConfig {
     pub(crate) body: WebhookBody,
     /// Compress bodies.
     pub(crate) gzip: bool,
+    /// Requests in flight at once.
+    pub(crate) concurrency: usize,
     /// Largest body before compression.
     pub(crate) body_bytes_max: Option<u64>,
     /// Longest request.

@@ -457,7 +457,7 @@ retain_bytes = "1GiB"
 url = "https://example.com/hooks/orders"
 secret_file = {whsec:?}
 batch_size = 100
-concurrency = 1
+concurrency = 4
 
 [cdc.file]
 path = "/var/log/cdc"

@@ -147,7 +147,9 @@ fn configurations() -> Vec<(&'static str, String)> {
         ),
         (
             "webhook_concurrency",
-            webhook("url = \"https://example.com\"\nconcurrency = 4"),
+            cdc(
+                "emitter = \"webhook\"\norder = \"global\"\nwebhook = { url = \"https://example.com\", concurrency = 4 }",
+            ),
         ),
         (
             "webhook_reserved_header",
