@@ -31,6 +31,8 @@ pub struct JournalConfig {
     pub visibility: Visibility,
     /// Bytes kept for replay behind what every cursor has confirmed; default 1 GiB.
     pub retain_bytes: u64,
+    /// See [`LogConfig::retain_age`].
+    pub retain_age: Option<std::time::Duration>,
     /// Bytes the journal may grow to when a cursor holds it; default no bound.
     pub retain_bytes_max: Option<u64>,
     /// What happens there; default [`OnLimit::Hold`]: [`Journal::is_full`] is true.
@@ -53,6 +55,7 @@ impl JournalConfig {
             sync: SyncPolicy::Never,
             visibility: Visibility::Written,
             retain_bytes: 1 << 30,
+            retain_age: None,
             retain_bytes_max: None,
             on_limit: OnLimit::Hold,
             start: Position::ZERO,
@@ -91,6 +94,7 @@ impl FileJournal {
             sync: config.sync,
             visibility: config.visibility,
             retain_bytes: config.retain_bytes,
+            retain_age: config.retain_age,
             retain_bytes_max: config.retain_bytes_max,
             on_limit: config.on_limit,
             background: config.background,

@@ -14,6 +14,7 @@ use cdc_core::{
 };
 
 use crate::control::{CONTROL, Control};
+use crate::log::recent::Follower;
 use crate::log::recover::catalog;
 use crate::log::state::Shared;
 use crate::log::{self, Visibility};
@@ -41,7 +42,9 @@ pub enum StartAt {
 
 /// A cursor over a log's committed transactions.
 ///
-/// Gives events whose rows are slices of the read they came with. An idle tail costs nothing: it
+/// Gives events whose rows are slices of the read they came with. In the writer's process these are
+/// the very bytes that were written, without a read, up to 4 MiB back; a tail that is further behind
+/// reads the files, and follows the writer again when it has caught up. An idle tail costs nothing: it
 /// is woken by the log, or looks at the control file every few milliseconds if the log is another
 /// process's.
 #[derive(Debug)]
@@ -103,7 +106,8 @@ impl WalTail {
                 (position, log::locate(&shared, position)?)
             }
         };
-        let frames = FrameReader::new(shared.storage.clone(), &shared.dir, shared.id, true);
+        let mut frames = FrameReader::new(shared.storage.clone(), &shared.dir, shared.id, true);
+        frames.follow(Follower::new(&shared.recent));
         let assembler =
             Assembler::new(frames, begin, after, TAIL_MEMORY_BYTES, written.max(begin))?;
         let number = shared.notify.number();

@@ -77,6 +77,9 @@ pub struct LogConfig {
     pub visibility: Visibility,
     /// Bytes kept for replay behind what every cursor has confirmed; default 1 GiB.
     pub retain_bytes: u64,
+    /// Keep for replay also what was written within this time, by the wall clock, at the granularity
+    /// of segments and up to `retain_bytes_max`; default no such bound.
+    pub retain_age: Option<Duration>,
     /// Bytes the log may grow to when a cursor holds it; default no bound.
     pub retain_bytes_max: Option<u64>,
     /// What happens there; default [`OnLimit::Hold`].
@@ -103,6 +106,7 @@ impl LogConfig {
             sync: SyncPolicy::default(),
             visibility: Visibility::default(),
             retain_bytes: 1 << 30,
+            retain_age: None,
             retain_bytes_max: None,
             on_limit: OnLimit::default(),
             name: None,

@@ -11,6 +11,9 @@ use super::state::Shared;
 /// Longest time that written-out bytes lag behind when commits do not wait for a sync.
 const WRITE_OUT: Duration = Duration::from_millis(20);
 
+/// How often segments are looked at for their age.
+const AGE_LOOK: Duration = Duration::from_secs(1);
+
 pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("cdc-wal".into())
@@ -20,6 +23,7 @@ pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
 fn run(shared: &Shared) {
     let mut trimmed_at = 0;
     let mut synced = Instant::now();
+    let mut looked = Instant::now();
     let mut prepare_failed = false;
     let tick = match shared.config.sync {
         SyncPolicy::Always => Duration::from_secs(1),
@@ -32,9 +36,11 @@ fn run(shared: &Shared) {
             return;
         }
         let base = state.current.base();
-        if state.trim_due && base != trimmed_at {
+        let aged = shared.config.retain_age.is_some() && looked.elapsed() >= AGE_LOOK;
+        if aged || (state.trim_due && base != trimmed_at) {
+            looked = Instant::now();
+            prepare_failed &= base == trimmed_at;
             trimmed_at = base;
-            prepare_failed = false;
             drop(state);
             if let Err(error) = retention::trim(shared) {
                 tracing::warn!(%error, "log not trimmed");

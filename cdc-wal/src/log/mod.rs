@@ -3,6 +3,7 @@
 mod config;
 pub(crate) mod cursors;
 mod helper;
+pub(crate) mod recent;
 pub(crate) mod recover;
 mod registry;
 mod retention;

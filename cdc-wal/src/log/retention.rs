@@ -1,10 +1,11 @@
 //! Who still needs what, and removing what nobody does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use cdc_core::{Position, TokenRefusal};
+use cdc_core::{Position, TokenRefusal, wall_micros};
 
-use super::config::OnLimit;
+use super::config::{LogConfig, OnLimit};
 use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
 use super::state::{SegmentMeta, Shared, State};
 use crate::format::HEADER_BYTES;
@@ -59,15 +60,38 @@ fn limit_from(shared: &Shared, state: &State, max: u64) -> u64 {
 /// LSN from which the log is kept for replay: from the begin of what was open when the segment
 /// that holds the last `retain_bytes` began, or its first transactions could not be given whole.
 fn replay_from(shared: &Shared, state: &State) -> u64 {
-    if shared.config.retain_bytes == 0 {
-        return state.next;
+    let LogConfig {
+        retain_bytes,
+        retain_age,
+        retain_bytes_max,
+        ..
+    } = &shared.config;
+    let mut from = state.next.saturating_sub(*retain_bytes);
+    if let Some(age) = retain_age {
+        let bound = retain_bytes_max.map_or(0, |max| limit_from(shared, state, max));
+        from = from.min(young_from(state, *age).max(bound));
     }
-    let from = state.next.saturating_sub(shared.config.retain_bytes);
+    if from == state.next {
+        return from;
+    }
     let index = state
         .segments
         .partition_point(|segment| segment.base <= from);
     let segment = index.checked_sub(1).and_then(|i| state.segments.get(i));
     segment.map_or(from, |segment| segment.restart.min(from))
+}
+
+/// LSN of the first segment that may hold something younger than `age`: the one after it began
+/// less than that ago.
+fn young_from(state: &State, age: Duration) -> u64 {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    let since = wall_micros().saturating_sub(age);
+    let segments = &state.segments;
+    let young = segments
+        .iter()
+        .zip(segments.iter().skip(1))
+        .find(|(_, next)| next.created >= since);
+    young.map_or(state.current.base(), |(segment, _)| segment.base)
 }
 
 pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::{Bytes, BytesMut};
 use cdc_core::storage::{Storage, StorageFile};
 use cdc_core::{Position, SourceInfo, WalHook, wall_micros};
 
 use super::config::{LogConfig, SyncPolicy, Visibility};
 use super::cursors::Cursors;
+use super::recent::Recent;
 use super::registry::{Known, Registry};
 use crate::control::Control;
 use crate::format::frame::{self, FRAME_HEADER, Fragment, FrameKind, Heartbeat, SEAL_ROOM};
@@ -22,6 +24,8 @@ use crate::{LogError, LogErrorKind};
 
 /// The buffer is handed to the operating system at this size.
 const WRITE_BYTES: usize = 256 << 10;
+/// What is appended gathers in memory of this size, which writes are cut from.
+pub(crate) const ARENA_BYTES: usize = 512 << 10;
 /// Appending waits while more than this is buffered behind a write under way.
 const PENDING_BYTES_MAX: usize = 8 << 20;
 /// Sealed segments that may await their sync under [`SyncPolicy::Never`]; they are what a recovery
@@ -34,6 +38,8 @@ pub(crate) struct SegmentMeta {
     pub(crate) base: u64,
     pub(crate) prev: Position,
     pub(crate) restart: u64,
+    /// When it was created, microseconds since 1970-01-01T00:00:00Z.
+    pub(crate) created: i64,
 }
 
 impl SegmentMeta {
@@ -42,6 +48,7 @@ impl SegmentMeta {
             base: header.base,
             prev: header.prev,
             restart: header.restart,
+            created: header.created_micros,
         }
     }
 }
@@ -53,8 +60,7 @@ pub(crate) struct State {
     /// Where the next frame goes.
     pub(crate) next: u64,
     /// Bytes in front of `next` that were not written yet; all in the current segment.
-    pub(crate) pending: Vec<u8>,
-    spare: Vec<u8>,
+    pub(crate) pending: BytesMut,
     /// A thread is writing or syncing without the lock.
     pub(crate) busy: bool,
     pub(crate) written: u64,
@@ -113,6 +119,8 @@ pub(crate) struct Shared {
     pub(crate) notify: Notify,
     pub(crate) hooks: RwLock<Vec<Arc<dyn WalHook>>>,
     pub(crate) registry: Mutex<Registry>,
+    /// What was written last, for tails of this process.
+    pub(crate) recent: Arc<Recent>,
     /// Held while cursors are stored and segments removed; taken before `state`.
     files: Mutex<()>,
     control: Box<dyn StorageFile>,
@@ -161,7 +169,7 @@ impl Place {
 
 /// Bytes on their way to the disk.
 struct Job {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     segment: Arc<Segment>,
     at: u64,
     end: u64,
@@ -193,14 +201,14 @@ impl Shared {
             notify: Notify::default(),
             hooks: RwLock::default(),
             registry: Mutex::new(start.registry),
+            recent: Arc::default(),
             control,
             files: Mutex::new(()),
             state: Mutex::new(State {
                 dead: None,
                 current: Arc::new(start.current),
                 next,
-                pending: Vec::new(),
-                spare: Vec::new(),
+                pending: BytesMut::new(),
                 busy: false,
                 written: next,
                 flushed: next,
@@ -309,9 +317,13 @@ impl Shared {
     fn put(state: &mut State, frame: &mut [u8], kind: FrameKind, fragment: Fragment, tx: u64) {
         let (seed, lsn, flushed) = (state.current.seed, state.next, state.flushed);
         frame::finish(frame, kind, fragment, lsn, flushed, tx, seed);
-        state.pending.extend_from_slice(frame);
         let len = frame.len() as u64;
         let end = align(len);
+        if state.pending.is_empty() && state.pending.capacity() < WRITE_BYTES + frame.len() {
+            // The memory of earlier writes is used again if nobody holds a slice of it.
+            state.pending.reserve(ARENA_BYTES.max(2 * frame.len()));
+        }
+        state.pending.extend_from_slice(frame);
         let padded = state.pending.len() + usize::try_from(end - len).unwrap_or_default();
         state.pending.resize(padded, 0);
         state.next += end;
@@ -357,9 +369,8 @@ impl Shared {
         mut state: MutexGuard<'a, State>,
         sync: bool,
     ) -> Result<MutexGuard<'a, State>, LogError> {
-        let spare = std::mem::take(&mut state.spare);
         let job = Job {
-            bytes: std::mem::replace(&mut state.pending, spare),
+            bytes: state.pending.split().freeze(),
             segment: state.current.clone(),
             at: state.written,
             end: state.next,
@@ -382,11 +393,7 @@ impl Shared {
                 if job.sync {
                     state.flushed = job.end;
                 }
-                let mut bytes = job.bytes;
-                if bytes.capacity() <= PENDING_BYTES_MAX {
-                    bytes.clear();
-                    state.spare = bytes;
-                }
+                self.recent.push(job.at, &job.bytes);
                 self.publish(&state);
                 self.turn.notify_all();
                 if state.prepare_due() {
@@ -489,11 +496,12 @@ impl Shared {
 
     fn roll_sealed(&self, state: &mut State) -> Result<(), LogError> {
         let sealed = state.current.clone();
-        let bytes = std::mem::take(&mut state.pending);
+        let bytes = state.pending.split().freeze();
         sealed
             .file
             .write_all_at(&bytes, state.written - sealed.base())
             .map_err(|cause| LogError::io("write the log segment", &sealed.path, cause))?;
+        self.recent.push(state.written, &bytes);
         state.written = state.next;
         state.unsynced.push(sealed.clone());
         let lazy = self.config.sync == SyncPolicy::Never;

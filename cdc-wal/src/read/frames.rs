@@ -10,6 +10,8 @@ use cdc_core::storage::{OpenMode, Storage};
 use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
 use crate::format::header::SegmentHeader;
 use crate::format::{HEADER_BYTES, frame_max};
+use crate::log::recent::Follower;
+use crate::log::state::ARENA_BYTES;
 use crate::mmap::{self, Sealed};
 use crate::segment::Segment;
 use crate::{LogError, LogErrorKind};
@@ -73,6 +75,10 @@ pub(crate) struct FrameReader {
     chunk_at: u64,
     /// The chunk is a mapped window.
     mapped: bool,
+    /// The log whose writer is this process gives what it has just written.
+    follower: Option<Follower>,
+    /// The chunk was given by the writer.
+    fresh: bool,
     /// Everything below is known to be durable.
     flushed: u64,
     /// Bytes of a window.
@@ -96,6 +102,8 @@ impl FrameReader {
             chunk: Bytes::new(),
             chunk_at: 0,
             mapped: false,
+            follower: None,
+            fresh: false,
             flushed: 0,
             window: 0,
             unmappable: false,
@@ -116,13 +124,22 @@ impl FrameReader {
         self.window = window;
     }
 
+    /// Takes what the writer, in this process, has just written from it, not from the files.
+    pub(crate) fn follow(&mut self, follower: Follower) {
+        self.follower = Some(follower);
+    }
+
     pub(crate) const fn id(&self) -> &LogId {
         &self.id
     }
 
-    /// Length of the read the last frame is a slice of.
+    /// Length of the memory the last frame is a slice of.
     pub(crate) fn chunk_len(&self) -> usize {
-        self.chunk.len()
+        if self.fresh {
+            ARENA_BYTES.max(self.chunk.len())
+        } else {
+            self.chunk.len()
+        }
     }
 
     /// The frame at `at`, or `None` at `end`, up to which the log may be read. A seal is given
@@ -144,7 +161,9 @@ impl FrameReader {
             };
             let segment = self.segment.as_ref().map_or(0, |segment| segment.seed);
             let bytes = &self.chunk[skip..];
-            match frame::parse(bytes, at, segment, self.frame_max, self.verify) {
+            // What was not read from anywhere needs no checksum.
+            let verify = self.verify && !self.fresh;
+            match frame::parse(bytes, at, segment, self.frame_max, verify) {
                 Ok(Parsed::NeedMore(more)) => need = more,
                 Ok(Parsed::Frame(header)) => {
                     let payload = skip + FRAME_HEADER..skip + header.len as usize;
@@ -228,10 +247,11 @@ impl FrameReader {
     /// Lets go of the chunk, keeping its buffer if it may be used again.
     fn retire(&mut self) {
         let chunk = std::mem::take(&mut self.chunk);
-        if !self.mapped && chunk.len() == CHUNK_BYTES {
+        if !self.mapped && !self.fresh && chunk.len() == CHUNK_BYTES {
             self.retired.push_back(chunk);
         }
         self.mapped = false;
+        self.fresh = false;
     }
 
     /// Maps from `at` on: a window, or as much as is needed; `None` where this cannot be.
@@ -251,6 +271,14 @@ impl FrameReader {
             return Err(self.corrupt(at, "no segment"));
         }
         self.retire();
+        if let Some((from, written)) = self.follower.as_ref().and_then(|f| f.get(at))
+            && at - from + need as u64 <= written.len() as u64
+        {
+            self.chunk = written;
+            self.chunk_at = from;
+            self.fresh = true;
+            return Ok(());
+        }
         match self.map(at, end, need) {
             Some(Ok(window)) if need <= window.len() => {
                 self.chunk = window;

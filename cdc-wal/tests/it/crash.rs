@@ -465,3 +465,93 @@ fn images_of_all_forms_come_back_as_they_were() {
         .collect();
     assert_eq!(found, expected);
 }
+
+/// Commits from several threads until one fails; gives what each was told is durable, and tried.
+fn commit_from_threads(log: &Log) -> Vec<(Vec<u64>, Vec<u64>)> {
+    const THREADS: u64 = 3;
+    let relation = relation();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|worker| {
+                let relation = &relation;
+                scope.spawn(move || {
+                    let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());
+                    for n in 0..12 {
+                        let id = worker * 100 + n;
+                        let mut tx = log.begin(id);
+                        let bytes = usize::try_from(id % 5).expect("small") * 3000 + 10;
+                        let text = "x".repeat(bytes);
+                        let savepoint = tx.savepoint().expect("one savepoint");
+                        let done = (0..2)
+                            .try_for_each(|_| tx.insert(relation, &row(7, &text, "1")))
+                            .and_then(|()| tx.rollback_to(&savepoint))
+                            .and_then(|()| tx.insert(relation, &row(1, &text, "1")));
+                        if done.is_err() {
+                            break;
+                        }
+                        tried.push(id);
+                        match tx.commit() {
+                            Ok(_) => acknowledged.push(id),
+                            Err(_) => break,
+                        }
+                    }
+                    (acknowledged, tried)
+                })
+            })
+            .collect();
+        let results = workers.into_iter().map(|worker| worker.join());
+        results.map(|result| result.expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn a_failure_at_any_call_loses_no_commit_that_any_of_many_threads_was_told_of() {
+    for failure in [Failure::Stop, Failure::Once] {
+        let mut n = 0;
+        loop {
+            let disk = SimStorage::new();
+            let Ok(log) = open(&disk, SyncPolicy::Always) else {
+                panic!("a healthy disk")
+            };
+            log.register_cursor(CURSOR, Position::ZERO)
+                .expect("a healthy disk");
+            disk.fail_after(n, failure);
+            let threads = commit_from_threads(&log);
+            let failed = disk.has_failed();
+            if failure == Failure::Stop {
+                disk.crash(n);
+                drop(log);
+            } else {
+                drop(log);
+                disk.crash(n);
+            }
+            let place = format!("call {n}, {failure:?}");
+            let log = open(&disk, SyncPolicy::Always)
+                .unwrap_or_else(|error| panic!("reopen after {place}: {error}"));
+            let (found, events) = transactions(&log);
+            for event in &events {
+                let id = event.after.row().and_then(|row| row.get(0).ok().flatten());
+                assert!(
+                    matches!(id, Some(cdc_core::ValueRef::Int(1))),
+                    "what was rolled back is seen: {place}"
+                );
+            }
+            let mut known = 0;
+            for (worker, (acknowledged, tried)) in threads.iter().enumerate() {
+                let own = |(id, _): &&Expected| id / 100 == worker as u64;
+                let ids: Vec<u64> = found.iter().filter(own).map(|(id, _)| *id).collect();
+                assert!(
+                    ids.starts_with(acknowledged) && tried.starts_with(&ids),
+                    "{ids:?} of {acknowledged:?} acknowledged, {tried:?} tried: {place}"
+                );
+                known += ids.len();
+            }
+            assert_eq!(found.len(), known, "nothing else: {place}");
+            if !failed {
+                break;
+            }
+            n += 1;
+        }
+        assert!(n > 30, "{n}");
+    }
+}

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod decode;
+mod follow;
 mod frozen;
 mod journal;
 mod kinds;

@@ -313,6 +313,34 @@ fn a_log_without_cursors_keeps_the_retained_bytes() {
 }
 
 #[test]
+fn what_is_young_is_kept_up_to_the_maximum() {
+    let dir = tempfile::tempdir().unwrap();
+    let retained = |retain_age, retain_bytes_max| {
+        let log = Log::open(LogConfig {
+            retain_bytes: 0,
+            retain_age,
+            retain_bytes_max,
+            ..config(dir.path())
+        })
+        .unwrap();
+        for id in 0..400 {
+            commit(&log, id, &"x".repeat(1000));
+        }
+        log.trim().unwrap();
+        log.retained_bytes()
+    };
+    let hour = Some(Duration::from_secs(3600));
+    assert!(retained(hour, None) > 400 << 10, "all of it is young");
+    let bounded = retained(hour, Some(256 << 10));
+    assert!((128 << 10..=256 << 10).contains(&bounded), "{bounded}");
+    let old = retained(Some(Duration::from_nanos(1)), None);
+    assert!(
+        old <= 128 << 10,
+        "nothing but the newest is that young: {old}"
+    );
+}
+
+#[test]
 fn an_open_transaction_keeps_its_begin_though_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(LogConfig {
