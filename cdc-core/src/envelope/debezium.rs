@@ -44,6 +44,10 @@ pub(super) fn event(
     let op = match event.op {
         Op::Insert => b'c',
         Op::Update => b'u',
+        // A range of keys names no row.
+        Op::Delete if event.before.is_absent() && event.meta.is_some() => {
+            return Err(unsupported());
+        }
         Op::Delete => b'd',
         Op::Truncate => b't',
         Op::Read => b'r',

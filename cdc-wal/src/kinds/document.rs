@@ -125,6 +125,16 @@ pub struct Paths<'a> {
     pub removed: &'a [&'a str],
 }
 
+impl<'a> Paths<'a> {
+    /// These were set or changed, none was removed.
+    pub const fn changed(changed: &'a [&'a str]) -> Self {
+        Self {
+            changed,
+            removed: &[],
+        }
+    }
+}
+
 impl KindTransaction<Document> {
     /// A document appeared.
     ///

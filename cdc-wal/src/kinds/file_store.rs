@@ -149,6 +149,30 @@ fn write(row: &mut RowWriter<'_>, object: &Object<'_>) {
     }
 }
 
+/// What the engine knows of an object that went away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Removed<'a> {
+    /// Its metadata.
+    Object(&'a Object<'a>),
+    /// Its key only, with its version in a bucket that keeps versions.
+    Key {
+        /// Its key.
+        key: &'a str,
+        /// Its version.
+        version: Option<&'a str>,
+    },
+}
+
+/// Prints which it is, not what.
+impl fmt::Debug for Removed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Object(_) => "Object",
+            Self::Key { .. } => "Key",
+        })
+    }
+}
+
 impl KindTransaction<FileStore> {
     /// An object was written (put, completed upload, copy), or its tags or metadata changed: an
     /// insert with [`Old::Missing`], else an update. In a bucket with versions a put makes a new
@@ -171,31 +195,20 @@ impl KindTransaction<FileStore> {
         self.put_as((op, Cause::Client), bucket, before.known(), after)
     }
 
-    /// An object or a version was deleted for good. Without the old metadata the event has the key
-    /// only: give an object with `key`, and `version` if the bucket keeps versions.
+    /// An object or a version was deleted for good.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
-    pub fn delete(
-        &mut self,
-        bucket: &Bucket,
-        object: &Object<'_>,
-        known: bool,
-    ) -> Result<&mut Self, LogError> {
-        self.take_away(bucket, object, known, Cause::Client)
+    pub fn delete(&mut self, bucket: &Bucket, before: Removed<'_>) -> Result<&mut Self, LogError> {
+        self.take_away(bucket, before, Cause::Client)
     }
 
     /// As [`delete`](Self::delete), by a lifecycle rule.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
-    pub fn expire(
-        &mut self,
-        bucket: &Bucket,
-        object: &Object<'_>,
-        known: bool,
-    ) -> Result<&mut Self, LogError> {
-        self.take_away(bucket, object, known, Cause::Lifecycle)
+    pub fn expire(&mut self, bucket: &Bucket, before: Removed<'_>) -> Result<&mut Self, LogError> {
+        self.take_away(bucket, before, Cause::Lifecycle)
     }
 
     /// A delete marker hides the object's versions: the insert of a version with `delete_marker`,
@@ -261,22 +274,26 @@ impl KindTransaction<FileStore> {
     fn take_away(
         &mut self,
         bucket: &Bucket,
-        object: &Object<'_>,
-        known: bool,
+        before: Removed<'_>,
         cause: Cause,
     ) -> Result<&mut Self, LogError> {
-        bucket.check(object.version)?;
-        bounded(&bucket.relation, [object.len()])?;
+        let (length, version) = match before {
+            Removed::Object(object) => (object.len(), object.version),
+            Removed::Key { key, version } => (key.len() + version.map_or(0, str::len), version),
+        };
+        bucket.check(version)?;
+        bounded(&bucket.relation, [length])?;
         let parts = Parts {
             before: true,
             ..Parts::default()
         };
         self.record((Op::Delete, cause), &bucket.relation, parts, |_, row| {
-            if known {
-                return write(row, object);
-            }
-            row.text(object.key);
-            match object.version {
+            let (key, version) = match before {
+                Removed::Object(object) => return write(row, object),
+                Removed::Key { key, version } => (key, version),
+            };
+            row.text(key);
+            match version {
                 Some(version) => row.text(version),
                 None => row.unavailable(),
             }

@@ -131,6 +131,43 @@ pub struct Edge<'a> {
     pub properties: Properties<'a>,
 }
 
+impl<'a> Node<'a> {
+    /// A node.
+    pub const fn new(id: &'a str, labels: &'a [&'a str], properties: Properties<'a>) -> Self {
+        Self {
+            id,
+            labels,
+            properties,
+        }
+    }
+
+    /// The node as an end of an edge, with these of its properties to know it by.
+    pub const fn end(&self, keys: Properties<'a>) -> End<'a> {
+        End {
+            id: self.id,
+            labels: self.labels,
+            keys,
+        }
+    }
+}
+
+impl<'a> Edge<'a> {
+    /// An edge.
+    pub const fn new(
+        id: &'a str,
+        start: End<'a>,
+        end: End<'a>,
+        properties: Properties<'a>,
+    ) -> Self {
+        Self {
+            id,
+            start,
+            end,
+            properties,
+        }
+    }
+}
+
 /// Prints counts only: properties are row contents.
 impl fmt::Debug for Node<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

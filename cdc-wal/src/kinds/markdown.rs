@@ -91,6 +91,31 @@ impl fmt::Debug for Document<'_> {
     }
 }
 
+impl<'a> Document<'a> {
+    /// A document without id and front matter.
+    pub const fn new(path: &'a str, body: &'a str, sections: &'a [&'a str]) -> Self {
+        Self {
+            id: None,
+            path,
+            front_matter: None,
+            body,
+            sections,
+        }
+    }
+
+    /// The same at another path.
+    #[must_use]
+    pub const fn with_path(self, path: &'a str) -> Self {
+        Self { path, ..self }
+    }
+
+    /// The same with another text.
+    #[must_use]
+    pub const fn with_body(self, body: &'a str) -> Self {
+        Self { body, ..self }
+    }
+}
+
 impl Document<'_> {
     fn len(&self) -> usize {
         let texts = [self.id, Some(self.path), self.front_matter, Some(self.body)];
@@ -119,6 +144,17 @@ fn write(row: &mut RowWriter<'_>, document: &Document<'_>) {
     json_or_null(row, document.front_matter);
     row.text(document.body);
     texts(row, document.sections.iter().copied());
+}
+
+impl<'a> Sections<'a> {
+    /// The text of these changed, none came or went.
+    pub const fn changed(changed: &'a [&'a str]) -> Self {
+        Self {
+            added: &[],
+            changed,
+            removed: &[],
+        }
+    }
 }
 
 impl KindTransaction<Markdown> {

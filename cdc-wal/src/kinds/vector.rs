@@ -131,6 +131,13 @@ pub struct Shape<'a> {
     pub metric: &'a str,
 }
 
+impl<'a> Shape<'a> {
+    /// Vectors of so many elements, compared by this distance.
+    pub const fn new(dim: u32, metric: &'a str) -> Self {
+        Self { dim, metric }
+    }
+}
+
 impl KindTransaction<Vector> {
     /// A point was put in place, its vectors or its payload changed: an insert with
     /// [`Old::Missing`], else an update.

@@ -6,7 +6,7 @@ use cdc_core::{Cause, Op, Value};
 
 use super::{Dice, Model, Seen, State, client, domain_name, looked, seen, with_old};
 use crate::LogError;
-use crate::kinds::file_store::{Bucket, FileStore, Object};
+use crate::kinds::file_store::{Bucket, FileStore, Object, Removed};
 use crate::kinds::{KindTransaction, Old, SchemaChange};
 
 /// An object's metadata, owned.
@@ -89,10 +89,18 @@ impl Objects {
     ) -> Result<Seen, LogError> {
         let (known, lifecycle) = (dice.chance(60), dice.chance(40));
         meta.with(key, version, |object| {
-            if lifecycle {
-                tx.expire(bucket, object, known).map(drop)
+            let before = if known {
+                Removed::Object(object)
             } else {
-                tx.delete(bucket, object, known).map(drop)
+                Removed::Key {
+                    key,
+                    version: object.version,
+                }
+            };
+            if lifecycle {
+                tx.expire(bucket, before).map(drop)
+            } else {
+                tx.delete(bucket, before).map(drop)
             }
         })?;
         let cause = if lifecycle {

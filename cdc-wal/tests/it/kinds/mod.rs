@@ -2,3 +2,5 @@
 
 mod broken;
 mod conformance;
+mod examples;
+mod mapping;
