@@ -117,7 +117,9 @@ fn rows() {
         "a row of 1 values was written, the table has 3 columns",
     );
     refused(
-        tx.delete(&log_lines, cdc_core::row::RowWriter::unavailable),
+        tx.delete(&log_lines, |row| {
+            row.unavailable();
+        }),
         "it has no key, so the old row must be whole",
     );
     refused(tx.update_unseen(&log_lines, |row| row.text("x")), "no key");
