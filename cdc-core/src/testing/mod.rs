@@ -2,6 +2,7 @@
 
 pub mod conformance;
 pub mod fakes;
+pub mod sim;
 pub mod sim_storage;
 
 use std::sync::Arc;

@@ -41,6 +41,35 @@ pub enum Failure {
     /// It and every call after it fail until the next crash: the process was killed there. A
     /// failing write may leave a prefix.
     Stop,
+    /// As [`Failure::Once`], and if it is a sync, the system calls the bytes clean all the same,
+    /// as Linux does: a later sync succeeds without them, and the next power cut takes them.
+    Forget,
+}
+
+/// A call that changes the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskCall {
+    /// A file is created.
+    Create,
+    /// A name changes.
+    Rename,
+    /// A name goes away.
+    Remove,
+    /// A directory is synced.
+    SyncDir,
+    /// Bytes are written.
+    Write,
+    /// A length is set.
+    SetLen,
+    /// A file is synced.
+    Sync,
+}
+
+/// Sees every changing call of a disk, before it is carried out; a slow disk advances the
+/// simulation's clock here. It must not call the disk.
+pub trait DiskWatch: Send + Sync + std::fmt::Debug {
+    /// `bytes` are written, or the length that is set.
+    fn called(&self, call: DiskCall, path: &Path, bytes: usize, fails: bool);
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +84,8 @@ struct Disk {
     fail_at: Option<(u64, Failure)>,
     stopped: bool,
     capacity: Option<u64>,
+    failures: u64,
+    watch: Option<Arc<dyn DiskWatch>>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +182,36 @@ impl SimStorage {
         disk.fail_at = Some((disk.calls + n, failure));
     }
 
+    /// The process is dead: every changing call fails until the next crash or kill.
+    pub fn stop(&self) {
+        self.disk().stopped = true;
+    }
+
+    /// True from [`Failure::Stop`] or [`stop`](Self::stop) to the next crash or kill.
+    pub fn is_stopped(&self) -> bool {
+        self.disk().stopped
+    }
+
+    /// Calls that failed so far: as planned, or for lack of room.
+    pub fn failures(&self) -> u64 {
+        self.disk().failures
+    }
+
+    /// Bytes in all files together.
+    pub fn used(&self) -> u64 {
+        self.disk().used()
+    }
+
+    /// Shows every changing call to `watch`.
+    pub fn set_watch(&self, watch: Arc<dyn DiskWatch>) {
+        self.disk().watch = Some(watch);
+    }
+
+    /// No call is to fail any more.
+    pub fn clear_failure(&self) {
+        self.disk().fail_at = None;
+    }
+
     /// True if a call has failed as planned.
     pub fn has_failed(&self) -> bool {
         self.disk().fail_at.is_none()
@@ -175,7 +236,12 @@ impl SimStorage {
             op.apply(&mut disk.durable_names);
         }
         disk.names = disk.durable_names.clone();
-        for node in &mut disk.files {
+        let live: HashSet<usize> = disk.names.values().copied().collect();
+        for (index, node) in disk.files.iter_mut().enumerate() {
+            if !live.contains(&index) {
+                *node = Node::default();
+                continue;
+            }
             // Nothing, everything, or any sectors of what was not synced.
             let mode = dice.roll() % 4;
             for write in std::mem::take(&mut node.unsynced) {
@@ -234,20 +300,41 @@ impl SimStorage {
     }
 }
 
+/// A call that failed, and how.
+struct Failed {
+    failure: Failure,
+    error: io::Error,
+}
+
+impl From<Failed> for io::Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
 impl Disk {
     /// Counts a changing call; fails the one that is to fail.
-    fn call(&mut self) -> io::Result<()> {
+    fn call(&mut self, call: DiskCall, path: &Path, bytes: usize) -> Result<(), Failed> {
         if self.stopped {
-            return Err(io::Error::other("the simulated process is dead"));
+            return Err(Failed {
+                failure: Failure::Stop,
+                error: io::Error::other("the simulated process is dead"),
+            });
         }
         let n = self.calls;
         self.calls += 1;
-        if let Some((at, failure)) = self.fail_at
-            && n >= at
-        {
+        let due = self.fail_at.filter(|(at, _)| n >= *at);
+        if let Some(watch) = &self.watch {
+            watch.called(call, path, bytes, due.is_some());
+        }
+        if let Some((_, failure)) = due {
             self.fail_at = None;
+            self.failures += 1;
             self.stopped = failure == Failure::Stop;
-            return Err(io::Error::other("simulated failure"));
+            return Err(Failed {
+                failure,
+                error: io::Error::other("simulated failure"),
+            });
         }
         Ok(())
     }
@@ -257,10 +344,11 @@ impl Disk {
         files.map(|node| node.data.len() as u64).sum()
     }
 
-    fn room(&self, node: usize, len: usize) -> io::Result<()> {
+    fn room(&mut self, node: usize, len: usize) -> io::Result<()> {
         let grows = len.saturating_sub(self.files[node].data.len()) as u64;
         match self.capacity {
             Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                self.failures += 1;
                 Err(io::ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
@@ -279,7 +367,7 @@ impl Storage for SimStorage {
         let node = match (mode, known) {
             (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
             (OpenMode::CreateNew, None) => {
-                disk.call()?;
+                disk.call(DiskCall::Create, path, 0)?;
                 disk.files.push(Node::default());
                 let node = disk.files.len() - 1;
                 disk.names.insert(path.to_owned(), node);
@@ -292,13 +380,14 @@ impl Storage for SimStorage {
         Ok(Box::new(SimFile {
             disk: self.clone(),
             node,
+            path: path.to_owned(),
             generation: disk.generation,
         }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(DiskCall::Rename, from, 0)?;
         if !disk.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -310,7 +399,7 @@ impl Storage for SimStorage {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(DiskCall::Remove, path, 0)?;
         if disk.names.remove(path).is_none() {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -329,7 +418,7 @@ impl Storage for SimStorage {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         let disk = &mut *disk;
-        disk.call()?;
+        disk.call(DiskCall::SyncDir, dir, 0)?;
         let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut disk.renames)
             .into_iter()
             .partition(|op| op.dir() == Some(dir));
@@ -379,6 +468,7 @@ impl Drop for SimLock {
 struct SimFile {
     disk: SimStorage,
     node: usize,
+    path: PathBuf,
     generation: u64,
 }
 
@@ -411,10 +501,12 @@ impl StorageFile for SimFile {
             .checked_add(bytes.len())
             .ok_or(io::ErrorKind::InvalidInput)?;
         let mut keep = bytes.len();
-        if disk.stopped {
-            return disk.call();
+        let stopped = disk.stopped;
+        let called = disk.call(DiskCall::Write, &self.path, bytes.len());
+        if stopped {
+            return Ok(called?);
         }
-        let mut result = disk.call();
+        let mut result = called.map_err(io::Error::from);
         if result.is_err() {
             // A failed write may have been written in part.
             let dice = Dice(disk.calls).roll();
@@ -433,8 +525,8 @@ impl StorageFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut disk = self.disk()?;
-        disk.call()?;
         let len = index(len)?;
+        disk.call(DiskCall::SetLen, &self.path, len)?;
         disk.room(self.node, len)?;
         let node = &mut disk.files[self.node];
         node.data.resize(len, 0);
@@ -448,8 +540,14 @@ impl StorageFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk()?;
-        disk.call()?;
+        let called = disk.call(DiskCall::Sync, &self.path, 0);
         let node = &mut disk.files[self.node];
+        if let Err(failed) = called {
+            if failed.failure == Failure::Forget {
+                node.unsynced.clear();
+            }
+            return Err(failed.error);
+        }
         for write in std::mem::take(&mut node.unsynced) {
             match write {
                 Write::Bytes(at, bytes) => put(&mut node.durable, &bytes, at),

@@ -1,0 +1,205 @@
+//! `cdc-sim`: the whole pipeline in a simulated world, one schedule a seed (`docs/simulator.md`).
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for developers"
+)]
+
+mod minimise;
+mod options;
+mod plan;
+mod process;
+mod record;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use options::Options;
+use plan::Plan;
+use world::Report;
+
+/// Lines of a timeline that are printed.
+const LINES_SHOWN: usize = 400;
+/// Plans tried when a failing one is shortened.
+const TRIES_MAX: usize = 2_000;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(&args) {
+        Ok(options) => options,
+        Err(what) => {
+            eprintln!("cdc-sim: {what}\n\n{}", options::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    std::panic::set_hook(Box::new(|_| {}));
+    let held = match options.seed {
+        Some(seed) => one(seed, &options),
+        None => many(&options),
+    };
+    if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a plan; a panic of the code under test is a violation.
+fn run(plan: &Plan, keep_lines: bool) -> Report {
+    let outcome = catch_unwind(AssertUnwindSafe(|| record::run(plan, keep_lines)));
+    outcome.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Report {
+            violation: Some(format!("panic: {}", text.unwrap_or_default())),
+            digest: 0,
+            lines: Vec::new(),
+            events: 0,
+            lives: 0,
+            repeats: 0,
+            disk_failures: 0,
+            time: Duration::ZERO,
+        }
+    })
+}
+
+/// One seed, with its timeline. True if everything held.
+fn one(seed: u64, options: &Options) -> bool {
+    let whole = Plan::new(seed);
+    let mut dropped = options.dropped.clone();
+    if options.minimise {
+        let violation = run(&whole.without(&dropped), false).violation;
+        if violation.is_some() {
+            dropped = minimise::minimise(&whole, TRIES_MAX, |plan| {
+                run(plan, false).violation.is_some()
+            });
+        }
+    }
+    let plan = whole.without(&dropped);
+    let report = run(&plan, true);
+    let again = run(&plan, true);
+    if let Some(at) = (0..report.lines.len().max(again.lines.len()))
+        .find(|&at| report.lines.get(at) != again.lines.get(at))
+    {
+        println!(
+            "NOT DETERMINISTIC at line {at}:\n  {:?}\n  {:?}",
+            report.lines.get(at),
+            again.lines.get(at)
+        );
+    }
+    let first = if options.whole {
+        0
+    } else {
+        report.lines.len().saturating_sub(LINES_SHOWN)
+    };
+    for line in &report.lines[first..] {
+        println!("{line}");
+    }
+    println!(
+        "seed {seed}: {} steps, {} events, {} lives, {} repeats, {} disk failures, {:.1} s of virtual time, digest {:016x}",
+        plan.steps.len(),
+        report.events,
+        report.lives,
+        report.repeats,
+        report.disk_failures,
+        report.time.as_secs_f64(),
+        report.digest,
+    );
+    if again.digest != report.digest {
+        println!("NOT DETERMINISTIC: again the digest is {:016x}", again.digest);
+        return false;
+    }
+    match &report.violation {
+        None => {
+            println!("everything held");
+            true
+        }
+        Some(violation) => {
+            println!("VIOLATION: {violation}\n{}", command(seed, &dropped));
+            false
+        }
+    }
+}
+
+/// How to see this again.
+fn command(seed: u64, dropped: &[usize]) -> String {
+    let mut text = format!("again: cargo xtask sim --seed {seed}");
+    if !dropped.is_empty() {
+        let numbers: Vec<_> = dropped.iter().map(ToString::to_string).collect();
+        text.push_str(" --drop ");
+        text.push_str(&numbers.join(","));
+    }
+    text
+}
+
+/// Totals of many runs.
+#[derive(Debug, Default)]
+struct Totals {
+    runs: u64,
+    events: u64,
+    lives: u64,
+    repeats: u64,
+    disk_failures: u64,
+    failed: Vec<(u64, String)>,
+}
+
+/// Many seeds on all processors. True if everything held.
+fn many(options: &Options) -> bool {
+    let next = AtomicU64::new(options.first);
+    let stop = AtomicBool::new(false);
+    let totals = Mutex::new(Totals::default());
+    let begin = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = match options.time {
+                        Some(time) => begin.elapsed() >= time,
+                        None => seed >= options.first.saturating_add(options.count),
+                    };
+                    if over {
+                        return;
+                    }
+                    let report = run(&Plan::new(seed), false);
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    totals.runs += 1;
+                    totals.events += report.events as u64;
+                    totals.lives += report.lives;
+                    totals.repeats += report.repeats;
+                    totals.disk_failures += report.disk_failures;
+                    if let Some(violation) = report.violation {
+                        println!("seed {seed}: {violation}");
+                        totals.failed.push((seed, violation));
+                        if totals.failed.len() >= options.failures_max {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "{} schedules in {seconds:.1} s ({:.0} a minute), {} events, {} lives, {} repeats, {} disk failures, {} violations",
+        totals.runs,
+        totals.runs as f64 * 60.0 / seconds.max(0.001),
+        totals.events,
+        totals.lives,
+        totals.repeats,
+        totals.disk_failures,
+        totals.failed.len(),
+    );
+    if let Some((seed, _)) = totals.failed.first() {
+        println!("{} --minimise", command(*seed, &[]));
+    }
+    totals.failed.is_empty()
+}

@@ -1,0 +1,258 @@
+//! What happens in one simulation, drawn from its seed: a list of steps, so that a minimiser can
+//! leave some out.
+
+use std::time::Duration;
+
+use cdc_core::testing::sim::{DestinationConfig, SimRandom, TransactionSpec};
+use cdc_core::testing::sim_storage::Failure;
+
+/// One simulation.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) config: PlanConfig,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Settings of the pipeline under test.
+#[derive(Clone, Debug)]
+pub(crate) struct PlanConfig {
+    pub(crate) emitters: Vec<EmitterPlan>,
+    pub(crate) keys: u64,
+    pub(crate) journaled: bool,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) flush_interval: Duration,
+    pub(crate) events_max: usize,
+    pub(crate) window_max: u64,
+    pub(crate) retain_bytes: u64,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// What an emitter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A simulated webhook.
+    Hook,
+    /// The real queue and a simulated consumer.
+    Queue,
+    /// The real file emitter on the simulated disk.
+    File {
+        append: bool,
+        rotate_bytes: u64,
+        batch_sync: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct EmitterPlan {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Only the tables of schema `public`.
+    pub(crate) only_public: bool,
+    /// Only inserts and updates.
+    pub(crate) only_upserts: bool,
+    pub(crate) parks: bool,
+    /// Events in a thousand that the transform drops, or fails on until everything is healed.
+    pub(crate) drops: u64,
+    pub(crate) fails: u64,
+    pub(crate) destination: DestinationConfig,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) at: Duration,
+    pub(crate) action: Action,
+}
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Action {
+    Execute(TransactionSpec),
+    Idle(u64),
+    ChangeSchema,
+    DatabaseCheckpoint,
+    Disconnect { after_batches: u64 },
+    DatabaseCrash { away: Duration },
+    Down(usize, Duration),
+    Refuse(usize, Duration),
+    Reject(usize, Duration),
+    Slow(usize, Duration),
+    LoseAnswers(usize, u32),
+    DelayRequests(usize, u32),
+    CutRequests(usize, u32),
+    DiskFails { after_calls: u64, failure: Failure, power: bool },
+    DiskFull { time: Duration },
+    DiskSlow { delay: Duration, time: Duration },
+    Kill { after_polls: u64, power: bool },
+    Restart,
+    Redrive { emitter: usize, per_mille: u64, as_was: bool },
+    Discard { emitter: usize, per_mille: u64 },
+    Replay { emitter: usize, per_mille: u64 },
+}
+
+fn millis(random: &mut SimRandom, from: u64, to: u64) -> Duration {
+    Duration::from_millis(random.between(from, to))
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = SimRandom::new(seed);
+        let config = config(&mut random);
+        let steps = steps(&mut random, &config);
+        Self {
+            seed,
+            config,
+            steps,
+        }
+    }
+
+    /// The same without the steps of these numbers.
+    pub(crate) fn without(&self, dropped: &[usize]) -> Self {
+        let steps = self.steps.iter().enumerate();
+        let steps = steps.filter(|(number, _)| !dropped.contains(number));
+        Self {
+            steps: steps.map(|(_, step)| step.clone()).collect(),
+            ..self.clone()
+        }
+    }
+}
+
+fn config(random: &mut SimRandom) -> PlanConfig {
+    let count = random.between(1, 3);
+    let emitters = (0..count).map(|n| emitter(random, n)).collect();
+    PlanConfig {
+        emitters,
+        keys: random.pick(&[1, 3, 8, 40]),
+        journaled: random.chance(250),
+        checkpoint_interval: millis(random, 5, 300),
+        flush_interval: millis(random, 5, 300),
+        events_max: random.pick(&[2, 7, 32, 4096]),
+        window_max: random.pick(&[4, 30, 65_536]),
+        retain_bytes: random.pick(&[0, 64 << 10, 1 << 30]),
+        shutdown_timeout: millis(random, 100, 3000),
+    }
+}
+
+fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
+    let (name, kind) = match random.below(10) {
+        0..6 => ("hook", Kind::Hook),
+        6..8 => ("queue", Kind::Queue),
+        _ => {
+            let kind = Kind::File {
+                append: random.chance(300),
+                rotate_bytes: random.pick(&[300, 5_000, 1 << 20]),
+                batch_sync: random.chance(500),
+            };
+            ("file", kind)
+        }
+    };
+    let hook = kind == Kind::Hook;
+    EmitterPlan {
+        name: format!("{name}{number}"),
+        kind,
+        only_public: random.chance(300),
+        only_upserts: random.chance(200),
+        parks: random.chance(800),
+        drops: if random.chance(250) { 100 } else { 0 },
+        fails: if random.chance(200) { 30 } else { 0 },
+        destination: DestinationConfig {
+            poison_per_mille: if hook { random.pick(&[0, 0, 20, 150]) } else { 0 },
+            partial: random.chance(500),
+            latency: Duration::from_micros(random.pick(&[100, 3_000, 30_000])),
+            timeout: millis(random, 80, 500),
+            batch_size: random.pick(&[1, 3, 10, 100]),
+        },
+    }
+}
+
+fn steps(random: &mut SimRandom, config: &PlanConfig) -> Vec<Step> {
+    let count = random.between(10, 60);
+    let rate = random.pick(&[5, 40, 250]);
+    // Some plans have no faults of a kind at all: what then fails has no excuse.
+    let disk = random.chance(500);
+    let crashes = random.chance(700);
+    let mut at = Duration::ZERO;
+    (0..count)
+        .map(|_| {
+            at += millis(random, 0, rate);
+            Step {
+                at,
+                action: action(random, config, disk, crashes),
+            }
+        })
+        .collect()
+}
+
+fn transaction(random: &mut SimRandom) -> TransactionSpec {
+    let events = match random.below(100) {
+        0..70 => random.between(1, 4),
+        70..95 => random.between(1, 30),
+        _ => random.between(100, 500),
+    };
+    TransactionSpec {
+        seed: random.next(),
+        events: u32::try_from(events).unwrap_or(1),
+        body: random.pick(&[0, 20, 400]),
+        aborts: random.chance(80),
+    }
+}
+
+fn action(random: &mut SimRandom, config: &PlanConfig, disk: bool, crashes: bool) -> Action {
+    let emitter = random.index(config.emitters.len());
+    let few = u32::try_from(random.between(1, 3)).unwrap_or(1);
+    match random.below(100) {
+        56..59 => Action::Idle(random.between(1, 5000)),
+        59..61 => Action::ChangeSchema,
+        61..64 => Action::DatabaseCheckpoint,
+        64..67 => Action::Disconnect {
+            after_batches: random.below(5),
+        },
+        67..69 => Action::DatabaseCrash {
+            away: millis(random, 0, 2000),
+        },
+        69..71 => Action::Down(emitter, millis(random, 10, 5000)),
+        71..72 => Action::Refuse(emitter, millis(random, 10, 3000)),
+        72..73 => Action::Reject(emitter, millis(random, 10, 3000)),
+        73..74 => Action::Slow(emitter, millis(random, 10, 2000)),
+        74..76 => Action::LoseAnswers(emitter, few),
+        76..78 => Action::DelayRequests(emitter, few),
+        78..80 => Action::CutRequests(emitter, few),
+        80..84 if disk => Action::DiskFails {
+            after_calls: random.below(60),
+            failure: random.pick(&[Failure::Once, Failure::Forget]),
+            power: random.chance(500),
+        },
+        84..85 if disk => Action::DiskFull {
+            time: millis(random, 10, 2000),
+        },
+        85..86 => Action::DiskSlow {
+            delay: Duration::from_micros(random.between(100, 20_000)),
+            time: millis(random, 10, 500),
+        },
+        86..89 if crashes => Action::DiskFails {
+            after_calls: random.below(80),
+            failure: Failure::Stop,
+            power: random.chance(500),
+        },
+        89..93 if crashes => Action::Kill {
+            after_polls: random.below(400),
+            power: random.chance(500),
+        },
+        93..95 => Action::Restart,
+        95..97 => Action::Redrive {
+            emitter,
+            per_mille: random.pick(&[300, 1000]),
+            as_was: random.chance(200),
+        },
+        97..98 => Action::Discard {
+            emitter,
+            per_mille: 300,
+        },
+        98..99 => Action::Replay {
+            emitter,
+            per_mille: random.below(1000),
+        },
+        _ => Action::Execute(transaction(random)),
+    }
+}

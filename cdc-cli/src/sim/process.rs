@@ -1,0 +1,558 @@
+//! One life of the pipeline's process: the same stores, journal, capture and lanes that `run`
+//! puts together, on the simulated disk.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cdc_core::checkpoint::FileCheckpoints;
+use cdc_core::pipeline::{
+    Capture, CaptureConfig, CaptureMetrics, ConfirmPolicy, Lane, LaneConfig, LaneControl, LaneEnd,
+    LaneError, LaneMetrics, OnDeadKey, RetryConfig, Shutdown, ShutdownTrigger, Watermark,
+};
+use cdc_core::storage::Storage;
+use cdc_core::testing::sim::{
+    Alive, Oracle, SimClock, SimDatabase, SimDestination, SimEmitter, SimSource, Spawner, Timeline,
+    WatchedCheckpoints, WatchedDlq,
+};
+use cdc_core::testing::sim_storage::SimStorage;
+use cdc_core::{
+    BatchLimit, BoxEmitter, ChangeEvent, CheckpointError, CheckpointStore, DeadLetterQueue,
+    DlqError, EventBatch, Filter, Journal, Op, Position, SourceError, SourceErrorKind, Transform,
+    TransformError, WalSource,
+};
+use cdc_dlq::{DlqOptions, FileDlq};
+use cdc_emit_file::{FileConfig, FileEmitter, Fsync, OnRestart};
+use cdc_emit_queue::{QueueConfig, QueueEmitter};
+use cdc_filter::{EventFilter, FilterConfig};
+use cdc_wal::{FileJournal, JournalConfig, StartAt};
+
+use super::plan::{EmitterPlan, Kind, PlanConfig};
+
+/// Where things are on the simulated disk.
+const LOCK: &str = "/state/lock";
+pub(crate) const CHECKPOINTS: &str = "/state/checkpoints";
+pub(crate) const JOURNAL: &str = "/state/journal";
+const DLQ: &str = "/dlq";
+
+/// What lives longer than a process.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    pub(crate) clock: SimClock,
+    pub(crate) timeline: Timeline,
+    pub(crate) oracle: Oracle,
+    pub(crate) spawner: Spawner,
+    pub(crate) disk: SimStorage,
+    pub(crate) database: SimDatabase,
+    pub(crate) destinations: Vec<SimDestination>,
+    pub(crate) healed: Arc<std::sync::atomic::AtomicBool>,
+    pub(crate) config: Arc<PlanConfig>,
+}
+
+/// How a part of a process ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) who: String,
+    /// Why, if not as asked; true if no fault of the disk excuses it.
+    pub(crate) error: Option<(String, bool)>,
+}
+
+/// What a process has come to, as its supervisor sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) lanes_alive: usize,
+    pub(crate) capture_alive: bool,
+    pub(crate) started: bool,
+    pub(crate) ends: Vec<End>,
+    pub(crate) controls: Vec<LaneControl>,
+    pub(crate) metrics: Vec<Arc<LaneMetrics>>,
+}
+
+/// A process.
+pub(crate) struct Process {
+    pub(crate) group: u64,
+    pub(crate) alive: Alive,
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    lanes: ShutdownTrigger,
+    capture: ShutdownTrigger,
+}
+
+impl Process {
+    /// Starts it; `group` is its number.
+    pub(crate) fn start(outside: &Outside, group: u64) -> Self {
+        let alive = Alive::new();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (lanes, lanes_shutdown) = Shutdown::new();
+        let (capture, capture_shutdown) = Shutdown::new();
+        let inside = Inside {
+            outside: outside.clone(),
+            group,
+            alive: alive.clone(),
+            seen: seen.clone(),
+            lanes: lanes_shutdown,
+            capture: capture_shutdown,
+        };
+        outside.spawner.spawn("start", group, async move {
+            let end = inside.run().await;
+            let mut seen = inside.seen();
+            seen.started = true;
+            if let Err((what, excused)) = end {
+                inside
+                    .outside
+                    .timeline
+                    .note("process", || format!("does not start: {what}"));
+                seen.ends.push(End {
+                    who: "start".into(),
+                    error: Some((what, excused)),
+                });
+            }
+        });
+        Self {
+            group,
+            alive,
+            seen,
+            lanes,
+            capture,
+        }
+    }
+
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks it to drain.
+    pub(crate) fn drain(&self) {
+        self.lanes.trigger();
+    }
+
+    /// As `run` does: capture ends after the last lane, and ends the lanes by its own error. True
+    /// when everything has ended.
+    pub(crate) fn supervise(&self) -> bool {
+        let seen = self.seen();
+        if !seen.started {
+            return false;
+        }
+        if seen.lanes_alive == 0 {
+            self.capture.trigger();
+        }
+        if !seen.capture_alive {
+            self.lanes.trigger();
+        }
+        seen.lanes_alive == 0 && !seen.capture_alive
+    }
+}
+
+struct Inside {
+    outside: Outside,
+    group: u64,
+    alive: Alive,
+    seen: Arc<Mutex<Seen>>,
+    lanes: Shutdown,
+    capture: Shutdown,
+}
+
+/// An error as text, and if only a fault of the disk excuses it.
+type Failed = (String, bool);
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn source_failed(error: &SourceError) -> Failed {
+    (chain(error), error.kind == SourceErrorKind::Io)
+}
+
+fn dlq_failed(error: &DlqError) -> Failed {
+    let excused = !matches!(error, DlqError::Corrupt { .. } | DlqError::InUse { .. });
+    (chain(error), excused)
+}
+
+fn checkpoint_failed(error: &CheckpointError) -> Failed {
+    let excused = matches!(
+        error,
+        CheckpointError::Io { .. } | CheckpointError::Dead { .. }
+    );
+    (chain(error), excused)
+}
+
+fn lane_failed(error: &LaneError) -> Failed {
+    let excused = match error {
+        LaneError::Source { cause, .. } => source_failed(cause).1,
+        LaneError::Dlq { cause, .. } => dlq_failed(cause).1,
+        LaneError::Checkpoint { cause, .. } => checkpoint_failed(cause).1,
+        LaneError::Emit { .. } => true,
+        _ => false,
+    };
+    (chain(error), excused)
+}
+
+impl Inside {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(&self) -> Result<(), Failed> {
+        let Outside {
+            clock,
+            timeline,
+            oracle,
+            spawner,
+            disk,
+            database,
+            config,
+            ..
+        } = &self.outside;
+        let storage = disk.shared();
+        let io = |error: std::io::Error| (format!("lock: {error}"), false);
+        let lock = storage.lock(Path::new(LOCK)).map_err(io)?;
+        let checkpoints = FileCheckpoints::open(&storage, CHECKPOINTS);
+        let checkpoints: Arc<dyn CheckpointStore> =
+            Arc::new(checkpoints.map_err(|error| checkpoint_failed(&error))?);
+        let mut dlq = FileDlq::open(storage.clone(), DLQ, DlqOptions::default())
+            .map_err(|error| dlq_failed(&error))?;
+        let mut slowest: Option<Position> = None;
+        for emitter in &config.emitters {
+            let stored = checkpoints
+                .load(&emitter.name)
+                .map_err(|error| checkpoint_failed(&error))?
+                .map(|checkpoint| checkpoint.position);
+            oracle.loaded(&emitter.name, stored);
+            if let Some(stored) = stored {
+                slowest = Some(slowest.map_or(stored, |slowest| slowest.min(stored)));
+            }
+            let letters = dlq
+                .open_letters(&emitter.name, None, usize::MAX)
+                .map_err(|error| dlq_failed(&error))?;
+            oracle.letters_found(&emitter.name, &letters);
+        }
+        let dlq = Arc::new(Mutex::new(WatchedDlq {
+            inner: dlq,
+            oracle: oracle.clone(),
+            timeline: timeline.clone(),
+        }));
+        let checkpoints: Arc<dyn CheckpointStore> = Arc::new(WatchedCheckpoints {
+            inner: checkpoints,
+            oracle: oracle.clone(),
+            timeline: timeline.clone(),
+        });
+        let source = database.connect(self.alive.clone()).await;
+        let journal = self
+            .journal(&storage, &source, slowest)
+            .map_err(|error| source_failed(&error))?;
+        let log = journal.log().clone();
+        let start = log
+            .oldest()
+            .map_err(|error| source_failed(&error.into()))?;
+        let watermark = Watermark::new();
+        let lineage = source.source().lineage;
+        {
+            let mut seen = self.seen();
+            seen.lanes_alive = config.emitters.len();
+            seen.capture_alive = true;
+        }
+        for (number, emitter) in config.emitters.iter().enumerate() {
+            let at = checkpoints
+                .load(&emitter.name)
+                .map_err(|error| checkpoint_failed(&error))?;
+            let handle = watermark.register(
+                emitter.name.as_str(),
+                at.map(|checkpoint| checkpoint.position),
+            );
+            let mut lane = LaneConfig::new(emitter.name.as_str(), lineage, start);
+            lane.limit = limit(config);
+            lane.checkpoint_interval = config.checkpoint_interval;
+            lane.shutdown_timeout = config.shutdown_timeout;
+            lane.window_max = config.window_max;
+            lane.retry = RetryConfig {
+                base: Duration::from_millis(20),
+                cap: Duration::from_secs(1),
+                probe_interval: Duration::from_millis(700),
+                seed: 1 + self.group,
+            };
+            lane.on_dead_key = if emitter.parks {
+                OnDeadKey::Park
+            } else {
+                OnDeadKey::Pass
+            };
+            let metrics = Arc::new(LaneMetrics::default());
+            let (control, commands) = LaneControl::new();
+            {
+                let mut seen = self.seen();
+                seen.controls.push(control);
+                seen.metrics.push(metrics.clone());
+            }
+            let (log, tail_clock) = (log.clone(), clock.clone());
+            let lane = Lane {
+                config: lane,
+                open: move |after| {
+                    Ok(log.tail(StartAt::After(after), Arc::new(tail_clock.clone()))?)
+                },
+                filter: filter(emitter),
+                transforms: self.transforms(emitter),
+                emitter: self.emitter(number, emitter, &storage)?,
+                dlq: dlq.clone(),
+                checkpoints: checkpoints.clone(),
+                watermark: handle,
+                clock: Arc::new(clock.clone()),
+                metrics,
+                control: commands,
+                shutdown: self.lanes.clone(),
+            };
+            let (seen, name, timeline) =
+                (self.seen.clone(), emitter.name.clone(), timeline.clone());
+            spawner.spawn(emitter.name.clone(), self.group, async move {
+                let end = lane.run().await;
+                timeline.note(&name, || match &end {
+                    Ok(end) => format!("lane ends: {end:?}"),
+                    Err(error) => format!("lane HALTS: {}", chain(error)),
+                });
+                let error = match &end {
+                    Ok(LaneEnd::Drained) => None,
+                    Ok(other) => Some((format!("the lane ended as {other:?}"), false)),
+                    Err(error) => Some(lane_failed(error)),
+                };
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.lanes_alive -= 1;
+                seen.ends.push(End { who: name, error });
+            });
+        }
+        self.start_capture(source, journal, watermark, lock);
+        Ok(())
+    }
+
+    /// As `run` opens it, with the same look for a gap.
+    fn journal(
+        &self,
+        storage: &Arc<dyn Storage>,
+        source: &SimSource,
+        slowest: Option<Position>,
+    ) -> Result<FileJournal, SourceError> {
+        let config = &self.outside.config;
+        let mut settings = JournalConfig::new(JOURNAL);
+        settings.segment_bytes = 64 << 10;
+        settings.retain_bytes = config.retain_bytes;
+        settings.background = false;
+        settings.storage = storage.clone();
+        settings.start = source.start();
+        let existed = storage.exists(&settings.dir.join("control"));
+        let info = source.source().clone();
+        let mut journal = FileJournal::open(settings, &info)?;
+        let held = journal.end().max(slowest.unwrap_or(Position::ZERO));
+        if (existed || slowest.is_some()) && held.confirmable() < source.start().confirmable() {
+            return Err(SourceError::new(
+                SourceErrorKind::Gap,
+                format!(
+                    "events after {held} up to {} are gone at the source",
+                    source.start()
+                ),
+            ));
+        }
+        if journal.end() < source.start() {
+            journal.append(&EventBatch::heartbeat(info, source.start()))?;
+        }
+        Ok(journal)
+    }
+
+    fn start_capture(
+        &self,
+        source: SimSource,
+        journal: FileJournal,
+        watermark: Watermark,
+        lock: Box<dyn cdc_core::storage::StorageLock>,
+    ) {
+        let Outside {
+            clock,
+            timeline,
+            spawner,
+            config,
+            ..
+        } = &self.outside;
+        let mut capture = Capture {
+            source,
+            journal,
+            config: CaptureConfig {
+                confirm: if config.journaled {
+                    ConfirmPolicy::Journaled
+                } else {
+                    ConfirmPolicy::Delivered
+                },
+                limit: limit(config),
+                flush_interval: config.flush_interval,
+            },
+            watermark,
+            clock: Arc::new(clock.clone()),
+            metrics: Arc::new(CaptureMetrics::default()),
+            shutdown: self.capture.clone(),
+        };
+        let (seen, timeline) = (self.seen.clone(), timeline.clone());
+        spawner.spawn("capture", self.group, async move {
+            let end = capture.run().await;
+            timeline.note("capture", || match &end {
+                Ok(()) => "ends".into(),
+                Err(error) => format!("FAILS: {}", chain(error)),
+            });
+            drop((capture, lock));
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.capture_alive = false;
+            seen.ends.push(End {
+                who: "capture".into(),
+                error: end.err().map(|error| source_failed(&error)),
+            });
+        });
+    }
+
+    fn emitter(
+        &self,
+        number: usize,
+        plan: &EmitterPlan,
+        storage: &Arc<dyn Storage>,
+    ) -> Result<BoxEmitter, Failed> {
+        let destination = self.outside.destinations[number].clone();
+        let clock = &self.outside.clock;
+        match plan.kind {
+            Kind::Hook => Ok(BoxEmitter::new(SimEmitter::new(
+                destination,
+                self.alive.clone(),
+            ))),
+            Kind::Queue => {
+                let size = plan.destination.batch_size;
+                let queue = QueueEmitter::new(QueueConfig {
+                    capacity: 4 * size,
+                    bytes_max: 1 << 20,
+                    batch_size: size,
+                });
+                let queue = queue.map_err(|error| (error.to_string(), false))?;
+                let consumer = queue.consumer();
+                let (clock, alive) = (clock.clone(), self.alive.clone());
+                let spawner = &self.outside.spawner;
+                spawner.spawn(format!("consumer{number}"), self.group, async move {
+                    while let Some(batch) = consumer.recv().await {
+                        let (wait, works) = destination.consume();
+                        clock.wait(wait).await;
+                        alive.or_wait().await;
+                        if works {
+                            destination.take(batch.batch(), cdc_core::testing::sim::Way::Asked);
+                            clock.wait(wait).await;
+                            batch.ack();
+                        }
+                    }
+                });
+                Ok(BoxEmitter::new(queue))
+            }
+            Kind::File {
+                append,
+                rotate_bytes,
+                batch_sync,
+            } => {
+                let mut file = FileConfig::new(directory(plan), "s");
+                file.rotate_bytes = rotate_bytes;
+                file.fsync = if batch_sync {
+                    Fsync::Batch
+                } else {
+                    Fsync::Interval(Duration::from_millis(30))
+                };
+                file.on_restart = if append {
+                    OnRestart::Append
+                } else {
+                    OnRestart::Truncate
+                };
+                file.storage = storage.clone();
+                file.clock = Arc::new(clock.clone());
+                let file = FileEmitter::new(file);
+                Ok(BoxEmitter::new(
+                    file.map_err(|error| (error.to_string(), false))?,
+                ))
+            }
+        }
+    }
+
+    fn transforms(&self, plan: &EmitterPlan) -> Vec<Box<dyn Transform>> {
+        if plan.drops == 0 && plan.fails == 0 {
+            return Vec::new();
+        }
+        vec![Box::new(SimTransform {
+            plan: plan.clone(),
+            oracle: self.outside.oracle.clone(),
+            healed: self.outside.healed.clone(),
+        })]
+    }
+}
+
+fn limit(config: &PlanConfig) -> BatchLimit {
+    BatchLimit {
+        events_max: config.events_max,
+        linger: Duration::from_millis(40),
+        ..BatchLimit::default()
+    }
+}
+
+/// Where an emitter's files are.
+pub(crate) fn directory(plan: &EmitterPlan) -> String {
+    format!("/out/{}", plan.name)
+}
+
+/// The real filter.
+fn filter(plan: &EmitterPlan) -> Box<dyn Filter> {
+    let mut config = FilterConfig::default();
+    if plan.only_public {
+        config.schemas = vec!["public".into()];
+    }
+    if plan.only_upserts {
+        config.operations = vec![Op::Insert, Op::Update];
+    }
+    match EventFilter::new(&config) {
+        Ok(filter) => Box::new(filter),
+        Err(error) => {
+            // The settings above are valid; a filter that keeps nothing would show at once.
+            tracing::error!(%error, "simulated filter");
+            Box::new(|_: &ChangeEvent| false)
+        }
+    }
+}
+
+/// What the filter should keep, said in another way.
+pub(crate) fn keeps(plan: &EmitterPlan, event: &ChangeEvent) -> bool {
+    (!plan.only_public || &*event.relation.schema == "public")
+        && (!plan.only_upserts || matches!(event.op, Op::Insert | Op::Update))
+}
+
+fn dice(event: &ChangeEvent, salt: u64) -> u64 {
+    let position = event.position;
+    let mut random = cdc_core::testing::sim::SimRandom::new(
+        position.commit.0 << 16 ^ u64::from(position.ordinal) ^ salt << 56,
+    );
+    random.below(1000)
+}
+
+/// True if the transform drops the event.
+pub(crate) fn drops(plan: &EmitterPlan, event: &ChangeEvent) -> bool {
+    dice(event, 1) < plan.drops
+}
+
+struct SimTransform {
+    plan: EmitterPlan,
+    oracle: Oracle,
+    healed: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Transform for SimTransform {
+    fn apply(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>, TransformError> {
+        if drops(&self.plan, &event) {
+            return Ok(None);
+        }
+        let healed = self.healed.load(std::sync::atomic::Ordering::Relaxed);
+        if !healed && dice(&event, 2) < self.plan.fails {
+            self.oracle.refused(&self.plan.name, event.position);
+            return Err(TransformError {
+                message: "simulated failure of a transform".into(),
+            });
+        }
+        Ok(Some(event))
+    }
+}

@@ -1,0 +1,601 @@
+//! The world around the process: time, faults, the supervisor that starts it again, the operator,
+//! and the end that every simulation must reach.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cdc_core::checkpoint::FileCheckpoints;
+use cdc_core::pipeline::RedriveRequest;
+use cdc_core::testing::sim::{
+    EmitterRules, Oracle, Polled, Safety, SimClock, SimDatabase, SimDestination, SimExecutor,
+    SimRandom, Timeline, Workload, lines,
+};
+use cdc_core::testing::sim_storage::SimStorage;
+use cdc_core::{Checkpoint, CheckpointStore, Position};
+
+use super::plan::{Action, Kind, Plan};
+use super::process::{self, Outside, Process};
+
+/// Steps of the executor after which a run is called endless.
+const POLLS_MAX: u64 = 3_000_000;
+/// Virtual time in which everything must be delivered once the faults have stopped.
+const SETTLE: Duration = Duration::from_secs(120);
+/// Time a supervisor waits before it starts a process again.
+const RESTART: Duration = Duration::from_millis(300);
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    /// What did not hold.
+    pub(crate) violation: Option<String>,
+    /// Equal for equal runs.
+    pub(crate) digest: u64,
+    /// What happened, if it was kept.
+    pub(crate) lines: Vec<String>,
+    /// Events committed.
+    pub(crate) events: usize,
+    /// Processes started.
+    pub(crate) lives: u64,
+    /// Repeats at destinations.
+    pub(crate) repeats: u64,
+    /// Calls of the disk that failed.
+    pub(crate) disk_failures: u64,
+    /// Virtual time.
+    pub(crate) time: Duration,
+}
+
+/// Where a run is on its way to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Steps and faults.
+    Steps,
+    /// Everything works again; all is to be delivered.
+    Settling,
+    /// Dead letters go again.
+    Redriving,
+    /// The process is asked to end.
+    Draining,
+    Over,
+}
+
+pub(crate) struct World {
+    plan: Plan,
+    outside: Outside,
+    executor: SimExecutor,
+    random: SimRandom,
+    process: Option<Process>,
+    lives: u64,
+    restart_at: Option<Duration>,
+    /// The process is to be drained at this moment, because a lane has halted.
+    mend_at: Option<Duration>,
+    /// It is killed if it has not drained by then.
+    drain_until: Option<Duration>,
+    next_step: usize,
+    /// Left until the process is killed, and if the power goes with it.
+    kill_in: Option<(u64, bool)>,
+    power_at_stop: bool,
+    full_until: Option<Duration>,
+    slow_until: Option<Duration>,
+    phase: Phase,
+    phase_since: Duration,
+    redrive_at: Duration,
+    replay: Option<(usize, u64)>,
+}
+
+impl World {
+    /// Runs a plan to its end, or to the first violation.
+    pub(crate) fn run(plan: &Plan, keep_lines: bool) -> Report {
+        let mut world = Self::new(plan.clone(), keep_lines);
+        world.outside.timeline.note("plan", || format!("{:?}", plan.config));
+        let mut polls = 0u64;
+        while world.phase != Phase::Over && world.outside.oracle.violation().is_none() {
+            polls += 1;
+            if polls > POLLS_MAX {
+                world.outside.oracle.violated("the run does not end: something turns in circles");
+            }
+            world.turn();
+        }
+        world.report()
+    }
+
+    fn new(plan: Plan, keep_lines: bool) -> Self {
+        let mut random = SimRandom::new(plan.seed ^ 0x51a1_51a1);
+        let clock = SimClock::default();
+        let timeline = Timeline::new(clock.clone(), keep_lines);
+        let oracle = Oracle::new(timeline.clone(), SimDatabase::lineage(1));
+        let executor = SimExecutor::new(random.fork());
+        let disk = SimStorage::new();
+        disk.set_watch(Arc::new(timeline.clone()));
+        let database = SimDatabase::new(
+            random.fork(),
+            clock.clone(),
+            timeline.clone(),
+            oracle.clone(),
+            Workload::new(plan.config.keys),
+            !plan.config.journaled,
+        );
+        let mut destinations = Vec::new();
+        for emitter in &plan.config.emitters {
+            let (keep, drop) = (emitter.clone(), emitter.clone());
+            oracle.add_emitter(EmitterRules {
+                name: emitter.name.as_str().into(),
+                keep: Box::new(move |event| process::keeps(&keep, event)),
+                drops: Box::new(move |event| process::drops(&drop, event)),
+                parks: emitter.parks,
+                safety: match emitter.kind {
+                    Kind::File { .. } => Safety::InFiles,
+                    Kind::Hook | Kind::Queue => Safety::OnArrival,
+                },
+                repeats: matches!(emitter.kind, Kind::File { append: true, .. }),
+            });
+            destinations.push(SimDestination::new(
+                emitter.name.as_str().into(),
+                emitter.destination,
+                random.fork(),
+                clock.clone(),
+                timeline.clone(),
+                oracle.clone(),
+                executor.spawner(),
+            ));
+        }
+        let outside = Outside {
+            clock,
+            timeline,
+            oracle,
+            spawner: executor.spawner(),
+            disk,
+            database,
+            destinations,
+            healed: Arc::new(AtomicBool::new(false)),
+            config: Arc::new(plan.config.clone()),
+        };
+        Self {
+            plan,
+            outside,
+            executor,
+            random,
+            process: None,
+            lives: 0,
+            restart_at: Some(Duration::ZERO),
+            mend_at: None,
+            drain_until: None,
+            next_step: 0,
+            kill_in: None,
+            power_at_stop: false,
+            full_until: None,
+            slow_until: None,
+            phase: Phase::Steps,
+            phase_since: Duration::ZERO,
+            redrive_at: Duration::ZERO,
+            replay: None,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.outside.clock.now()
+    }
+
+    fn report(self) -> Report {
+        let oracle = &self.outside.oracle;
+        let emitters = self.plan.config.emitters.iter();
+        Report {
+            violation: oracle.violation(),
+            digest: self.outside.timeline.digest(),
+            lines: self.outside.timeline.lines(),
+            events: oracle.count(),
+            lives: self.lives,
+            repeats: emitters.map(|emitter| oracle.repeats(&emitter.name)).sum(),
+            disk_failures: self.outside.disk.failures(),
+            time: self.now(),
+        }
+    }
+
+    /// One turn: what is due happens, then one task is polled or the clock moves.
+    fn turn(&mut self) {
+        self.due();
+        match self.executor.step() {
+            Polled::Task(group) => {
+                self.outside.timeline.stir(group);
+                // Work takes time.
+                let micros = self.random.below(40);
+                self.outside.clock.advance(Duration::from_micros(micros));
+                self.after_poll(group);
+            }
+            Polled::Idle => {
+                let next = [
+                    self.outside.clock.next_timer(),
+                    self.plan.steps.get(self.next_step).map(|step| step.at),
+                    self.restart_at,
+                    self.mend_at,
+                    self.drain_until,
+                    self.full_until,
+                    self.slow_until,
+                    (self.phase != Phase::Steps).then_some(self.now() + Duration::from_millis(20)),
+                ];
+                match next.into_iter().flatten().min() {
+                    Some(at) => self
+                        .outside
+                        .clock
+                        .advance_to(at.max(self.now() + Duration::from_micros(1))),
+                    None => {
+                        if self.phase == Phase::Steps {
+                            self.settle();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn after_poll(&mut self, group: u64) {
+        if self.outside.disk.is_stopped() {
+            let power = self.power_at_stop;
+            self.kill(power);
+            return;
+        }
+        if group == 0 {
+            return;
+        }
+        if let Some((left, power)) = &mut self.kill_in {
+            if *left == 0 {
+                let power = *power;
+                self.kill_in = None;
+                self.kill(power);
+            } else {
+                *left -= 1;
+            }
+        }
+    }
+
+    fn due(&mut self) {
+        let now = self.now();
+        let due = |at: &mut Option<Duration>| at.take_if(|at| *at <= now).is_some();
+        if due(&mut self.full_until) {
+            self.outside.disk.set_capacity(None);
+        }
+        if due(&mut self.slow_until) {
+            self.outside.timeline.set_disk_delay(Duration::ZERO);
+        }
+        if due(&mut self.restart_at) {
+            self.start();
+        }
+        if due(&mut self.mend_at) {
+            self.drain("an operator restarts the process");
+        }
+        if due(&mut self.drain_until) {
+            self.kill(false);
+        }
+        while self.phase == Phase::Steps
+            && let Some(step) = self.plan.steps.get(self.next_step)
+            && step.at <= now
+        {
+            let action = step.action;
+            self.next_step += 1;
+            self.outside.timeline.note("step", || format!("{action:?}"));
+            self.act(action);
+        }
+        self.look_after();
+        match self.phase {
+            Phase::Steps if self.next_step == self.plan.steps.len() => self.settle(),
+            Phase::Settling | Phase::Redriving => self.towards_the_end(),
+            Phase::Steps | Phase::Draining | Phase::Over => {}
+        }
+    }
+
+    /// The supervisor looks after the process.
+    fn look_after(&mut self) {
+        let Some(process) = &self.process else { return };
+        let mut halted = false;
+        let mut unexcused = None;
+        for end in process.seen().ends.drain(..) {
+            if let Some((what, excused)) = end.error {
+                halted = true;
+                if !excused || self.outside.disk.failures() == 0 {
+                    unexcused = Some(format!("{} failed without a fault: {what}", end.who));
+                }
+            }
+        }
+        let ended = process.supervise();
+        let failed_start = {
+            let seen = process.seen();
+            seen.started && seen.controls.is_empty()
+        };
+        if let Some(what) = unexcused {
+            self.outside.oracle.violated(what);
+        }
+        if halted && self.mend_at.is_none() && self.drain_until.is_none() {
+            self.mend_at = Some(self.now() + RESTART * 5);
+        }
+        if ended || failed_start {
+            self.ended();
+        }
+    }
+
+    /// The process has ended by itself.
+    fn ended(&mut self) {
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        self.outside.timeline.note("process", || "ended".into());
+        for metrics in &process.seen().metrics {
+            let counts = metrics.counts();
+            if !counts.adds_up() {
+                self.outside
+                    .oracle
+                    .violated(format!("the counters do not add up: {counts:?}"));
+            }
+        }
+        self.executor.kill(process.group);
+        drop(process);
+        // What it left open is closed.
+        self.outside.disk.kill();
+        self.mend_at = None;
+        self.drain_until = None;
+        self.kill_in = None;
+        self.look_at_files();
+        if self.phase == Phase::Draining {
+            self.phase = Phase::Over;
+            return;
+        }
+        self.replay();
+        self.restart_at = Some(self.now() + RESTART);
+    }
+
+    fn kill(&mut self, power: bool) {
+        let Some(process) = self.process.take() else {
+            self.outside.disk.kill();
+            return;
+        };
+        self.outside.timeline.note("process", || {
+            format!("KILLED{}", if power { ", and the power goes" } else { "" })
+        });
+        process.alive.die();
+        self.outside.disk.stop();
+        self.executor.kill(process.group);
+        drop(process);
+        if power {
+            self.outside.disk.crash(self.random.next());
+        } else {
+            self.outside.disk.kill();
+        }
+        self.mend_at = None;
+        self.drain_until = None;
+        self.kill_in = None;
+        self.look_at_files();
+        if self.phase == Phase::Draining {
+            self.outside.oracle.violated("the process does not drain");
+        }
+        self.restart_at = Some(self.now() + RESTART);
+    }
+
+    fn start(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        self.lives += 1;
+        let life = self.lives;
+        self.outside.timeline.note("process", || format!("life {life} begins"));
+        self.process = Some(Process::start(&self.outside, life));
+    }
+
+    fn drain(&mut self, why: &'static str) {
+        let Some(process) = &self.process else { return };
+        self.outside.timeline.note("operator", || why.into());
+        process.drain();
+        let limit = self.plan.config.shutdown_timeout * 2 + Duration::from_secs(20);
+        self.drain_until = Some(self.now() + limit);
+    }
+
+    /// What stands in the files of file emitters, as a consumer finds it now.
+    fn look_at_files(&self) {
+        let emitters = self.plan.config.emitters.iter();
+        for emitter in emitters.filter(|emitter| matches!(emitter.kind, Kind::File { .. })) {
+            let dir = process::directory(emitter);
+            match lines(&self.outside.disk, Path::new(&dir)) {
+                Ok(positions) => self.outside.oracle.in_files(&emitter.name, &positions),
+                Err(what) => self
+                    .outside
+                    .oracle
+                    .violated(format!("{}: its files cannot be read: {what}", emitter.name)),
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let Outside {
+            database,
+            destinations,
+            disk,
+            timeline,
+            ..
+        } = &self.outside;
+        let now = self.now();
+        match action {
+            Action::Execute(spec) => database.execute(&spec),
+            Action::Idle(bytes) => database.idle(bytes),
+            Action::ChangeSchema => database.change_schema(),
+            Action::DatabaseCheckpoint => database.checkpoint(),
+            Action::Disconnect { after_batches } => database.disconnect_after(after_batches),
+            Action::DatabaseCrash { away } => database.crash(away),
+            Action::Down(emitter, time) => destinations[emitter].down_for(time),
+            Action::Refuse(emitter, time) => destinations[emitter].refuse_for(time),
+            Action::Reject(emitter, time) => destinations[emitter].reject_for(time),
+            Action::Slow(emitter, time) => destinations[emitter].slow_for(time),
+            Action::LoseAnswers(emitter, n) => destinations[emitter].lose_answers(n),
+            Action::DelayRequests(emitter, n) => destinations[emitter].delay_requests(n),
+            Action::CutRequests(emitter, n) => destinations[emitter].cut_requests(n),
+            Action::DiskFails {
+                after_calls,
+                failure,
+                power,
+            } => {
+                self.power_at_stop = power;
+                disk.fail_after(after_calls, failure);
+            }
+            Action::DiskFull { time } => {
+                disk.set_capacity(Some(disk.used() + 100));
+                self.full_until = Some(now + time);
+            }
+            Action::DiskSlow { delay, time } => {
+                timeline.set_disk_delay(delay);
+                self.slow_until = Some(now + time);
+            }
+            Action::Kill { after_polls, power } => self.kill_in = Some((after_polls, power)),
+            Action::Restart => self.drain("an operator restarts the process"),
+            Action::Redrive {
+                emitter,
+                per_mille,
+                as_was,
+            } => self.redrive(emitter, per_mille, as_was),
+            Action::Discard { emitter, per_mille } => self.discard(emitter, per_mille),
+            Action::Replay { emitter, per_mille } => {
+                self.replay = Some((emitter, per_mille));
+                self.drain("an operator stops the process to move a position");
+            }
+        }
+    }
+
+    fn chosen(&mut self, emitter: usize, per_mille: u64) -> Vec<cdc_core::EventId> {
+        let name = &self.plan.config.emitters[emitter].name;
+        let mut ids = self.outside.oracle.open_letters(name);
+        ids.retain(|_| self.random.chance(per_mille));
+        ids
+    }
+
+    fn redrive(&mut self, emitter: usize, per_mille: u64, as_was: bool) {
+        let ids = if per_mille == 1000 {
+            Vec::new()
+        } else {
+            self.chosen(emitter, per_mille)
+        };
+        let Some(process) = &self.process else { return };
+        let Some(control) = process.seen().controls.get(emitter).cloned() else {
+            return;
+        };
+        let timeline = self.outside.timeline.clone();
+        self.executor.spawn("redrive", process.group, async move {
+            let report = control.redrive(RedriveRequest { ids, as_was }).await;
+            timeline.note("operator", || format!("redrive: {report:?}"));
+        });
+    }
+
+    fn discard(&mut self, emitter: usize, per_mille: u64) {
+        let ids = self.chosen(emitter, per_mille);
+        let Some(process) = &self.process else { return };
+        let Some(control) = process.seen().controls.get(emitter).cloned() else {
+            return;
+        };
+        let timeline = self.outside.timeline.clone();
+        self.executor.spawn("discard", process.group, async move {
+            let count = control.discard(ids).await;
+            timeline.note("operator", || format!("discarded: {count:?}"));
+        });
+    }
+
+    /// As `position set` does, with the process stopped.
+    fn replay(&mut self) {
+        let Some((emitter, per_mille)) = self.replay.take() else {
+            return;
+        };
+        let name = self.plan.config.emitters[emitter].name.clone();
+        if let Err(error) = self.move_back(&name, per_mille) {
+            self.outside
+                .timeline
+                .note("operator", || format!("position not moved: {error}"));
+        }
+    }
+
+    fn move_back(&self, name: &str, per_mille: u64) -> Result<(), String> {
+        let storage = self.outside.disk.shared();
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let store = FileCheckpoints::open(&storage, process::CHECKPOINTS);
+        let store = store.map_err(|error| text(&error))?;
+        let stored = store.load(name).map_err(|error| text(&error))?;
+        let stored = stored.ok_or("no checkpoint")?;
+        let oldest = cdc_wal::WalTail::open(
+            storage.clone(),
+            process::JOURNAL,
+            cdc_wal::StartAt::Earliest,
+            Arc::new(self.outside.clock.clone()),
+        );
+        let oldest = oldest.map_err(|error| text(&error))?.end();
+        let (from, to) = (oldest.commit.0, stored.position.commit.0);
+        let commit = from + to.saturating_sub(from) * per_mille / 1000;
+        let position = Position::end_of(cdc_core::Lsn(commit)).max(oldest).min(stored.position);
+        self.outside
+            .timeline
+            .note("operator", || format!("{name}: {} -> {position}", stored.position));
+        let moved = Checkpoint {
+            position,
+            state: bytes::Bytes::new(),
+            ..stored
+        };
+        store.reset(name, Some(&moved)).map_err(|error| text(&error))?;
+        self.outside.oracle.moved(name, position);
+        Ok(())
+    }
+
+    /// The faults stop; from now on everything must arrive.
+    fn settle(&mut self) {
+        self.outside.timeline.note("world", || "all faults stop".into());
+        for destination in &self.outside.destinations {
+            destination.heal();
+        }
+        self.outside.healed.store(true, Ordering::Relaxed);
+        self.outside.disk.clear_failure();
+        self.outside.disk.set_capacity(None);
+        self.outside.timeline.set_disk_delay(Duration::ZERO);
+        self.kill_in = None;
+        self.full_until = None;
+        self.slow_until = None;
+        self.phase = Phase::Settling;
+        self.phase_since = self.now();
+    }
+
+    fn towards_the_end(&mut self) {
+        let now = self.now();
+        let redriven = self.phase == Phase::Redriving;
+        let emitters = self.plan.config.emitters.iter().enumerate();
+        let owing = emitters
+            .filter_map(|(number, emitter)| {
+                let owed = self.outside.oracle.owed(&emitter.name, redriven)?;
+                Some((number, emitter.name.clone(), owed))
+            })
+            .collect::<Vec<_>>();
+        if owing.is_empty() {
+            self.phase_since = now;
+            if redriven {
+                self.phase = Phase::Draining;
+                self.drain("the end");
+                if self.process.is_none() {
+                    // It is between two lives: nothing is left to drain.
+                    self.phase = Phase::Over;
+                }
+            } else {
+                self.phase = Phase::Redriving;
+                self.redrive_at = now;
+            }
+            return;
+        }
+        if redriven && now >= self.redrive_at {
+            self.redrive_at = now + Duration::from_secs(3);
+            for (number, ..) in &owing {
+                self.redrive(*number, 1000, false);
+            }
+        }
+        if now.saturating_sub(self.phase_since) > SETTLE {
+            let health = self.process.as_ref().map(|process| {
+                let seen = process.seen();
+                let metrics = seen.metrics.iter();
+                metrics.map(|metrics| metrics.counts()).collect::<Vec<_>>()
+            });
+            self.outside.oracle.violated(format!(
+                "{:?} of virtual time after the last fault, still owed{}: {owing:?}; lanes: {health:?}",
+                SETTLE,
+                if redriven { " by a redrive" } else { "" },
+            ));
+        }
+    }
+}

@@ -1,0 +1,790 @@
+//! What must hold, judged by someone who knows what was committed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use super::{Timeline, locked};
+use crate::row::ValueRef;
+use crate::{
+    ChangeEvent, DeadLetter, EventId, Image, LetterState, Lineage, Op, Position, SourceInfo,
+};
+
+/// What one emitter is configured to do.
+pub struct EmitterRules {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its filter keeps.
+    pub keep: Box<dyn Fn(&ChangeEvent) -> bool + Send>,
+    /// What its transform drops.
+    pub drops: Box<dyn Fn(&ChangeEvent) -> bool + Send>,
+    /// Later events of a dead letter's key wait behind it.
+    pub parks: bool,
+    /// When what it delivers is safe.
+    pub safety: Safety,
+    /// Its files may hold an event more than once.
+    pub repeats: bool,
+}
+
+impl fmt::Debug for EmitterRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmitterRules")
+            .field("name", &self.name)
+            .field("safety", &self.safety)
+            .finish_non_exhaustive()
+    }
+}
+
+/// When an event is safe at a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Safety {
+    /// When it arrived there.
+    OnArrival,
+    /// When it is in the destination's files, which are looked at after crashes.
+    InFiles,
+}
+
+/// How an event came to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// In a request that somebody waits for.
+    Asked,
+    /// In a request that was given up long ago.
+    Late,
+}
+
+/// The judge of a run. Clones are the same judge; the first violation stays.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    timeline: Timeline,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    lineage: Lineage,
+    events: Vec<Known>,
+    end: Position,
+    emitters: BTreeMap<Arc<str>, Judged>,
+    violation: Option<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    event: ChangeEvent,
+    keys: [u64; 2],
+    table: u64,
+}
+
+impl Known {
+    /// True if it concerns a whole table.
+    fn is_barrier(&self) -> bool {
+        self.event.op == Op::Truncate
+    }
+}
+
+/// Kept events of one key or table, and how many of them, from the first, are known to be done.
+#[derive(Debug, Default)]
+struct Chain {
+    events: Vec<usize>,
+    done: usize,
+}
+
+#[derive(Debug)]
+struct Judged {
+    rules: EmitterRules,
+    /// How often each event arrived, by its number.
+    arrived: Vec<u32>,
+    kept: Vec<bool>,
+    keys: HashMap<u64, Chain>,
+    barriers: HashMap<u64, Chain>,
+    tables: HashMap<u64, Chain>,
+    letters: BTreeMap<usize, LetterState>,
+    /// Appends that were not acknowledged: they may be there or not.
+    maybe_letters: BTreeMap<usize, LetterState>,
+    ever_letter: HashSet<usize>,
+    refused: HashSet<usize>,
+    discarded: HashSet<usize>,
+    /// Stored and acknowledged.
+    checkpoint: Position,
+    /// Asked to be stored.
+    attempted: Position,
+    /// All events before this number are done.
+    done: usize,
+    reset: bool,
+}
+
+impl Judged {
+    fn is_done(&self, index: usize) -> bool {
+        !self.kept[index]
+            || self.arrived[index] > 0
+            || self.letters.contains_key(&index)
+            || self.discarded.contains(&index)
+    }
+
+    /// Number of the first event that is not done.
+    fn advance(&mut self) -> usize {
+        while self.done < self.kept.len() && self.is_done(self.done) {
+            self.done += 1;
+        }
+        self.done
+    }
+
+    /// The first event of a chain before `index` that should have been delivered and was not.
+    fn hole(&mut self, which: Which, key: u64, index: usize) -> Option<usize> {
+        let chain = match which {
+            Which::Key => self.keys.get_mut(&key),
+            Which::Barrier => self.barriers.get_mut(&key),
+            Which::Table => self.tables.get_mut(&key),
+        }?;
+        while let Some(&next) = chain.events.get(chain.done) {
+            if next >= index {
+                return None;
+            }
+            // A letter in front holds its key, not its table.
+            let letter = self.letters.contains_key(&next) || self.maybe_letters.contains_key(&next);
+            let past = self.arrived[next] > 0
+                || self.discarded.contains(&next)
+                || (letter && (which != Which::Key || !self.rules.parks));
+            if !past {
+                return Some(next);
+            }
+            chain.done += 1;
+        }
+        None
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Key,
+    Barrier,
+    Table,
+}
+
+impl Oracle {
+    /// A judge of a database's history.
+    pub fn new(timeline: Timeline, lineage: Lineage) -> Self {
+        let inner = Inner {
+            lineage,
+            events: Vec::new(),
+            end: Position::ZERO,
+            emitters: BTreeMap::new(),
+            violation: None,
+        };
+        Self {
+            timeline,
+            inner: Arc::new(Mutex::new(inner)),
+        }
+    }
+
+    /// An emitter that is to get everything committed.
+    pub fn add_emitter(&self, rules: EmitterRules) {
+        let judged = Judged {
+            arrived: Vec::new(),
+            kept: Vec::new(),
+            keys: HashMap::new(),
+            barriers: HashMap::new(),
+            tables: HashMap::new(),
+            letters: BTreeMap::new(),
+            maybe_letters: BTreeMap::new(),
+            ever_letter: HashSet::new(),
+            refused: HashSet::new(),
+            discarded: HashSet::new(),
+            checkpoint: Position::ZERO,
+            attempted: Position::ZERO,
+            done: 0,
+            reset: false,
+            rules,
+        };
+        locked(&self.inner)
+            .emitters
+            .insert(judged.rules.name.clone(), judged);
+    }
+
+    /// The first violation.
+    pub fn violation(&self) -> Option<String> {
+        locked(&self.inner).violation.clone()
+    }
+
+    /// Something does not hold.
+    pub fn violated(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.timeline.note("ORACLE", || what.clone());
+        locked(&self.inner).violation.get_or_insert(what);
+    }
+
+    /// A transaction committed; its events come in position order behind all earlier ones.
+    pub fn committed(&self, events: &[ChangeEvent]) {
+        let mut inner = locked(&self.inner);
+        for event in events {
+            let index = inner.events.len();
+            let (keys, table) = identities(event);
+            let known = Known {
+                event: event.clone(),
+                keys,
+                table,
+            };
+            for judged in inner.emitters.values_mut() {
+                let kept = (judged.rules.keep)(event) && !(judged.rules.drops)(event);
+                judged.arrived.push(0);
+                judged.kept.push(kept);
+                if !kept {
+                    continue;
+                }
+                if known.is_barrier() {
+                    judged
+                        .barriers
+                        .entry(table)
+                        .or_default()
+                        .events
+                        .push(index);
+                } else {
+                    for key in distinct(keys) {
+                        judged.keys.entry(key).or_default().events.push(index);
+                    }
+                }
+                judged.tables.entry(table).or_default().events.push(index);
+            }
+            inner.end = inner.end.max(event.position);
+            inner.events.push(known);
+        }
+    }
+
+    /// Number of events committed so far.
+    pub fn count(&self) -> usize {
+        locked(&self.inner).events.len()
+    }
+
+    /// Position of the last event committed.
+    pub fn end(&self) -> Position {
+        locked(&self.inner).end
+    }
+
+    /// An event came to a destination.
+    pub fn arrived(&self, emitter: &str, source: &SourceInfo, event: &ChangeEvent, way: Way) {
+        let found = locked(&self.inner).arrive(emitter, source, event, way);
+        if let Err(what) = found {
+            self.violated(what);
+        }
+    }
+
+    /// A destination or transform refused this event for what it is.
+    pub fn refused(&self, emitter: &str, position: Position) {
+        let mut inner = locked(&self.inner);
+        let Some(index) = inner.find(position) else {
+            return;
+        };
+        if let Some(judged) = inner.emitters.get_mut(emitter) {
+            judged.refused.insert(index);
+        }
+    }
+
+    /// A checkpoint is about to be stored.
+    pub fn storing(&self, emitter: &str, position: Position) {
+        let mut violation = None;
+        {
+            let mut inner = locked(&self.inner);
+            let inner = &mut *inner;
+            let Some(judged) = inner.emitters.get_mut(emitter) else {
+                return;
+            };
+            if position < judged.checkpoint {
+                violation = Some(format!(
+                    "{emitter}: checkpoint goes back from {} to {position}",
+                    judged.checkpoint
+                ));
+            }
+            judged.attempted = judged.attempted.max(position);
+            if judged.rules.safety == Safety::OnArrival {
+                let open = judged.advance();
+                if let Some(known) = inner.events.get(open)
+                    && known.event.position <= position
+                {
+                    violation = Some(format!(
+                        "{emitter}: checkpoint {position} passes event {}, which is neither delivered nor dead-lettered",
+                        known.event.position
+                    ));
+                }
+            }
+        }
+        if let Some(what) = violation {
+            self.violated(what);
+        }
+    }
+
+    /// A checkpoint is stored.
+    pub fn stored(&self, emitter: &str, position: Position) {
+        if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
+            judged.checkpoint = position;
+        }
+    }
+
+    /// The stored checkpoint of an emitter, as far as it was acknowledged.
+    pub fn checkpoint(&self, emitter: &str) -> Position {
+        let inner = locked(&self.inner);
+        inner
+            .emitters
+            .get(emitter)
+            .map_or(Position::ZERO, |judged| judged.checkpoint)
+    }
+
+    /// An operator moved an emitter's checkpoint.
+    pub fn moved(&self, emitter: &str, position: Position) {
+        if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
+            judged.checkpoint = position;
+            judged.attempted = position;
+            judged.reset = true;
+        }
+    }
+
+    /// A process found this checkpoint when it started.
+    pub fn loaded(&self, emitter: &str, position: Option<Position>) {
+        let position = position.unwrap_or(Position::ZERO);
+        let mut violation = None;
+        if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
+            if position < judged.checkpoint {
+                violation = Some(format!(
+                    "{emitter}: checkpoint {} was stored, {position} is found",
+                    judged.checkpoint
+                ));
+            } else if position > judged.attempted {
+                violation = Some(format!(
+                    "{emitter}: checkpoint {position} is found, which nobody stored"
+                ));
+            }
+            judged.checkpoint = position;
+        }
+        if let Some(what) = violation {
+            self.violated(what);
+        }
+    }
+
+    /// Letters are about to be appended, all or none.
+    pub fn appending(&self, letters: &[DeadLetter]) {
+        let found = locked(&self.inner).append(letters);
+        if let Err(what) = found {
+            self.violated(what);
+        }
+    }
+
+    /// Letters were appended durably.
+    pub fn appended(&self, letters: &[DeadLetter]) {
+        let mut inner = locked(&self.inner);
+        for letter in letters {
+            let Some(index) = inner.find(letter.event.position) else {
+                continue;
+            };
+            if let Some(judged) = inner.emitters.get_mut(&letter.emitter) {
+                judged.maybe_letters.remove(&index);
+                // A letter that is open already stays what it was.
+                let state = judged.letters.entry(index).or_insert(letter.state);
+                if !state.is_open() || letter.state == LetterState::Pending {
+                    *state = letter.state;
+                }
+                judged.ever_letter.insert(index);
+            }
+        }
+    }
+
+    /// What has become of a letter; durable.
+    pub fn letter_state(&self, emitter: &str, id: EventId, state: LetterState) {
+        let mut violation = None;
+        {
+            let mut inner = locked(&self.inner);
+            let index = inner.find(id.position());
+            let Some(judged) = inner.emitters.get_mut(emitter) else {
+                return;
+            };
+            let Some(index) = index else { return };
+            match state {
+                LetterState::Delivered => {
+                    judged.letters.remove(&index);
+                    if judged.rules.safety == Safety::OnArrival
+                        && judged.kept[index]
+                        && judged.arrived[index] == 0
+                    {
+                        violation = Some(format!(
+                            "{emitter}: letter {id} is closed as delivered and never arrived"
+                        ));
+                    }
+                }
+                LetterState::Discarded => {
+                    judged.letters.remove(&index);
+                    judged.discarded.insert(index);
+                }
+                open => {
+                    judged.letters.insert(index, open);
+                }
+            }
+        }
+        if let Some(what) = violation {
+            self.violated(what);
+        }
+    }
+
+    /// A process found these open letters when it started; `asked` states that a crash left
+    /// unknown count either way.
+    pub fn letters_found(&self, emitter: &str, found: &[DeadLetter]) {
+        let mut violations = Vec::new();
+        {
+            let mut inner = locked(&self.inner);
+            let inner = &mut *inner;
+            let Some(judged) = inner.emitters.get_mut(emitter) else {
+                return;
+            };
+            let mut open = BTreeMap::new();
+            for letter in found {
+                let position = letter.event.position;
+                let index = inner
+                    .events
+                    .binary_search_by_key(&position, |known| known.event.position);
+                let Ok(index) = index else {
+                    violations.push(format!(
+                        "{emitter}: a letter for {position}, which was never committed"
+                    ));
+                    continue;
+                };
+                if inner.events[index].event != letter.event {
+                    violations.push(format!(
+                        "{emitter}: the letter of {position} holds another event"
+                    ));
+                }
+                if !judged.letters.contains_key(&index)
+                    && !judged.maybe_letters.contains_key(&index)
+                    && !judged.ever_letter.contains(&index)
+                {
+                    violations.push(format!(
+                        "{emitter}: a letter for {position}, which nobody stored"
+                    ));
+                }
+                open.insert(index, letter.state);
+            }
+            for index in judged.letters.keys() {
+                if !open.contains_key(index) && !judged.maybe_letters.contains_key(index) {
+                    violations.push(format!(
+                        "{emitter}: the letter of {} was stored and is gone",
+                        inner.events[*index].event.position
+                    ));
+                }
+            }
+            // Changes of state that a crash left unknown: closed is closed.
+            for (index, state) in std::mem::take(&mut judged.maybe_letters) {
+                if state == LetterState::Discarded && !open.contains_key(&index) {
+                    judged.discarded.insert(index);
+                }
+            }
+            judged.ever_letter.extend(open.keys().copied());
+            judged.letters = open;
+        }
+        for what in violations {
+            self.violated(what);
+        }
+    }
+
+    /// A change of a letter's state is about to be stored.
+    pub fn letter_changing(&self, emitter: &str, id: EventId, state: LetterState) {
+        let mut inner = locked(&self.inner);
+        let index = inner.find(id.position());
+        if let (Some(judged), Some(index)) = (inner.emitters.get_mut(emitter), index) {
+            judged.maybe_letters.insert(index, state);
+        }
+    }
+
+    /// The change is stored.
+    pub fn letter_changed(&self, emitter: &str, id: EventId) {
+        let mut inner = locked(&self.inner);
+        let index = inner.find(id.position());
+        if let (Some(judged), Some(index)) = (inner.emitters.get_mut(emitter), index) {
+            judged.maybe_letters.remove(&index);
+        }
+    }
+
+    /// The source is told that everything up to this is safe.
+    pub fn confirmed(&self, position: Position) {
+        let mut violations = Vec::new();
+        {
+            let mut inner = locked(&self.inner);
+            let inner = &mut *inner;
+            for (name, judged) in &mut inner.emitters {
+                let (open, how) = if judged.rules.safety == Safety::OnArrival {
+                    (judged.advance(), "delivered or dead-lettered")
+                } else {
+                    let covered = inner
+                        .events
+                        .partition_point(|known| known.event.position <= judged.checkpoint);
+                    (covered, "checkpointed")
+                };
+                if let Some(known) = inner.events.get(open)
+                    && known.event.position <= position
+                {
+                    violations.push(format!(
+                        "the source was told {position}, and {} is not {how} at {name}",
+                        known.event.position
+                    ));
+                }
+            }
+        }
+        for what in violations {
+            self.violated(what);
+        }
+    }
+
+    /// What a destination's files hold, in order, after a crash or at the end.
+    pub fn in_files(&self, emitter: &str, positions: &[Position]) {
+        let found = locked(&self.inner).look(emitter, positions);
+        if let Err(what) = found {
+            self.violated(what);
+        }
+    }
+
+    /// The first event an emitter still owes; open letters are owed if `redriven`.
+    pub fn owed(&self, emitter: &str, redriven: bool) -> Option<Position> {
+        let mut inner = locked(&self.inner);
+        let inner = &mut *inner;
+        let judged = inner.emitters.get_mut(emitter)?;
+        let index = if judged.rules.safety == Safety::InFiles {
+            let covered = inner
+                .events
+                .partition_point(|known| known.event.position <= judged.checkpoint);
+            let open = judged.letters.keys().next().copied();
+            match open {
+                Some(open) if redriven => covered.min(open),
+                _ => covered,
+            }
+        } else if redriven {
+            (0..judged.kept.len())
+                .find(|&index| {
+                    !judged.is_done(index)
+                        || (judged.letters.contains_key(&index) && !judged.discarded.contains(&index))
+                })
+                .unwrap_or(judged.kept.len())
+        } else {
+            judged.advance()
+        };
+        Some(inner.events.get(index)?.event.position)
+    }
+
+    /// Open letters of an emitter, in position order, as far as they are known to be durable.
+    pub fn open_letters(&self, emitter: &str) -> Vec<EventId> {
+        let inner = locked(&self.inner);
+        let Some(judged) = inner.emitters.get(emitter) else {
+            return Vec::new();
+        };
+        judged
+            .letters
+            .keys()
+            .map(|index| EventId::new(&inner.lineage, inner.events[*index].event.position))
+            .collect()
+    }
+
+    /// Events that arrived more than once at an emitter, repeats counted.
+    pub fn repeats(&self, emitter: &str) -> u64 {
+        let inner = locked(&self.inner);
+        inner.emitters.get(emitter).map_or(0, |judged| {
+            judged
+                .arrived
+                .iter()
+                .map(|n| u64::from(n.saturating_sub(1)))
+                .sum()
+        })
+    }
+}
+
+impl Inner {
+    fn find(&self, position: Position) -> Option<usize> {
+        self.events
+            .binary_search_by_key(&position, |known| known.event.position)
+            .ok()
+    }
+
+    fn arrive(
+        &mut self,
+        emitter: &str,
+        source: &SourceInfo,
+        event: &ChangeEvent,
+        way: Way,
+    ) -> Result<(), String> {
+        let position = event.position;
+        let index = self
+            .find(position)
+            .ok_or_else(|| format!("{emitter}: got {position}, which was never committed"))?;
+        let known = &self.events[index];
+        if known.event != *event {
+            return Err(format!("{emitter}: {position} arrived changed"));
+        }
+        let id = EventId::new(&self.lineage, position);
+        if EventId::new(&source.lineage, position) != id {
+            return Err(format!("{emitter}: {position} arrived with another id"));
+        }
+        let judged = self
+            .emitters
+            .get_mut(emitter)
+            .ok_or_else(|| format!("{emitter}: nobody knows this emitter"))?;
+        if !judged.kept[index] {
+            return Err(format!(
+                "{emitter}: got {position}, which the filter or a transform drops"
+            ));
+        }
+        let letter =
+            judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
+        if way == Way::Asked && position <= judged.checkpoint && !letter {
+            return Err(format!(
+                "{emitter}: {position} is delivered again although the checkpoint is at {}",
+                judged.checkpoint
+            ));
+        }
+        if judged.arrived[index] == 0 {
+            let chains: Vec<_> = if known.is_barrier() {
+                vec![(Which::Table, known.table)]
+            } else {
+                let keys = distinct(known.keys).map(|key| (Which::Key, key));
+                keys.chain([(Which::Barrier, known.table)]).collect()
+            };
+            for (which, key) in chains {
+                if let Some(hole) = judged.hole(which, key, index) {
+                    let what = if which == Which::Key { "key" } else { "table" };
+                    return Err(format!(
+                        "{emitter}: {position} overtakes {} of the same {what}",
+                        self.events[hole].event.position
+                    ));
+                }
+            }
+        }
+        judged.arrived[index] += 1;
+        Ok(())
+    }
+
+    fn append(&mut self, letters: &[DeadLetter]) -> Result<(), String> {
+        for letter in letters {
+            let position = letter.event.position;
+            let name = &letter.emitter;
+            let index = self.find(position).ok_or_else(|| {
+                format!("{name}: a letter for {position}, which was never committed")
+            })?;
+            let known = &self.events[index];
+            if known.event != letter.event {
+                return Err(format!(
+                    "{name}: the letter of {position} is not the original event"
+                ));
+            }
+            let judged = self
+                .emitters
+                .get_mut(name)
+                .ok_or_else(|| format!("{name}: nobody knows this emitter"))?;
+            match letter.state {
+                LetterState::Pending if !judged.refused.contains(&index) => {
+                    return Err(format!(
+                        "{name}: {position} is dead-lettered although nobody refused it"
+                    ));
+                }
+                LetterState::Parked => {
+                    let behind = judged
+                        .letters
+                        .keys()
+                        .chain(judged.maybe_letters.keys())
+                        .any(|&other| {
+                            distinct(self.events[other].keys)
+                                .any(|key| distinct(known.keys).any(|mine| mine == key))
+                        });
+                    if !behind {
+                        return Err(format!("{name}: {position} is parked behind nothing"));
+                    }
+                }
+                _ => {}
+            }
+            judged.maybe_letters.entry(index).or_insert(letter.state);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, emitter: &str, positions: &[Position]) -> Result<(), String> {
+        let mut indices = Vec::with_capacity(positions.len());
+        for &position in positions {
+            indices.push(self.find(position).ok_or_else(|| {
+                format!("{emitter}: its files hold {position}, which was never committed")
+            })?);
+        }
+        let events = &self.events;
+        let at = |index: usize| events[index].event.position;
+        let Some(judged) = self.emitters.get_mut(emitter) else {
+            return Ok(());
+        };
+        for arrived in &mut judged.arrived {
+            *arrived = 0;
+        }
+        let chains = judged
+            .keys
+            .values_mut()
+            .chain(judged.barriers.values_mut())
+            .chain(judged.tables.values_mut());
+        for chain in chains {
+            chain.done = 0;
+        }
+        for index in indices {
+            if !judged.kept[index] {
+                return Err(format!(
+                    "{emitter}: its files hold {}, which the filter or a transform drops",
+                    at(index)
+                ));
+            }
+            let again = judged.arrived[index] > 0;
+            if again
+                && !judged.rules.repeats
+                && !judged.reset
+                && !judged.ever_letter.contains(&index)
+            {
+                return Err(format!("{emitter}: its files hold {} twice", at(index)));
+            }
+            if !again {
+                for key in distinct(events[index].keys) {
+                    if !events[index].is_barrier()
+                        && let Some(hole) = judged.hole(Which::Key, key, index)
+                    {
+                        return Err(format!(
+                            "{emitter}: in its files {} stands before {} of the same key",
+                            at(index),
+                            at(hole)
+                        ));
+                    }
+                }
+            }
+            judged.arrived[index] += 1;
+        }
+        let covered = events.partition_point(|known| known.event.position <= judged.checkpoint);
+        for index in 0..covered {
+            let unknown = judged.maybe_letters.contains_key(&index);
+            if !judged.is_done(index) && !unknown {
+                return Err(format!(
+                    "{emitter}: the checkpoint is at {}, and {} is not in its files",
+                    judged.checkpoint,
+                    at(index)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Both keys of a row event, equal unless it changes the key, and its table.
+fn identities(event: &ChangeEvent) -> ([u64; 2], u64) {
+    let table = event
+        .relation
+        .qualified_name()
+        .bytes()
+        .fold(7u64, |hash, byte| hash.wrapping_mul(31) ^ u64::from(byte));
+    let key = |image: &Image| {
+        let id = match image.row()?.get(0) {
+            Ok(Some(ValueRef::Int(id))) => id.cast_unsigned(),
+            _ => 0,
+        };
+        Some(super::random::mix(table ^ id.wrapping_add(1) << 20))
+    };
+    let new = key(&event.after).or_else(|| key(&event.before));
+    let old = key(&event.before).or(new);
+    ([old.unwrap_or(table), new.unwrap_or(table)], table)
+}
+
+fn distinct([old, new]: [u64; 2]) -> impl Iterator<Item = u64> {
+    std::iter::once(old).chain((new != old).then_some(new))
+}
