@@ -157,6 +157,7 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
         drops: if random.chance(250) { 100 } else { 0 },
         fails: if random.chance(200) { 30 } else { 0 },
         destination: DestinationConfig {
+            refuses: hook,
             poison_per_mille: if hook { random.pick(&[0, 0, 20, 150]) } else { 0 },
             partial: random.chance(500),
             latency: Duration::from_micros(random.pick(&[100, 3_000, 30_000])),

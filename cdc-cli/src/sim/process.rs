@@ -217,12 +217,14 @@ impl Inside {
         let mut dlq = FileDlq::open(storage.clone(), DLQ, DlqOptions::default())
             .map_err(|error| dlq_failed(&error))?;
         let mut slowest: Option<Position> = None;
+        let mut stored_all = Vec::new();
         for emitter in &config.emitters {
             let stored = checkpoints
                 .load(&emitter.name)
                 .map_err(|error| checkpoint_failed(&error))?
                 .map(|checkpoint| checkpoint.position);
             oracle.loaded(&emitter.name, stored);
+            stored_all.push((emitter.name.as_str(), stored));
             if let Some(stored) = stored {
                 slowest = Some(slowest.map_or(stored, |slowest| slowest.min(stored)));
             }
@@ -256,14 +258,8 @@ impl Inside {
             seen.lanes_alive = config.emitters.len();
             seen.capture_alive = true;
         }
-        for (number, emitter) in config.emitters.iter().enumerate() {
-            let at = checkpoints
-                .load(&emitter.name)
-                .map_err(|error| checkpoint_failed(&error))?;
-            let handle = watermark.register(
-                emitter.name.as_str(),
-                at.map(|checkpoint| checkpoint.position),
-            );
+        let handles = watermark.register_all(stored_all);
+        for ((number, emitter), handle) in config.emitters.iter().enumerate().zip(handles) {
             let mut lane = LaneConfig::new(emitter.name.as_str(), lineage, start);
             lane.limit = limit(config);
             lane.checkpoint_interval = config.checkpoint_interval;

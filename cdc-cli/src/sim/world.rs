@@ -76,6 +76,8 @@ pub(crate) struct World {
     /// Left until the process is killed, and if the power goes with it.
     kill_in: Option<(u64, bool)>,
     power_at_stop: bool,
+    /// The power went, and no process has ended in order since.
+    torn: bool,
     full_until: Option<Duration>,
     slow_until: Option<Duration>,
     phase: Phase,
@@ -164,6 +166,7 @@ impl World {
             next_step: 0,
             kill_in: None,
             power_at_stop: false,
+            torn: false,
             full_until: None,
             slow_until: None,
             phase: Phase::Steps,
@@ -318,6 +321,7 @@ impl World {
         let Some(process) = self.process.take() else {
             return;
         };
+        self.torn &= process.seen().controls.is_empty();
         self.outside.timeline.note("process", || "ended".into());
         for metrics in &process.seen().metrics {
             let counts = metrics.counts();
@@ -334,7 +338,7 @@ impl World {
         self.mend_at = None;
         self.drain_until = None;
         self.kill_in = None;
-        self.look_at_files();
+        self.look_at_files(self.torn);
         if self.phase == Phase::Draining {
             self.phase = Phase::Over;
             return;
@@ -363,7 +367,8 @@ impl World {
         self.mend_at = None;
         self.drain_until = None;
         self.kill_in = None;
-        self.look_at_files();
+        self.torn |= power;
+        self.look_at_files(self.torn);
         if self.phase == Phase::Draining {
             self.outside.oracle.violated("the process does not drain");
         }
@@ -389,12 +394,16 @@ impl World {
     }
 
     /// What stands in the files of file emitters, as a consumer finds it now.
-    fn look_at_files(&self) {
+    fn look_at_files(&self, torn: bool) {
         let emitters = self.plan.config.emitters.iter();
         for emitter in emitters.filter(|emitter| matches!(emitter.kind, Kind::File { .. })) {
             let dir = process::directory(emitter);
             match lines(&self.outside.disk, Path::new(&dir)) {
-                Ok(positions) => self.outside.oracle.in_files(&emitter.name, &positions),
+                Ok((_, true)) if !torn => self.outside.oracle.violated(format!(
+                    "{}: its files are damaged although the power never went",
+                    emitter.name
+                )),
+                Ok((positions, _)) => self.outside.oracle.in_files(&emitter.name, &positions),
                 Err(what) => self
                     .outside
                     .oracle

@@ -34,7 +34,32 @@ impl Watermark {
         }))
     }
 
-    /// Registers a lane before anything is read. `at` is its stored checkpoint; without one the
+    /// Registers all lanes of a pipeline before anything is read, in one step: between two single
+    /// registrations the minimum would be that of the lanes so far, and it never goes back. Each
+    /// comes with its stored checkpoint; without one the minimum cannot move until the lane has
+    /// stored its first.
+    pub fn register_all<N: Into<Arc<str>>>(
+        &self,
+        lanes: impl IntoIterator<Item = (N, Option<Position>)>,
+    ) -> Vec<WatermarkHandle> {
+        let mut known = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = lanes
+            .into_iter()
+            .map(|(name, at)| {
+                let name = name.into();
+                known.insert(name.clone(), at);
+                WatermarkHandle {
+                    name,
+                    shared: self.0.clone(),
+                }
+            })
+            .collect();
+        self.0.publish(&known);
+        handles
+    }
+
+    /// Registers one more lane. Of lanes that start together, see
+    /// [`register_all`](Self::register_all). `at` is its stored checkpoint; without one the
     /// minimum cannot move until it has stored its first.
     pub fn register(&self, name: impl Into<Arc<str>>, at: Option<Position>) -> WatermarkHandle {
         let handle = WatermarkHandle {
@@ -106,6 +131,20 @@ impl WatermarkHandle {
 mod tests {
     use super::*;
     use crate::Lsn;
+
+    #[test]
+    fn lanes_that_start_together_count_together() {
+        let at = |n| Position::end_of(Lsn(n));
+        let watermark = Watermark::new();
+        let lanes = [("fast", Some(at(9))), ("slow", Some(at(4)))];
+        let handles = watermark.register_all(lanes);
+        assert_eq!(watermark.minimum(), at(4));
+        let [_, slow] = handles.as_slice() else {
+            panic!("two handles")
+        };
+        slow.advance(at(7));
+        assert_eq!(watermark.minimum(), at(7));
+    }
 
     #[test]
     fn the_slowest_lane_holds_it_and_it_never_goes_back() {

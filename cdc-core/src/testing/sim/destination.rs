@@ -48,6 +48,8 @@ impl Default for Alive {
 /// How a destination is.
 #[derive(Clone, Copy, Debug)]
 pub struct DestinationConfig {
+    /// It looks at what it gets and may refuse it; the consumer of a queue has nobody to tell.
+    pub refuses: bool,
     /// Events in a thousand that it refuses until it is healed.
     pub poison_per_mille: u64,
     /// It takes the good events of a batch and refuses the others one by one; else it refuses
@@ -203,7 +205,7 @@ impl SimDestination {
 
     fn is_poison(&self, event: &ChangeEvent) -> bool {
         let inner = locked(&self.inner);
-        if inner.healed {
+        if inner.healed || !self.config.refuses {
             return false;
         }
         if self.clock.now() < inner.rejects_until {
@@ -252,12 +254,13 @@ impl SimDestination {
                 positions.join(" ")
             )
         });
+        let bad: Vec<_> = refused.iter().map(|&index| events[index].position).collect();
         for (index, event) in events.iter().enumerate() {
             if refused.contains(&index) {
                 self.oracle.refused(&self.name, event.position);
             } else if whole {
                 self.timeline.stir(event.position.commit.0);
-                self.oracle.arrived(&self.name, batch.source(), event, way);
+                self.oracle.arrived(&self.name, batch.source(), event, way, &bad);
             }
         }
         refused

@@ -5,25 +5,46 @@ use std::path::Path;
 use crate::Position;
 use crate::storage::{OpenMode, Storage, read_exact_at};
 
-/// Positions of the whole lines of all JSON files in a directory, in the order of their names.
+/// Positions of the whole lines of all JSON files in a directory, in the order in which they were
+/// written: closed files as their manifest lists them, then the open one. The other value is true
+/// if something in between cannot be read, as what was not synced when the power went; what stands
+/// behind it in the same file is left out.
 ///
 /// # Errors
-/// If a file cannot be read, or a whole line has no position.
-pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<Vec<Position>, String> {
-    let mut positions = Vec::new();
-    let names = storage.list(dir).map_err(|error| error.to_string())?;
-    for name in names.iter().filter(|name| name.contains(".ndjson")) {
-        let path = dir.join(name);
-        let text = read(storage, &path).map_err(|error| format!("{name}: {error}"))?;
+/// If a file cannot be read at all.
+pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<(Vec<Position>, bool), String> {
+    let mut names = storage.list(dir).map_err(|error| error.to_string())?;
+    let listed = match names.iter().find(|name| *name == "MANIFEST.jsonl") {
+        Some(manifest) => {
+            let text = read(storage, &dir.join(manifest)).map_err(|error| error.to_string())?;
+            text.split(|&byte| byte == b'\n')
+                .filter_map(|line| Some(member(line, "name")?.to_owned()))
+                .collect::<Vec<_>>()
+        }
+        None => Vec::new(),
+    };
+    names.retain(|name| name.contains(".ndjson"));
+    names.sort_by_key(|name| {
+        let closed = name.trim_end_matches(".part");
+        let place = listed.iter().position(|listed| listed == closed);
+        (place.unwrap_or(usize::MAX), name.clone())
+    });
+    let (mut positions, mut damaged) = (Vec::new(), false);
+    for name in names {
+        let text = read(storage, &dir.join(&name)).map_err(|error| format!("{name}: {error}"))?;
         let whole = text.iter().rposition(|&byte| byte == b'\n');
         let text = &text[..whole.map_or(0, |at| at + 1)];
-        for line in text.split(|&byte| byte == b'\n') {
-            if !line.is_empty() {
-                positions.push(position(line).ok_or_else(|| format!("{name}: a damaged line"))?);
+        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            match member(line, "position").and_then(|text| text.parse().ok()) {
+                Some(position) => positions.push(position),
+                None => {
+                    damaged = true;
+                    break;
+                }
             }
         }
     }
-    Ok(positions)
+    Ok((positions, damaged))
 }
 
 fn read(storage: &dyn Storage, path: &Path) -> std::io::Result<Vec<u8>> {
@@ -33,9 +54,10 @@ fn read(storage: &dyn Storage, path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn position(line: &[u8]) -> Option<Position> {
+/// The text of a member of a whole JSON object.
+fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a str> {
     let line = std::str::from_utf8(line).ok()?;
-    let (_, rest) = line.split_once("\"position\":\"")?;
+    let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
     let (text, _) = rest.split_once('"')?;
-    line.ends_with('}').then(|| text.parse().ok())?
+    (line.starts_with('{') && line.ends_with('}')).then_some(text)
 }

@@ -131,25 +131,37 @@ impl Judged {
     }
 
     /// The first event of a chain before `index` that should have been delivered and was not.
-    fn hole(&mut self, which: Which, key: u64, index: usize) -> Option<usize> {
+    /// What was refused in the same request does not count: the destination took the others of
+    /// its batch before anybody could know.
+    fn hole(
+        &mut self,
+        which: Which,
+        key: u64,
+        index: usize,
+        together: &[usize],
+    ) -> Option<usize> {
         let chain = match which {
             Which::Key => self.keys.get_mut(&key),
             Which::Barrier => self.barriers.get_mut(&key),
             Which::Table => self.tables.get_mut(&key),
         }?;
-        while let Some(&next) = chain.events.get(chain.done) {
+        let mut at = chain.done;
+        while let Some(&next) = chain.events.get(at) {
             if next >= index {
                 return None;
             }
             // A letter in front holds its key, not its table.
-            let letter = self.letters.contains_key(&next) || self.maybe_letters.contains_key(&next);
+            let letter =
+                self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
             let past = self.arrived[next] > 0
                 || self.discarded.contains(&next)
                 || (letter && (which != Which::Key || !self.rules.parks));
-            if !past {
+            if past && at == chain.done {
+                chain.done += 1;
+            } else if !past && !together.contains(&next) {
                 return Some(next);
             }
-            chain.done += 1;
+            at += 1;
         }
         None
     }
@@ -261,9 +273,16 @@ impl Oracle {
         locked(&self.inner).end
     }
 
-    /// An event came to a destination.
-    pub fn arrived(&self, emitter: &str, source: &SourceInfo, event: &ChangeEvent, way: Way) {
-        let found = locked(&self.inner).arrive(emitter, source, event, way);
+    /// An event came to a destination, in a request of which the events at `refused` were refused.
+    pub fn arrived(
+        &self,
+        emitter: &str,
+        source: &SourceInfo,
+        event: &ChangeEvent,
+        way: Way,
+        refused: &[Position],
+    ) {
+        let found = locked(&self.inner).arrive(emitter, source, event, way, refused);
         if let Err(what) = found {
             self.violated(what);
         }
@@ -604,8 +623,10 @@ impl Inner {
         source: &SourceInfo,
         event: &ChangeEvent,
         way: Way,
+        refused: &[Position],
     ) -> Result<(), String> {
         let position = event.position;
+        let together: Vec<_> = refused.iter().filter_map(|at| self.find(*at)).collect();
         let index = self
             .find(position)
             .ok_or_else(|| format!("{emitter}: got {position}, which was never committed"))?;
@@ -621,13 +642,18 @@ impl Inner {
             .emitters
             .get_mut(emitter)
             .ok_or_else(|| format!("{emitter}: nobody knows this emitter"))?;
+        let letter =
+            judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
         if !judged.kept[index] {
+            // Parked events have not been through the transforms, and may be redriven as they were.
+            if letter && (judged.rules.keep)(event) {
+                judged.arrived[index] += 1;
+                return Ok(());
+            }
             return Err(format!(
                 "{emitter}: got {position}, which the filter or a transform drops"
             ));
         }
-        let letter =
-            judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
         if way == Way::Asked && position <= judged.checkpoint && !letter {
             return Err(format!(
                 "{emitter}: {position} is delivered again although the checkpoint is at {}",
@@ -642,7 +668,7 @@ impl Inner {
                 keys.chain([(Which::Barrier, known.table)]).collect()
             };
             for (which, key) in chains {
-                if let Some(hole) = judged.hole(which, key, index) {
+                if let Some(hole) = judged.hole(which, key, index, &together) {
                     let what = if which == Which::Key { "key" } else { "table" };
                     return Err(format!(
                         "{emitter}: {position} overtakes {} of the same {what}",
@@ -723,6 +749,11 @@ impl Inner {
         }
         for index in indices {
             if !judged.kept[index] {
+                if judged.ever_letter.contains(&index)
+                    && (judged.rules.keep)(&events[index].event)
+                {
+                    continue;
+                }
                 return Err(format!(
                     "{emitter}: its files hold {}, which the filter or a transform drops",
                     at(index)
@@ -739,7 +770,7 @@ impl Inner {
             if !again {
                 for key in distinct(events[index].keys) {
                     if !events[index].is_barrier()
-                        && let Some(hole) = judged.hole(Which::Key, key, index)
+                        && let Some(hole) = judged.hole(Which::Key, key, index, &[])
                     {
                         return Err(format!(
                             "{emitter}: in its files {} stands before {} of the same key",
