@@ -410,12 +410,14 @@ async fn supervise(
         ended,
     };
     let mut running = Vec::new();
+    let mut stored = Vec::new();
     for emitter in &config.emitters {
-        let at = state
-            .checkpoints
-            .load(&emitter.name)?
-            .map(|checkpoint| checkpoint.position);
-        let handle = watermark.register(emitter.name.as_str(), at);
+        let at = state.checkpoints.load(&emitter.name)?;
+        let at = at.map(|checkpoint| checkpoint.position);
+        stored.push((emitter.name.as_str(), at));
+    }
+    let handles = watermark.register_all(stored);
+    for (emitter, handle) in config.emitters.iter().zip(handles) {
         let range = Range {
             start: ready.start,
             stop_at: ready.stop_at,

@@ -112,7 +112,10 @@ fn one(seed: u64, options: &Options) -> bool {
         report.digest,
     );
     if again.digest != report.digest {
-        println!("NOT DETERMINISTIC: again the digest is {:016x}", again.digest);
+        println!(
+            "NOT DETERMINISTIC: again the digest is {:016x}",
+            again.digest
+        );
         return false;
     }
     match &report.violation {

@@ -52,6 +52,10 @@ mod tests {
         });
         let left = plan.without(&dropped);
         assert!(left.steps.len() <= 4, "{} steps left", left.steps.len());
-        assert!(needed.iter().all(|at| left.steps.iter().any(|s| s.at == *at)));
+        assert!(
+            needed
+                .iter()
+                .all(|at| left.steps.iter().any(|s| s.at == *at))
+        );
     }
 }

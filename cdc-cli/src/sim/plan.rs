@@ -71,8 +71,12 @@ pub(crate) enum Action {
     Idle(u64),
     ChangeSchema,
     DatabaseCheckpoint,
-    Disconnect { after_batches: u64 },
-    DatabaseCrash { away: Duration },
+    Disconnect {
+        after_batches: u64,
+    },
+    DatabaseCrash {
+        away: Duration,
+    },
     Down(usize, Duration),
     Refuse(usize, Duration),
     Reject(usize, Duration),
@@ -80,14 +84,36 @@ pub(crate) enum Action {
     LoseAnswers(usize, u32),
     DelayRequests(usize, u32),
     CutRequests(usize, u32),
-    DiskFails { after_calls: u64, failure: Failure, power: bool },
-    DiskFull { time: Duration },
-    DiskSlow { delay: Duration, time: Duration },
-    Kill { after_polls: u64, power: bool },
+    DiskFails {
+        after_calls: u64,
+        failure: Failure,
+        power: bool,
+    },
+    DiskFull {
+        time: Duration,
+    },
+    DiskSlow {
+        delay: Duration,
+        time: Duration,
+    },
+    Kill {
+        after_polls: u64,
+        power: bool,
+    },
     Restart,
-    Redrive { emitter: usize, per_mille: u64, as_was: bool },
-    Discard { emitter: usize, per_mille: u64 },
-    Replay { emitter: usize, per_mille: u64 },
+    Redrive {
+        emitter: usize,
+        per_mille: u64,
+        as_was: bool,
+    },
+    Discard {
+        emitter: usize,
+        per_mille: u64,
+    },
+    Replay {
+        emitter: usize,
+        per_mille: u64,
+    },
 }
 
 fn millis(random: &mut SimRandom, from: u64, to: u64) -> Duration {
@@ -158,7 +184,11 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
         fails: if random.chance(200) { 30 } else { 0 },
         destination: DestinationConfig {
             refuses: hook,
-            poison_per_mille: if hook { random.pick(&[0, 0, 20, 150]) } else { 0 },
+            poison_per_mille: if hook {
+                random.pick(&[0, 0, 20, 150])
+            } else {
+                0
+            },
             partial: random.chance(500),
             latency: Duration::from_micros(random.pick(&[100, 3_000, 30_000])),
             timeout: millis(random, 80, 500),

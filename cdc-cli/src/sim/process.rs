@@ -248,9 +248,7 @@ impl Inside {
             .journal(&storage, &source, slowest)
             .map_err(|error| source_failed(&error))?;
         let log = journal.log().clone();
-        let start = log
-            .oldest()
-            .map_err(|error| source_failed(&error.into()))?;
+        let start = log.oldest().map_err(|error| source_failed(&error.into()))?;
         let watermark = Watermark::new();
         let lineage = source.source().lineage;
         {

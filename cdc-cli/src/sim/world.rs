@@ -90,12 +90,18 @@ impl World {
     /// Runs a plan to its end, or to the first violation.
     pub(crate) fn run(plan: &Plan, keep_lines: bool) -> Report {
         let mut world = Self::new(plan.clone(), keep_lines);
-        world.outside.timeline.note("plan", || format!("{:?}", plan.config));
+        world
+            .outside
+            .timeline
+            .note("plan", || format!("{:?}", plan.config));
         let mut polls = 0u64;
         while world.phase != Phase::Over && world.outside.oracle.violation().is_none() {
             polls += 1;
             if polls > POLLS_MAX {
-                world.outside.oracle.violated("the run does not end: something turns in circles");
+                world
+                    .outside
+                    .oracle
+                    .violated("the run does not end: something turns in circles");
             }
             world.turn();
         }
@@ -381,7 +387,9 @@ impl World {
         }
         self.lives += 1;
         let life = self.lives;
-        self.outside.timeline.note("process", || format!("life {life} begins"));
+        self.outside
+            .timeline
+            .note("process", || format!("life {life} begins"));
         self.process = Some(Process::start(&self.outside, life));
     }
 
@@ -404,10 +412,10 @@ impl World {
                     emitter.name
                 )),
                 Ok((positions, _)) => self.outside.oracle.in_files(&emitter.name, &positions),
-                Err(what) => self
-                    .outside
-                    .oracle
-                    .violated(format!("{}: its files cannot be read: {what}", emitter.name)),
+                Err(what) => self.outside.oracle.violated(format!(
+                    "{}: its files cannot be read: {what}",
+                    emitter.name
+                )),
             }
         }
     }
@@ -532,23 +540,29 @@ impl World {
         let oldest = oldest.map_err(|error| text(&error))?.end();
         let (from, to) = (oldest.commit.0, stored.position.commit.0);
         let commit = from + to.saturating_sub(from) * per_mille / 1000;
-        let position = Position::end_of(cdc_core::Lsn(commit)).max(oldest).min(stored.position);
-        self.outside
-            .timeline
-            .note("operator", || format!("{name}: {} -> {position}", stored.position));
+        let position = Position::end_of(cdc_core::Lsn(commit))
+            .max(oldest)
+            .min(stored.position);
+        self.outside.timeline.note("operator", || {
+            format!("{name}: {} -> {position}", stored.position)
+        });
         let moved = Checkpoint {
             position,
             state: bytes::Bytes::new(),
             ..stored
         };
-        store.reset(name, Some(&moved)).map_err(|error| text(&error))?;
+        store
+            .reset(name, Some(&moved))
+            .map_err(|error| text(&error))?;
         self.outside.oracle.moved(name, position);
         Ok(())
     }
 
     /// The faults stop; from now on everything must arrive.
     fn settle(&mut self) {
-        self.outside.timeline.note("world", || "all faults stop".into());
+        self.outside
+            .timeline
+            .note("world", || "all faults stop".into());
         for destination in &self.outside.destinations {
             destination.heal();
         }

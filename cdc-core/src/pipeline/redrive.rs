@@ -35,7 +35,8 @@ pub struct RedriveReport {
     pub delivered: u64,
     /// Letters that failed again and stay.
     pub failed: u64,
-    /// Letters left alone: not asked for, or behind one that failed or was not asked for.
+    /// Letters left alone: not asked for, behind one that failed or was not asked for, or ahead of
+    /// the lane's position, where earlier events of their key may still be due.
     pub skipped: u64,
     /// Why the redrive ended early, if it did.
     pub stopped: Option<String>,
@@ -90,7 +91,9 @@ impl Running {
                 let behind =
                     keys.is_some_and(|(a, b)| blocked.contains(&a) || blocked.contains(&b));
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
-                let outcome = if behind || !asked {
+                // After a crash or a replay the lane reads the events before it once more.
+                let ahead = letter.event.position > self.progress.position();
+                let outcome = if behind || !asked || ahead {
                     report.skipped += 1;
                     Redriven::Left
                 } else {
@@ -141,7 +144,7 @@ impl Running {
                 dlq.set_state(&self.config.name, letter.event_id(), LetterState::Discarded)
                     .map_err(|cause| self.dlq_error(cause))?;
                 if let Ok(Some(keys)) = key_hashes(&letter.event) {
-                    self.parked.remove(keys);
+                    self.parked.remove(keys, letter.event.position);
                 }
                 count += 1;
             }
@@ -170,7 +173,7 @@ impl Running {
                     .map_err(|cause| self.dlq_error(cause))?;
             }
             if let Some(keys) = keys {
-                self.parked.remove(keys);
+                self.parked.remove(keys, id.position());
             }
             report.delivered += 1;
         }

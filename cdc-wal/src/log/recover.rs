@@ -245,6 +245,10 @@ pub(crate) fn recover(
             current = Some(segment);
         }
     }
+    // So may their names: what is promised durable from here on must not vanish with one.
+    storage
+        .sync_dir(dir)
+        .map_err(|cause| LogError::io("sync the log directory", dir, cause))?;
     let Some(current) = current else {
         return Err(walk.frames.corrupt(at, "no segment"));
     };

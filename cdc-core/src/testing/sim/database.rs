@@ -96,8 +96,9 @@ impl SimDatabase {
         inner.end = Lsn(inner.end.0 + grown);
         inner.next_id += 1;
         if spec.aborts {
-            self.timeline
-                .note("database", || format!("transaction {} aborts", inner.next_id));
+            self.timeline.note("database", || {
+                format!("transaction {} aborts", inner.next_id)
+            });
             return;
         }
         let transaction = Transaction {
@@ -365,9 +366,9 @@ impl WalSource for SimSource {
                 .note("database", || format!("slot confirmed to {lsn}"));
         }
         if lsn > inner.end {
-            self.database
-                .oracle
-                .violated(format!("the source was told {lsn}, which it has not reached"));
+            self.database.oracle.violated(format!(
+                "the source was told {lsn}, which it has not reached"
+            ));
         }
         Ok(())
     }

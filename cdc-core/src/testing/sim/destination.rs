@@ -248,19 +248,19 @@ impl SimDestination {
         self.timeline.note(&self.name, || {
             let positions: Vec<_> = events.iter().map(|e| e.position.to_string()).collect();
             let late = if way == Way::Late { "late, " } else { "" };
-            format!(
-                "{late}{} refused of {}",
-                refused.len(),
-                positions.join(" ")
-            )
+            format!("{late}{} refused of {}", refused.len(), positions.join(" "))
         });
-        let bad: Vec<_> = refused.iter().map(|&index| events[index].position).collect();
+        let bad: Vec<_> = refused
+            .iter()
+            .map(|&index| events[index].position)
+            .collect();
         for (index, event) in events.iter().enumerate() {
             if refused.contains(&index) {
                 self.oracle.refused(&self.name, event.position);
             } else if whole {
                 self.timeline.stir(event.position.commit.0);
-                self.oracle.arrived(&self.name, batch.source(), event, way, &bad);
+                self.oracle
+                    .arrived(&self.name, batch.source(), event, way, &bad);
             }
         }
         refused
@@ -283,7 +283,10 @@ impl SimDestination {
                 Duration::ZERO
             };
             let there = Duration::from_micros(inner.random.between(0, longest));
-            (there, slow + Duration::from_micros(inner.random.between(0, longest)))
+            (
+                there,
+                slow + Duration::from_micros(inner.random.between(0, longest)),
+            )
         };
         self.clock.wait(there).await;
         alive.or_wait().await;

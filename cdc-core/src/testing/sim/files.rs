@@ -34,7 +34,10 @@ pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<(Vec<Position>, bool),
         let text = read(storage, &dir.join(&name)).map_err(|error| format!("{name}: {error}"))?;
         let whole = text.iter().rposition(|&byte| byte == b'\n');
         let text = &text[..whole.map_or(0, |at| at + 1)];
-        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in text
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             match member(line, "position").and_then(|text| text.parse().ok()) {
                 Some(position) => positions.push(position),
                 None => {

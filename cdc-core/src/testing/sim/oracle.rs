@@ -133,13 +133,7 @@ impl Judged {
     /// The first event of a chain before `index` that should have been delivered and was not.
     /// What was refused in the same request does not count: the destination took the others of
     /// its batch before anybody could know.
-    fn hole(
-        &mut self,
-        which: Which,
-        key: u64,
-        index: usize,
-        together: &[usize],
-    ) -> Option<usize> {
+    fn hole(&mut self, which: Which, key: u64, index: usize, together: &[usize]) -> Option<usize> {
         let chain = match which {
             Which::Key => self.keys.get_mut(&key),
             Which::Barrier => self.barriers.get_mut(&key),
@@ -151,8 +145,7 @@ impl Judged {
                 return None;
             }
             // A letter in front holds its key, not its table.
-            let letter =
-                self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
+            let letter = self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
             let past = self.arrived[next] > 0
                 || self.discarded.contains(&next)
                 || (letter && (which != Which::Key || !self.rules.parks));
@@ -245,12 +238,7 @@ impl Oracle {
                     continue;
                 }
                 if known.is_barrier() {
-                    judged
-                        .barriers
-                        .entry(table)
-                        .or_default()
-                        .events
-                        .push(index);
+                    judged.barriers.entry(table).or_default().events.push(index);
                 } else {
                     for key in distinct(keys) {
                         judged.keys.entry(key).or_default().events.push(index);
@@ -575,7 +563,8 @@ impl Oracle {
             (0..judged.kept.len())
                 .find(|&index| {
                     !judged.is_done(index)
-                        || (judged.letters.contains_key(&index) && !judged.discarded.contains(&index))
+                        || (judged.letters.contains_key(&index)
+                            && !judged.discarded.contains(&index))
                 })
                 .unwrap_or(judged.kept.len())
         } else {
@@ -749,8 +738,7 @@ impl Inner {
         }
         for index in indices {
             if !judged.kept[index] {
-                if judged.ever_letter.contains(&index)
-                    && (judged.rules.keep)(&events[index].event)
+                if judged.ever_letter.contains(&index) && (judged.rules.keep)(&events[index].event)
                 {
                     continue;
                 }

@@ -115,15 +115,15 @@ impl Workload {
             };
             return with(position, &self.notes, transaction, op, before, after);
         }
-        let relation = if table < 60 { &self.orders } else { &self.items };
+        let relation = if table < 60 {
+            &self.orders
+        } else {
+            &self.items
+        };
         let extra = relation.columns.len() - 3;
         let row = |id: i64| {
             let text = "x".repeat(body as usize);
-            let mut values = vec![
-                Value::Int(id),
-                Value::Int(self.serial),
-                Value::Text(text),
-            ];
+            let mut values = vec![Value::Int(id), Value::Int(self.serial), Value::Text(text)];
             values.extend((0..extra).map(|n| Value::Int(n as i64)));
             Image::Full(RowImage::from_values(&values))
         };
