@@ -44,7 +44,8 @@ impl Timeline {
     pub fn note(&self, who: &str, what: impl FnOnce() -> String) {
         let mut inner = locked(&self.inner);
         let now = self.clock.now();
-        inner.digest = mix(inner.digest ^ now.as_nanos() as u64 ^ who.len() as u64);
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        inner.digest = mix(inner.digest ^ nanos ^ who.len() as u64);
         if let Some(lines) = &mut inner.lines {
             if lines.len() == LINES_MAX {
                 lines.pop_front();
