@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use cdc_core::pipeline::OrderScope;
 use cdc_core::testing::sim::{DestinationConfig, SimRandom, TransactionSpec};
 use cdc_core::testing::sim_storage::Failure;
 
@@ -56,6 +57,9 @@ pub(crate) struct EmitterPlan {
     pub(crate) drops: u64,
     pub(crate) fails: u64,
     pub(crate) destination: DestinationConfig,
+    /// Requests at once, of a hook.
+    pub(crate) concurrency: usize,
+    pub(crate) order: OrderScope,
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +117,14 @@ pub(crate) enum Action {
     Replay {
         emitter: usize,
         per_mille: u64,
+    },
+    Seek {
+        emitter: usize,
+        per_mille: u64,
+    },
+    Pause {
+        emitter: usize,
+        time: Duration,
     },
 }
 
@@ -174,6 +186,12 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
         }
     };
     let hook = kind == Kind::Hook;
+    let order = random.pick(&[
+        OrderScope::Key,
+        OrderScope::Key,
+        OrderScope::Table,
+        OrderScope::Global,
+    ]);
     EmitterPlan {
         name: format!("{name}{number}"),
         kind,
@@ -194,6 +212,12 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
             timeout: millis(random, 80, 500),
             batch_size: random.pick(&[1, 3, 10, 100]),
         },
+        concurrency: if hook && order != OrderScope::Global {
+            random.pick(&[1, 1, 2, 4])
+        } else {
+            1
+        },
+        order,
     }
 }
 
@@ -280,9 +304,19 @@ fn action(random: &mut SimRandom, config: &PlanConfig, disk: bool, crashes: bool
             emitter,
             per_mille: 300,
         },
-        98..99 => Action::Replay {
-            emitter,
-            per_mille: random.below(1000),
+        98..99 => match random.below(3) {
+            0 => Action::Replay {
+                emitter,
+                per_mille: random.below(1000),
+            },
+            1 => Action::Seek {
+                emitter,
+                per_mille: random.below(1000),
+            },
+            _ => Action::Pause {
+                emitter,
+                time: millis(random, 10, 2000),
+            },
         },
         _ => Action::Execute(transaction(random)),
     }

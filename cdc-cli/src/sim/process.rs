@@ -263,6 +263,8 @@ impl Inside {
             lane.checkpoint_interval = config.checkpoint_interval;
             lane.shutdown_timeout = config.shutdown_timeout;
             lane.window_max = config.window_max;
+            lane.concurrency = emitter.concurrency;
+            lane.order = emitter.order;
             lane.retry = RetryConfig {
                 base: Duration::from_millis(20),
                 cap: Duration::from_secs(1),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cdc_core::checkpoint::FileCheckpoints;
-use cdc_core::pipeline::RedriveRequest;
+use cdc_core::pipeline::{LaneControl, RedriveRequest};
 use cdc_core::testing::sim::{
     EmitterRules, Oracle, Polled, Safety, SimClock, SimDatabase, SimDestination, SimExecutor,
     SimRandom, Timeline, Workload, lines,
@@ -467,6 +467,8 @@ impl World {
                 as_was,
             } => self.redrive(emitter, per_mille, as_was),
             Action::Discard { emitter, per_mille } => self.discard(emitter, per_mille),
+            Action::Seek { emitter, per_mille } => self.seek(emitter, per_mille),
+            Action::Pause { emitter, time } => self.pause(emitter, time),
             Action::Replay { emitter, per_mille } => {
                 self.replay = Some((emitter, per_mille));
                 self.drain("an operator stops the process to move a position");
@@ -487,12 +489,11 @@ impl World {
         } else {
             self.chosen(emitter, per_mille)
         };
-        let Some(process) = &self.process else { return };
-        let Some(control) = process.seen().controls.get(emitter).cloned() else {
+        let Some((group, control)) = self.control(emitter) else {
             return;
         };
         let timeline = self.outside.timeline.clone();
-        self.executor.spawn("redrive", process.group, async move {
+        self.executor.spawn("redrive", group, async move {
             let report = control.redrive(RedriveRequest { ids, as_was }).await;
             timeline.note("operator", || format!("redrive: {report:?}"));
         });
@@ -500,15 +501,53 @@ impl World {
 
     fn discard(&mut self, emitter: usize, per_mille: u64) {
         let ids = self.chosen(emitter, per_mille);
-        let Some(process) = &self.process else { return };
-        let Some(control) = process.seen().controls.get(emitter).cloned() else {
+        let Some((group, control)) = self.control(emitter) else {
             return;
         };
         let timeline = self.outside.timeline.clone();
-        self.executor.spawn("discard", process.group, async move {
+        self.executor.spawn("discard", group, async move {
             let count = control.discard(ids).await;
             timeline.note("operator", || format!("discarded: {count:?}"));
         });
+    }
+
+    fn seek(&mut self, emitter: usize, per_mille: u64) {
+        let stored = self
+            .outside
+            .oracle
+            .checkpoint(&self.plan.config.emitters[emitter].name);
+        let begin = SimDatabase::BEGIN.0;
+        let back = begin + stored.commit.0.saturating_sub(begin) * per_mille / 1000;
+        let to = Position::end_of(cdc_core::Lsn(back)).min(stored);
+        let Some((group, control)) = self.control(emitter) else {
+            return;
+        };
+        let timeline = self.outside.timeline.clone();
+        self.executor.spawn("seek", group, async move {
+            let moved = control.seek(to).await;
+            timeline.note("operator", || format!("seek to {to}: {moved:?}"));
+        });
+    }
+
+    fn pause(&mut self, emitter: usize, time: Duration) {
+        let Some((group, control)) = self.control(emitter) else {
+            return;
+        };
+        let (timeline, clock) = (self.outside.timeline.clone(), self.outside.clock.clone());
+        self.executor.spawn("pause", group, async move {
+            let paused = control.pause().await;
+            timeline.note("operator", || format!("pause: {paused:?}"));
+            clock.wait(time).await;
+            let resumed = control.resume().await;
+            timeline.note("operator", || format!("resume: {resumed:?}"));
+        });
+    }
+
+    /// The running process's control of a lane.
+    fn control(&self, emitter: usize) -> Option<(u64, LaneControl)> {
+        let process = self.process.as_ref()?;
+        let control = process.seen().controls.get(emitter).cloned()?;
+        Some((process.group, control))
     }
 
     /// As `position set` does, with the process stopped.

@@ -1,6 +1,6 @@
 //! Keys that wait behind a dead letter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::row::RowError;
@@ -69,6 +69,8 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct ParkedKeys {
     keys: HashMap<KeyHash, Waiting>,
+    /// Events with an open letter: after a crash they are read again, and each counts once.
+    letters: HashSet<Position>,
     additions: u64,
 }
 
@@ -88,6 +90,9 @@ impl ParkedKeys {
     }
 
     pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
+        if !self.letters.insert(position) {
+            return;
+        }
         self.additions += 1;
         for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
             let waiting = self.keys.entry(key).or_insert(Waiting {
@@ -99,7 +104,11 @@ impl ParkedKeys {
         }
     }
 
-    pub(super) fn remove(&mut self, (old, new): (KeyHash, KeyHash)) {
+    /// The letter of the event at `position` is closed.
+    pub(super) fn remove(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
+        if !self.letters.remove(&position) {
+            return;
+        }
         for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
             if let Some(waiting) = self.keys.get_mut(&key) {
                 waiting.letters = waiting.letters.saturating_sub(1);
@@ -123,5 +132,27 @@ impl ParkedKeys {
     /// True if one of these keys waits already.
     pub(super) fn knows(&self, (old, new): (KeyHash, KeyHash)) -> bool {
         self.keys.contains_key(&old) || self.keys.contains_key(&new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Lsn;
+
+    #[test]
+    fn a_letter_that_is_found_and_then_read_again_counts_once() {
+        let at = |n| Position::new(Lsn(n), 0);
+        let mut parked = ParkedKeys::default();
+        parked.add((1, 2), at(5));
+        parked.add((1, 2), at(5));
+        parked.add((2, 2), at(6));
+        parked.remove((1, 2), at(5));
+        assert!(!parked.knows((1, 1)), "its only letter is closed");
+        assert!(parked.knows((2, 2)));
+        parked.remove((1, 2), at(5));
+        assert!(parked.knows((2, 2)), "closed twice, counted once");
+        parked.remove((2, 2), at(6));
+        assert!(parked.is_empty());
     }
 }

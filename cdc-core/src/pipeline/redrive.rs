@@ -92,7 +92,7 @@ impl Running {
                     keys.is_some_and(|(a, b)| blocked.contains(&a) || blocked.contains(&b));
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
                 // After a crash or a replay the lane reads the events before it once more.
-                let ahead = letter.event.position > self.progress.position();
+                let ahead = letter.event.position > self.window.position();
                 let outcome = if behind || !asked || ahead {
                     report.skipped += 1;
                     Redriven::Left

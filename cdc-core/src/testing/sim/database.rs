@@ -51,6 +51,9 @@ struct Committed {
 }
 
 impl SimDatabase {
+    /// Where the log begins.
+    pub const BEGIN: Lsn = Lsn(1000);
+
     /// An empty database. With `judge_confirm` every confirmation must be covered by what
     /// destinations have.
     pub fn new(
@@ -65,11 +68,11 @@ impl SimDatabase {
             random,
             workload,
             log: VecDeque::new(),
-            end: Lsn(1000),
+            end: Self::BEGIN,
             next_id: 700,
             timeline: 1,
-            confirmed: Lsn(1000),
-            durable: Lsn(1000),
+            confirmed: Self::BEGIN,
+            durable: Self::BEGIN,
             down_until: Duration::ZERO,
             epoch: 0,
             break_in: None,

@@ -394,4 +394,8 @@ impl Emitter for SimEmitter {
     fn batch_size(&self) -> usize {
         self.destination.config.batch_size
     }
+
+    fn worker(&self) -> Option<Self> {
+        Some(self.clone())
+    }
 }
