@@ -8,10 +8,12 @@ mod config;
 mod demo;
 mod destination;
 mod exit;
+mod http;
 mod logging;
 mod output;
 mod pretty;
 mod report;
+mod time;
 
 use std::process::ExitCode;
 

@@ -110,14 +110,22 @@ pub enum EmitErrorKind {
 }
 
 impl EmitErrorKind {
+    /// The name of every kind, in the order of [`class`](Self::class).
+    pub const CLASSES: [&str; 4] = ["endpoint_retry", "endpoint_stop", "event", "fatal"];
+
+    /// Which of [`CLASSES`](Self::CLASSES) this is.
+    pub const fn class(self) -> usize {
+        match self {
+            Self::EndpointRetry { .. } => 0,
+            Self::EndpointStop => 1,
+            Self::Event => 2,
+            Self::Fatal => 3,
+        }
+    }
+
     /// The name in dead letters, logs and metrics.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::EndpointRetry { .. } => "endpoint_retry",
-            Self::EndpointStop => "endpoint_stop",
-            Self::Event => "event",
-            Self::Fatal => "fatal",
-        }
+        Self::CLASSES[self.class()]
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Live {
 pub(crate) struct Index {
     letters: BTreeMap<Key, Entry>,
     live: BTreeMap<u64, Live>,
+    /// Open letters by emitter and state; kept up, so that asking is free.
+    counts: BTreeMap<(u32, u8), u64>,
     emitters: Names,
     classes: Names,
 }
@@ -138,6 +140,7 @@ impl Index {
             let live = self.live.entry(at.segment).or_default();
             live.letters += 1;
             live.bytes += u64::from(at.length);
+            self.count(key, record.state, 1);
             self.letters.insert(key, entry);
         }
     }
@@ -147,14 +150,33 @@ impl Index {
         if !state.is_open() {
             self.close(key);
         } else if let Some(entry) = self.letters.get_mut(&key) {
-            entry.state = state;
+            let before = std::mem::replace(&mut entry.state, state);
+            self.count(key, before, -1);
+            self.count(key, state, 1);
         }
     }
 
+    fn count(&mut self, key: Key, state: LetterState, change: i64) {
+        let count = self.counts.entry((key.emitter, state as u8)).or_default();
+        *count = count.saturating_add_signed(change);
+    }
+
+    /// Open letters by emitter and state; emitters that have none any more count zero.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, LetterState, u64)> {
+        self.counts
+            .iter()
+            .filter_map(|(&(emitter, state), &count)| {
+                let name = self.emitters.list.get(emitter as usize)?;
+                Some((&**name, LetterState::from_u8(state)?, count))
+            })
+    }
+
     fn close(&mut self, key: Key) {
-        if let Some(entry) = self.letters.remove(&key)
-            && let Some(live) = self.live.get_mut(&entry.at.segment)
-        {
+        let Some(entry) = self.letters.remove(&key) else {
+            return;
+        };
+        self.count(key, entry.state, -1);
+        if let Some(live) = self.live.get_mut(&entry.at.segment) {
             live.letters -= 1;
             live.bytes -= u64::from(entry.at.length);
         }
@@ -180,6 +202,15 @@ impl Index {
                     .take_while(move |(key, _)| key.emitter == number)
                     .skip_while(move |(key, _)| after.is_some_and(|after| key.position <= after))
             })
+            .map(|(key, entry)| (*key, *entry))
+    }
+
+    /// Open letters behind a key, in the order of [`Index::iter`].
+    pub(crate) fn behind(&self, key: Option<Key>) -> impl Iterator<Item = (Key, Entry)> + '_ {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = key.map_or(Unbounded, Excluded);
+        self.letters
+            .range((from, Unbounded))
             .map(|(key, entry)| (*key, *entry))
     }
 

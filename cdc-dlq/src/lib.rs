@@ -42,4 +42,4 @@ mod walk;
 pub use export::letter_json;
 pub use filter::LetterFilter;
 pub use queue::{DlqOptions, FileDlq};
-pub use reader::{DlqGroup, DlqReader, DlqStats};
+pub use reader::{DlqCount, DlqGroup, DlqPage, DlqReader, DlqStats};

@@ -172,6 +172,11 @@ impl FileDlq {
         self.sync_dir()
     }
 
+    /// The bounds it was opened with.
+    pub const fn options(&self) -> &DlqOptions {
+        &self.options
+    }
+
     /// Reads letters: by id, filtered, counted, exported.
     pub const fn reader(&self) -> &DlqReader {
         &self.letters

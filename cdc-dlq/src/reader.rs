@@ -69,6 +69,26 @@ pub struct DlqGroup {
     pub oldest_micros: i64,
 }
 
+/// Open letters of an emitter in one state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DlqCount {
+    /// The emitter.
+    pub emitter: String,
+    /// What has become of them.
+    pub state: LetterState,
+    /// How many.
+    pub letters: u64,
+}
+
+/// A part of a listing.
+#[derive(Debug, Default)]
+pub struct DlqPage {
+    /// Matching letters.
+    pub letters: Vec<DeadLetter>,
+    /// Where the next page begins; `None` if everything was looked at.
+    pub next: Option<(String, EventId)>,
+}
+
 /// What a scan of the directory found at the end of the newest segment.
 pub(crate) struct Loaded {
     pub(crate) reader: DlqReader,
@@ -305,16 +325,64 @@ impl DlqReader {
         Ok(keys)
     }
 
+    /// Matching letters in the order of [`DlqReader::scan`], behind one of them: at most
+    /// `letters_max`, and no more than `looks_max` letters are looked at. For those who share the
+    /// reader with a writer and must not keep it for long.
+    ///
+    /// # Errors
+    /// As for [`DlqReader::scan`].
+    pub fn page(
+        &self,
+        filter: &LetterFilter,
+        behind: Option<&(String, EventId)>,
+        letters_max: usize,
+        looks_max: usize,
+    ) -> Result<DlqPage, DlqError> {
+        let key = behind.and_then(|(name, id)| self.index.key(&Identity::new(name, *id)));
+        let mut page = DlqPage::default();
+        let mut last = None;
+        for (looks, (key, entry)) in self.index.behind(key).enumerate() {
+            if looks >= looks_max || page.letters.len() >= letters_max {
+                page.next = last;
+                return Ok(page);
+            }
+            last = Some((self.index.emitter(key).to_owned(), event_id(key)));
+            if self.matches(filter, key, &entry) {
+                let letter = self.read(&entry)?;
+                if filter.matches_letter(&letter) {
+                    page.letters.push(letter);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Open letters by emitter and state, without looking at any: cheap at any size.
+    pub fn counts(&self) -> Vec<DlqCount> {
+        let counts = self.index.counts();
+        counts
+            .map(|(emitter, state, letters)| DlqCount {
+                emitter: emitter.to_owned(),
+                state,
+                letters,
+            })
+            .collect()
+    }
+
+    fn matches(&self, filter: &LetterFilter, key: Key, entry: &Entry) -> bool {
+        filter.matches_entry(
+            self.index.emitter(key),
+            self.index.class(entry),
+            entry.state,
+            entry.last_failed_micros,
+            || event_id(key).to_bytes(),
+        )
+    }
+
     fn matching<'a>(&'a self, filter: &'a LetterFilter) -> impl Iterator<Item = (Key, Entry)> + 'a {
-        self.index.iter().filter(|(key, entry)| {
-            filter.matches_entry(
-                self.index.emitter(*key),
-                self.index.class(entry),
-                entry.state,
-                entry.last_failed_micros,
-                || event_id(*key).to_bytes(),
-            )
-        })
+        self.index
+            .iter()
+            .filter(|(key, entry)| self.matches(filter, *key, entry))
     }
 
     /// Counts; reads no letter.

@@ -26,8 +26,11 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     if command::find("sqlite3", &[]).is_none() {
         missing.push("sqlite3");
     }
-    if command::find("python3", &[]).is_none() {
-        missing.push("python3");
+    // Example consumers; clients of the HTTP surface: one for programs, and a browser's EventSource.
+    for package in ["python3", "curl", "chromium"] {
+        if command::find(package, &[]).is_none() {
+            missing.push(package);
+        }
     }
     if !missing.is_empty() {
         install(&missing)?;

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use cdc_core::DeadLetterQueue;
 use cdc_core::storage::StdStorage;
 use cdc_dlq::{DlqOptions, FileDlq};
 
@@ -25,10 +24,10 @@ pub(crate) fn open(config: &Config) -> Result<FileDlq, CliError> {
     )?)
 }
 
-/// The same, shared by lanes.
+/// The same, shared by lanes and the HTTP surface.
 ///
 /// # Errors
 /// As for [`open`].
-pub(crate) fn open_shared(config: &Config) -> Result<Arc<Mutex<dyn DeadLetterQueue>>, CliError> {
+pub(crate) fn open_shared(config: &Config) -> Result<Arc<Mutex<FileDlq>>, CliError> {
     Ok(Arc::new(Mutex::new(open(config)?)))
 }

@@ -26,10 +26,14 @@ use crate::config::{
 };
 use crate::destination::{ChildConfig, ChildEmitter, PrintedQueue, Printer};
 use crate::exit::Exit;
+use crate::http::{PullEmitter, PullHandle};
 use crate::report::CliError;
 
 /// Events given to a child process between two answers, unless configured.
 const CHILD_BATCH_SIZE: usize = 100;
+
+/// Events put into the window of a consumer that fetches at once, unless configured.
+const PULL_BATCH_SIZE: usize = 100;
 
 /// What all lanes of a pipeline share.
 #[derive(Clone)]
@@ -57,12 +61,15 @@ pub(crate) struct Started {
     pub(crate) thread: JoinHandle<Result<LaneEnd, LaneError>>,
     /// The queue's consumer on standard output, if the emitter is the queue.
     pub(crate) printer: Option<Printer>,
+    /// The window that consumers fetch from, if the emitter is of that kind.
+    pub(crate) pull: Option<PullHandle>,
 }
 
 /// An emitter as the lane takes it, and the thread that consumes its queue.
 pub(crate) struct Built {
     emitter: Box<dyn FnOnce() -> Result<BoxEmitter, CliError> + Send>,
     printer: Option<Printer>,
+    pull: Option<PullHandle>,
 }
 
 /// Builds the destination of an emitter. What needs a runtime is made on the lane's own thread.
@@ -88,6 +95,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             Ok(Built {
                 emitter: Box::new(move || Ok(BoxEmitter::new(emitter))),
                 printer: Some(printer),
+                pull: None,
             })
         }
         Destination::File(file) => {
@@ -116,6 +124,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
                         .map_err(|error| CliError::from_error(Exit::Runtime, error))
                 }),
                 printer: None,
+                pull: None,
             })
         }
         Destination::Webhook(hook) => {
@@ -127,6 +136,7 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
                         .map_err(|error| CliError::from_error(Exit::Configuration, error))
                 }),
                 printer: None,
+                pull: None,
             })
         }
         Destination::Custom(custom) => {
@@ -140,6 +150,18 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             Ok(Built {
                 emitter: Box::new(move || Ok(BoxEmitter::new(ChildEmitter::new(config)))),
                 printer: None,
+                pull: None,
+            })
+        }
+        Destination::Pull(pull) => {
+            let bytes_max = usize::try_from(pull.window_bytes).unwrap_or(usize::MAX);
+            let batch_size = emitter.batch_size.unwrap_or(PULL_BATCH_SIZE);
+            let emitter = PullEmitter::new(bytes_max, batch_size);
+            let handle = emitter.handle();
+            Ok(Built {
+                emitter: Box::new(move || Ok(BoxEmitter::new(emitter))),
+                printer: None,
+                pull: Some(handle),
             })
         }
     }
@@ -239,6 +261,7 @@ where
     let Built {
         emitter: make,
         printer,
+        pull,
     } = build(emitter)?;
     let reading = LaneReading {
         name: name.clone(),
@@ -281,6 +304,7 @@ where
         controlled: ControlledLane { reading, control },
         thread,
         printer,
+        pull,
     })
 }
 

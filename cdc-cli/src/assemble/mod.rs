@@ -7,5 +7,6 @@ pub(crate) mod redrive;
 pub(crate) mod runner;
 pub(crate) mod source;
 pub(crate) mod stages;
+pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod status;

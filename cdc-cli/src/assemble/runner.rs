@@ -21,12 +21,14 @@ use tracing::{error, info, warn};
 
 use super::control::{self, ControlledLane};
 use super::lanes::{self, Ended, Range, Shared, Started};
+use super::start::{Extent, LogView, Start};
 use super::state::State;
 use super::status::{LaneReading, PipelineStatus};
 use super::{dead_letters, source};
 use crate::args::require_source;
 use crate::config::{Config, Confirm, Source};
 use crate::exit::Exit;
+use crate::http::{Http, Live, Pulled};
 use crate::report::CliError;
 
 /// When a run ends by itself.
@@ -49,19 +51,7 @@ pub(crate) struct RunOptions {
     /// Start even if events are gone at the source.
     pub(crate) accept_gap: bool,
     /// Where an emitter without checkpoint begins.
-    pub(crate) from: From,
-}
-
-/// Where an emitter without checkpoint begins.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum From {
-    /// With the oldest event there is.
-    #[default]
-    Earliest,
-    /// With what is committed from now on.
-    Latest,
-    /// Strictly behind a token.
-    Token(ResumeToken),
+    pub(crate) from: Start,
 }
 
 /// The source side of a pipeline, ready: what the lanes need to open tails.
@@ -103,6 +93,11 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
     let source = require_source(config)?.clone();
     let state = State::open(&config.state_path)?;
     let dlq = dead_letters::open_shared(config)?;
+    let http = config
+        .http
+        .as_ref()
+        .map(|http| Http::start(http, dlq.clone()))
+        .transpose()?;
     let watermark = Watermark::new();
     let (ended, events) = mpsc::unbounded_channel();
     let ready = match &source {
@@ -139,6 +134,7 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
         state: &state,
         dlq,
         watermark,
+        http,
     };
     supervise(parts, ready, signals, ended, events).await
 }
@@ -166,44 +162,21 @@ struct Parts<'a> {
     state: &'a State,
     dlq: Arc<Mutex<dyn DeadLetterQueue>>,
     watermark: Watermark,
+    http: Option<Http>,
 }
 
 fn open_wal(dir: &Path, options: &RunOptions) -> Result<Ready, CliError> {
-    let opened = |start| {
-        cdc_wal::WalTail::open(
-            cdc_core::storage::StdStorage::shared(),
-            dir,
-            start,
-            Arc::new(SystemClock::new()),
-        )
-        .map_err(|error| source::wal_error(dir, error))
-    };
-    let oldest = opened(StartAt::Earliest)?;
-    let end = opened(StartAt::Latest)?.end();
-    let info = oldest.source().clone();
-    let stop_at = stop_position(&options.until, &info.lineage, end)?;
+    let view = LogView::Directory(dir.to_path_buf());
+    let extent = view
+        .extent()
+        .map_err(|error| source::wal_error(dir, error))?;
+    let stop_at = stop_position(&options.until, extent.lineage(), extent.end)?;
     Ok(Ready {
-        start: start_position(&options.from, &info.lineage, oldest.end(), end)?,
-        source: info,
+        start: view.locate(&options.from)?,
+        source: extent.source,
         stop_at,
         feed: Feed::Wal(dir.to_path_buf()),
     })
-}
-
-/// The position `--from` names.
-fn start_position(
-    from: &From,
-    lineage: &Lineage,
-    oldest: Position,
-    end: Position,
-) -> Result<Position, CliError> {
-    match from {
-        From::Earliest => Ok(oldest),
-        From::Latest => Ok(end),
-        From::Token(token) => token
-            .check(lineage, oldest, end)
-            .map_err(|refusal| CliError::from_error(Exit::Position, refusal)),
-    }
 }
 
 /// The position `--until` or `--once` names.
@@ -327,9 +300,17 @@ async fn start_capture(
             ));
         }
     };
-    let oldest = log.oldest().map_err(SourceError::from)?;
-    let end = server_end.max(log.end());
-    let start = start_position(&options.from, &source.lineage, oldest, end)?;
+    let view = LogView::Open(log.clone());
+    let start = match &options.from {
+        from @ Start::Time(_) => view.locate(from)?,
+        from => {
+            let extent = view.extent().map_err(SourceError::from)?;
+            // The journal may not have yet what is at the server.
+            let end = server_end.max(extent.end);
+            let refused = |refusal| CliError::from_error(Exit::Position, refusal);
+            Extent { end, ..extent }.position(from).map_err(refused)?
+        }
+    };
     let stop_at = stop_position(&options.until, &source.lineage, server_end)?;
     let capture = CaptureThread {
         go,
@@ -399,8 +380,13 @@ async fn supervise(
         state,
         dlq,
         watermark,
+        http,
     } = parts;
     let bounded = ready.stop_at.is_some();
+    let log_view = match &ready.feed {
+        Feed::Journal { log, .. } => LogView::Open(log.clone()),
+        Feed::Wal(dir) => LogView::Directory(dir.clone()),
+    };
     let (trigger, shutdown) = Shutdown::new();
     let shared = Shared {
         source: ready.source.clone(),
@@ -464,18 +450,33 @@ async fn supervise(
         running.iter().map(|lane| lane.controlled.clone()).collect();
     let lineage = ready.source.lineage;
     let source_text = source.to_string();
-    let status = move || {
-        PipelineStatus::running(
-            source_text.clone(),
-            &lineage,
-            capture_metrics.as_deref(),
-            &readings,
-        )
-    };
+    let address = http.as_ref().map(|http| http.address);
+    let status = Arc::new({
+        let capture = capture_metrics.clone();
+        move || {
+            PipelineStatus::running(
+                source_text.clone(),
+                &lineage,
+                capture.as_deref(),
+                &readings,
+                address,
+            )
+        }
+    });
+    if let Some(http) = &http {
+        let status = status.clone();
+        http.live(Live {
+            log: log_view,
+            lanes: controlled.clone(),
+            pulls: pulled(config, &running),
+            capture: capture_metrics,
+            status: Box::new(move || status()),
+        });
+    }
     let listener = control::listen(&state.paths.control());
     let serve = async move {
         match listener {
-            Ok(listener) => control::serve(listener, controlled, status).await,
+            Ok(listener) => control::serve(listener, controlled, move || status()).await,
             Err(error) => {
                 warn!(error = %error, "no control socket: status and redrive cannot ask this process");
                 std::future::pending::<()>().await;
@@ -537,6 +538,10 @@ async fn supervise(
             );
         }
     }
+    // The lanes have drained: a consumer could acknowledge until here.
+    if let Some(http) = http {
+        http.stop().await;
+    }
     // Capture last: it tells the source what the lanes have just checkpointed.
     if let Some((trigger, thread)) = capture {
         trigger.trigger();
@@ -550,6 +555,19 @@ async fn supervise(
         None if partly => Ok(Exit::Partly),
         None => Ok(Exit::Done),
     }
+}
+
+/// The windows of emitters whose consumers fetch.
+fn pulled(config: &Config, running: &[Started]) -> Vec<Pulled> {
+    let of = |started: &Started| {
+        let name: &str = &started.controlled.reading.name;
+        Some(Pulled {
+            name: name.to_owned(),
+            format: config.emitter(name)?.format,
+            handle: started.pull.clone()?,
+        })
+    };
+    running.iter().filter_map(of).collect()
 }
 
 fn join(thread: JoinHandle<Result<(), SourceError>>) -> Result<(), SourceError> {

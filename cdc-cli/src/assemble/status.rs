@@ -1,5 +1,6 @@
 //! How a pipeline is doing, for people and for programs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cdc_core::pipeline::{CaptureMetrics, LaneHealth, LaneMetrics};
@@ -29,6 +30,8 @@ pub(crate) struct PipelineStatus {
     pub(crate) confirmed: Option<String>,
     /// How often the source was held back because the journal was full.
     pub(crate) held_back: Option<u64>,
+    /// Where its HTTP surface listens.
+    pub(crate) http: Option<String>,
     /// Its lanes.
     pub(crate) lanes: Vec<LaneStatus>,
 }
@@ -117,6 +120,7 @@ impl PipelineStatus {
         lineage: &Lineage,
         capture: Option<&CaptureMetrics>,
         lanes: &[LaneReading],
+        http: Option<SocketAddr>,
     ) -> Self {
         Self {
             running: true,
@@ -125,6 +129,7 @@ impl PipelineStatus {
             captured: capture.map(|c| c.captured().to_string()),
             confirmed: capture.map(|c| c.confirmed().to_string()),
             held_back: capture.map(CaptureMetrics::held_back),
+            http: http.map(|address| address.to_string()),
             lanes: lanes.iter().map(|lane| lane.status(lineage)).collect(),
         }
     }

@@ -1,7 +1,8 @@
 //! `run`: the main job.
 
 use crate::args::{Global, RunArgs};
-use crate::assemble::runner::{self, From, RunOptions, Until};
+use crate::assemble::runner::{self, RunOptions, Until};
+use crate::assemble::start::Start;
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -15,15 +16,11 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<Exit, CliError> {
         None if args.once => Until::CaughtUp,
         None => Until::Stopped,
     };
-    let from = match args.from.as_deref() {
-        None | Some("earliest") => From::Earliest,
-        Some("latest") => From::Latest,
-        Some(token) => From::Token(token.parse()?),
-    };
+    let from = args.from.as_deref().map(str::parse::<Start>).transpose()?;
     let options = RunOptions {
         until,
         accept_gap: args.accept_gap,
-        from,
+        from: from.unwrap_or_default(),
     };
     runner::run(&config, &options)
 }

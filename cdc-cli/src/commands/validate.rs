@@ -132,6 +132,10 @@ fn destination(emitter: &EmitterConfig) -> String {
                 size_text(file.rotate_bytes)
             )
         }
+        Destination::Pull(pull) => format!(
+            "fetched over HTTP, at most {} not acknowledged",
+            size_text(pull.window_bytes)
+        ),
         Destination::Custom(custom) => {
             format!(
                 "process {}{batch}",

@@ -9,9 +9,11 @@ use cdc_filter::FilterConfig;
 use super::check;
 use super::destination;
 use super::document::Origin;
+use super::http;
 use super::layers::Merged;
 use super::model::{
-    Config, Confirm, DeadKey, DeadLetterConfig, EmitterConfig, PostgresConfig, RetryConfig,
+    Config, Confirm, DeadKey, DeadLetterConfig, Destination, EmitterConfig, HttpConfig,
+    PostgresConfig, RetryConfig,
 };
 use super::names;
 use super::problem::Problem;
@@ -91,6 +93,8 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
     };
     let mut warnings = Vec::new();
     let emitters = emitters(reading, merged, &mut warnings);
+    let http = http::read(reading, cdc, &mut warnings);
+    pull_needs_http(reading, merged, &emitters, http.as_ref());
     Config {
         source,
         name: source_name(reading, cdc),
@@ -108,9 +112,61 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
             .map(|(d, _)| d)
             .unwrap_or_default(),
         postgres: postgres(reading, cdc),
+        http,
         emitters,
         warnings,
     }
+}
+
+/// Consumers that fetch need somewhere to fetch from, and a token to acknowledge with.
+fn pull_needs_http(
+    reading: &mut Reading<'_>,
+    merged: &Merged,
+    emitters: &[EmitterConfig],
+    http: Option<&HttpConfig>,
+) {
+    let pulls = |emitter: &&EmitterConfig| matches!(emitter.destination, Destination::Pull(_));
+    let Some(emitter) = emitters.iter().find(pulls) else {
+        return;
+    };
+    let at = pull_origin(merged, &emitter.name);
+    if !merged.table.contains_key("http") {
+        reading.refuse(
+            Problem::new(
+                "`custom.pull` needs the HTTP surface: consumers fetch from it",
+                &at,
+            )
+            .help("add [cdc.http] with listen = \"127.0.0.1:7979\" and token_file"),
+        );
+    } else if http.is_some_and(|http| http.token.is_none()) {
+        reading.refuse(
+            Problem::new(
+                "`custom.pull` needs a token: acknowledging changes state",
+                &at,
+            )
+            .help("add token_file = \"/run/secrets/cdc-http\" to [cdc.http]"),
+        );
+    }
+}
+
+/// Where `custom.pull` stands for this emitter.
+fn pull_origin(merged: &Merged, name: &str) -> Origin {
+    let of = |table: &Table| super::tree::find(table, "custom.pull").map(|node| node.at.clone());
+    let own = merged.table.get("emitters").and_then(|list| {
+        let Value::List(items) = &list.value else {
+            return None;
+        };
+        items.iter().find_map(|item| match &item.value {
+            Value::Table(own) => {
+                let named = own
+                    .get("name")
+                    .is_some_and(|node| matches!(&node.value, Value::Text(text) if text == name));
+                named.then(|| of(own)).flatten()
+            }
+            _ => None,
+        })
+    });
+    own.or_else(|| of(&merged.table)).unwrap_or(Origin::Default)
 }
 
 fn source_name(reading: &mut Reading<'_>, cdc: Section<'_>) -> Option<String> {
@@ -329,12 +385,7 @@ fn emitter(
     at: &Origin,
     warnings: &mut Vec<String>,
 ) -> EmitterConfig {
-    let format = match reading.choice(section, "format") {
-        Some(("debezium", _)) => Format::Debezium,
-        Some(("cloudevents", _)) => Format::CloudEvents,
-        Some(("bincode", _)) => Format::Bincode,
-        _ => Format::Json,
-    };
+    let format = format(reading, section);
     let on_dead_key = match reading.choice(section, "on_dead_key") {
         Some(("pass", _)) => DeadKey::Pass,
         Some(("stop", _)) => DeadKey::Stop,
@@ -380,7 +431,16 @@ fn small(reading: &mut Reading<'_>, section: Section<'_>, path: &str) -> u32 {
     u32::try_from(number(reading, section, path)).unwrap_or(u32::MAX)
 }
 
-fn filter(reading: &mut Reading<'_>, section: Section<'_>) -> FilterConfig {
+pub(super) fn format(reading: &mut Reading<'_>, section: Section<'_>) -> Format {
+    match reading.choice(section, "format") {
+        Some(("debezium", _)) => Format::Debezium,
+        Some(("cloudevents", _)) => Format::CloudEvents,
+        Some(("bincode", _)) => Format::Bincode,
+        _ => Format::Json,
+    }
+}
+
+pub(super) fn filter(reading: &mut Reading<'_>, section: Section<'_>) -> FilterConfig {
     let schemas = reading.texts(section, "schemas");
     let tables = reading.texts(section, "tables");
     let operations = reading.operations("operations", section.node("operations"));

@@ -9,8 +9,8 @@ use hyper::Uri;
 
 use super::document::Origin;
 use super::model::{
-    CustomConfig, Destination, FileConfig, FileSync, HttpVersion, OnRestart, QueueConfig, Secret,
-    WebhookBody, WebhookConfig,
+    CustomConfig, Destination, FileConfig, FileSync, HttpVersion, OnRestart, PullConfig,
+    QueueConfig, Secret, WebhookBody, WebhookConfig,
 };
 use super::problem::Problem;
 use super::read::{Placed, Reading, Section};
@@ -61,7 +61,7 @@ pub(crate) fn read(
             Destination::Webhook(Box::new(webhook(reading, section, format, at, warnings)))
         }
         "file" => Destination::File(file(reading, section, name, at)),
-        "custom" => Destination::Custom(custom(reading, section, at)),
+        "custom" => custom(reading, section, format, at),
         _ => Destination::Queue(queue(reading, section)),
     }
 }
@@ -587,7 +587,54 @@ fn file_sync(reading: &mut Reading<'_>, section: Section<'_>) -> FileSync {
     FileSync::Batch
 }
 
-fn custom(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> CustomConfig {
+fn custom(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    format: Format,
+    at: &Origin,
+) -> Destination {
+    if reading.flag(section, "custom.pull") == Some(true) {
+        return Destination::Pull(pull(reading, section, format, at));
+    }
+    Destination::Custom(child(reading, section, at))
+}
+
+fn pull(
+    reading: &mut Reading<'_>,
+    section: Section<'_>,
+    format: Format,
+    at: &Origin,
+) -> PullConfig {
+    if let (Some(command), Some(pull)) =
+        (section.node("custom.command"), section.node("custom.pull"))
+    {
+        reading.refuse(
+            Problem::new(
+                "`custom.command` and `custom.pull` cannot stand together",
+                &pull.key_at,
+            )
+            .note("the command is here", &command.key_at)
+            .help("keep one: events go to a program, or are fetched over HTTP"),
+        );
+    }
+    if format == Format::Bincode {
+        let format_at = section.node("format").map_or(at, |node| &node.at);
+        reading.refuse(
+            Problem::new(
+                "format = \"bincode\" cannot be fetched over HTTP",
+                format_at,
+            )
+            .help("use \"json\", \"debezium\" or \"cloudevents\""),
+        );
+    }
+    PullConfig {
+        window_bytes: reading
+            .size_above_zero(section, "custom.window_bytes")
+            .unwrap_or_default(),
+    }
+}
+
+fn child(reading: &mut Reading<'_>, section: Section<'_>, at: &Origin) -> CustomConfig {
     let Some(node) = section.node("custom.command") else {
         missing(
             reading,

@@ -211,6 +211,9 @@ pub(crate) const KEYS: &[Key] = &[
     key("custom.timeout", Duration, Both, "Longest wait for the answer to a batch; then the program is killed and started again.").or("\"30s\""),
     key("custom.stop_timeout", Duration, Both, "How long the program may take to end after its input was closed, and again after SIGTERM; then it is killed.").or("\"5s\""),
 
+    key("custom.pull", Flag, Both, "Instead of a program: consumers fetch the emitter's events over HTTP (`consumer=NAME`) and acknowledge them. Needs [cdc.http].").or("false"),
+    key("custom.window_bytes", Size, Both, "With custom.pull: bytes of events that are held for consumers and not yet acknowledged; a full window holds the reader back.").or("\"64MiB\""),
+
     key("retry.base", Duration, Both, "Longest first wait after a failed delivery; it doubles.").or("\"200ms\""),
     key("retry.max", Duration, Both, "Longest wait between attempts.").or("\"60s\""),
     key("retry.probe", Duration, Both, "Wait between attempts at a destination that refuses everything.").or("\"60s\""),
@@ -224,6 +227,14 @@ pub(crate) const KEYS: &[Key] = &[
     key("postgres.create_slot", Flag, Cdc, "Create the slot when it is absent.").or("true"),
     key("postgres.create_publication", Flag, Cdc, "Create the publication when it is absent.").or("true"),
     key("postgres.connect_timeout", Duration, Cdc, "Longest wait for a connection.").or("\"10s\""),
+
+    key("http.listen", Text, Cdc, "Address of the HTTP surface (health, metrics, status, streams, dead letters). Without it there is none. Another address than loopback needs a token.").like("\"127.0.0.1:7979\""),
+    key("http.token", Secret, Cdc, "Bearer token, of at least 16 characters, for everything that changes state. Better in a file or as ${NAME}.").like("\"${CDC_HTTP_TOKEN}\""),
+    key("http.token_file", Path, Cdc, "File that holds the bearer token.").like("\"/run/secrets/cdc-http\""),
+    key("http.reads", Choice(&["open", "token"]), Cdc, "Whether looking at events, letters and status needs the token, too. Default: \"open\" on loopback, \"token\" elsewhere. Health and metrics never need it.").like("\"token\""),
+    key("http.origins", Texts, Cdc, "Web origins whose pages may read (CORS).").or("[]").like("[\"https://shop.example.com\"]"),
+    key("http.connections_max", Count(1, 65_536), Cdc, "Connections at once; more are answered 503.").or("256"),
+    key("http.write_timeout", Duration, Cdc, "Longest wait for a client that does not read; then its connection is closed.").or("\"30s\""),
 
     key("name", Text, Emitter, "Name of the emitter: its checkpoint and its dead letters carry it. Required, and unique.").like("\"audit\""),
 ];

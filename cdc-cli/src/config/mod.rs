@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod destination;
 mod document;
+mod http;
 mod keys;
 mod layers;
 mod model;
@@ -25,15 +26,17 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use layers::{Layers, ReadFileError};
+#[cfg(test)]
+pub(crate) use model::Secret;
 pub(crate) use model::{
-    Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, HttpVersion, OnRestart,
-    WebhookBody, WebhookConfig,
+    Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, HttpConfig, HttpVersion,
+    OnRestart, WebhookBody, WebhookConfig,
 };
 pub(crate) use problem::{Paint, Problem};
 pub(crate) use show::{Setting, settings};
 pub(crate) use source::{PostgresUrl, Source};
 pub(crate) use template::template;
-pub(crate) use value::{Environment, duration_text, size_text};
+pub(crate) use value::{Environment, duration_text, parse_duration, size_text};
 
 /// Where a configuration is looked for when nobody names one.
 pub(crate) const DEFAULT_PATHS: [&str; 2] = ["cdc.toml", "/etc/weftkit/cdc.toml"];

@@ -1,6 +1,7 @@
 //! The typed configuration that the pipeline is assembled from. Plain values, already checked.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_timeout: Duration,
     /// What only PostgreSQL needs.
     pub(crate) postgres: PostgresConfig,
+    /// The HTTP surface, if there is one.
+    pub(crate) http: Option<HttpConfig>,
     /// One lane each; never empty, names are unique.
     pub(crate) emitters: Vec<EmitterConfig>,
     /// What is allowed and still worth a word.
@@ -114,6 +117,29 @@ pub(crate) struct PostgresConfig {
     pub(crate) connect_timeout: Duration,
 }
 
+/// The HTTP surface.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpConfig {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// What must be shown to change anything; `None`: nothing can be changed.
+    pub(crate) token: Option<Secret>,
+    /// Looking at events, letters and status needs the token, too.
+    pub(crate) reads_need_token: bool,
+    /// Web origins whose pages may read.
+    pub(crate) origins: Vec<String>,
+    /// Connections at once.
+    pub(crate) connections_max: usize,
+    /// Longest wait for a client that does not read.
+    pub(crate) write_timeout: Duration,
+    /// Which events streams without a consumer's name give: what `[cdc]` says.
+    pub(crate) filter: FilterConfig,
+    /// How they are changed: what `[cdc]` says.
+    pub(crate) transforms: Vec<TransformConfig>,
+    /// Their wire form; never binary.
+    pub(crate) format: Format,
+}
+
 /// One emitter and its lane.
 #[derive(Clone, Debug)]
 pub(crate) struct EmitterConfig {
@@ -165,6 +191,8 @@ pub(crate) enum Destination {
     File(FileConfig),
     /// A child process.
     Custom(CustomConfig),
+    /// Consumers that fetch over HTTP.
+    Pull(PullConfig),
 }
 
 impl Destination {
@@ -174,7 +202,7 @@ impl Destination {
             Self::Queue(_) => "queue",
             Self::Webhook(_) => "webhook",
             Self::File(_) => "file",
-            Self::Custom(_) => "custom",
+            Self::Custom(_) | Self::Pull(_) => "custom",
         }
     }
 }
@@ -297,4 +325,11 @@ pub(crate) struct CustomConfig {
     pub(crate) timeout: Duration,
     /// Longest wait for its end.
     pub(crate) stop_timeout: Duration,
+}
+
+/// Consumers that fetch over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PullConfig {
+    /// Most bytes of events held for them and not yet acknowledged.
+    pub(crate) window_bytes: u64,
 }

@@ -76,14 +76,10 @@ fn unknown(
         let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
         format!("known are {}", names.join(", "))
     };
-    let help = if path.is_empty() && name == "http" {
-        "the HTTP surface is not available in this version; remove the table".to_owned()
-    } else {
-        nearest(name, known.iter().copied())
-            .map(|near| format!("did you mean `{near}`?"))
-            .or_else(elsewhere)
-            .unwrap_or_else(list)
-    };
+    let help = nearest(name, known.iter().copied())
+        .map(|near| format!("did you mean `{near}`?"))
+        .or_else(elsewhere)
+        .unwrap_or_else(list);
     Problem::new(format!("unknown key `{shown}` in {place}"), at).help(help)
 }
 

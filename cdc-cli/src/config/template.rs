@@ -192,7 +192,13 @@ mod tests {
     fn every_commented_key_is_valid_when_it_is_uncommented() {
         // What needs a file or a variable that is not there, and the key that has one value only
         // elsewhere, fail for that reason and no other.
-        let excused = ["not set", "secret file", "both give", "are the same key"];
+        let excused = [
+            "not set",
+            "secret file",
+            "both give",
+            "are the same key",
+            "has no `listen`",
+        ];
         let lines: Vec<String> = template().lines().map(str::to_owned).collect();
         let mut section = String::from("[cdc]");
         let mut tried = 0;

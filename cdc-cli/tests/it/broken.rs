@@ -30,10 +30,6 @@ fn configurations() -> Vec<(&'static str, String)> {
             "unknown_top_level_table",
             plain("[cdcc]\nemitter = \"queue\"\n"),
         ),
-        (
-            "http_is_not_there_yet",
-            plain("[cdc]\n[cdc.http]\nlisten = \"127.0.0.1:8080\"\n"),
-        ),
         // Words.
         ("misspelt_emitter", cdc("emitter = \"qeueu\"")),
         ("unknown_emitter", cdc("emitter = \"kafka\"")),

@@ -4,6 +4,8 @@
 mod bad;
 mod broken;
 mod command;
+#[cfg(test)]
+mod http;
 mod layers;
 #[cfg(test)]
 mod tool;

@@ -293,7 +293,7 @@ impl Running {
                     worker.retry = Some(slice);
                     return Ok((None, changed));
                 }
-                self.metrics.retried();
+                self.metrics.retried(worker.retry_class);
                 return Ok((Some(slice), changed));
             }
             if worker.job.is_none() {

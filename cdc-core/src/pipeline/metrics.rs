@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::BreakerState;
 use super::latency::LatencyHistogram;
-use crate::Position;
+use crate::{EmitErrorKind, Position};
 
 /// How a lane is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct LaneCounts {
     pub in_flight: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// The same by the class of the failure before them ([`EmitErrorKind::CLASSES`]).
+    pub retries_by_class: [u64; EmitErrorKind::CLASSES.len()],
     /// Requests that wait for their answer now.
     pub requests: u64,
     /// The circuit breaker.
@@ -154,8 +156,13 @@ impl LaneMetrics {
         self.settle(Fate::Rewound, in_flight.saturating_sub(kept));
     }
 
-    pub(super) fn retried(&self) {
-        self.update(|counts| counts.retries += 1);
+    pub(super) fn retried(&self, class: usize) {
+        self.update(|counts| {
+            counts.retries += 1;
+            if let Some(count) = counts.retries_by_class.get_mut(class) {
+                *count += 1;
+            }
+        });
     }
 
     pub(super) fn requests(&self, waiting: usize) {
@@ -183,11 +190,6 @@ impl LaneMetrics {
     /// How long events took from their commit to being durable at the destination.
     pub const fn latency(&self) -> &LatencyHistogram {
         &self.latency
-    }
-
-    /// The same as [`counts`](Self::counts), for metrics.
-    pub fn scrape(&self) -> LaneCounts {
-        self.counts()
     }
 
     /// A reading, true for one moment, so that it always adds up; from any thread.

@@ -176,6 +176,8 @@ pub(super) struct Worker {
     sent: Option<Slice>,
     /// What failed and goes out again, the same bytes.
     pub(super) retry: Option<Slice>,
+    /// Why `retry` is tried again ([`EmitErrorKind::class`](crate::EmitErrorKind::class)).
+    pub(super) retry_class: usize,
     /// Not before then.
     pub(super) retry_at: Duration,
     /// Failures of `retry` in a row.
@@ -203,6 +205,7 @@ impl Worker {
             request: None,
             sent: None,
             retry: None,
+            retry_class: 0,
             retry_at: Duration::ZERO,
             failures: 0,
             job: None,

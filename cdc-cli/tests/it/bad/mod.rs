@@ -5,6 +5,6 @@ mod destinations;
 mod logs;
 mod postgres;
 mod postgres_cluster;
-mod shop;
+pub(crate) mod shop;
 mod state;
 mod tokens;

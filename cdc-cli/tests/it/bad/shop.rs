@@ -117,10 +117,15 @@ impl Shop {
 
     /// Commits this many rows of about 1 KiB, one a transaction: acknowledged when this returns.
     pub(crate) fn commit(&mut self, count: i64) -> Log {
+        self.commit_sized(count, 1000)
+    }
+
+    /// The same with rows of this many bytes.
+    pub(crate) fn commit_sized(&mut self, count: i64, bytes: usize) -> Log {
         let log = self.log();
         for id in self.next..self.next + count {
             let mut transaction = log.begin(id.unsigned_abs());
-            let row = RowImage::from_values(&[Value::Int(id), Value::Text("x".repeat(1000))]);
+            let row = RowImage::from_values(&[Value::Int(id), Value::Text("x".repeat(bytes))]);
             transaction.insert(&self.rows, &row).unwrap();
             transaction.commit().unwrap();
         }
@@ -211,17 +216,28 @@ impl Running {
     /// Waits until the lane is in this state, and gives the reason.
     #[track_caller]
     pub(crate) fn until_health(&mut self, health: &str) -> String {
-        until(&format!("the lane is {health}"), || {
+        self.until_status(&format!("the lane is {health}"), |status| {
+            let lane = &status["lanes"][0];
+            (lane["health"] == health)
+                .then(|| lane["reason"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// Waits until the running process says so.
+    #[track_caller]
+    pub(crate) fn until_status<T>(
+        &mut self,
+        name: &str,
+        mut what: impl FnMut(&serde_json::Value) -> Option<T>,
+    ) -> T {
+        until(name, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let mut err = String::new();
                 let pipe = self.child.stderr.take();
                 drop(pipe.map(|mut pipe| pipe.read_to_string(&mut err)));
                 panic!("it has ended with {status}:\n{err}");
             }
-            let status = status(&self.tool_directory)?;
-            let lane = &status["lanes"][0];
-            (lane["health"] == health)
-                .then(|| lane["reason"].as_str().unwrap_or_default().to_owned())
+            what(&status(&self.tool_directory)?)
         })
     }
 

@@ -1,0 +1,694 @@
+//! Events for whoever asks: as a stream (SSE or NDJSON), or as one document (long poll).
+//!
+//! Without a consumer's name a reader sees the log through what `[cdc]` keeps and changes, and holds
+//! nothing back. With one it sees the emitter's window of events that wait for an acknowledgement.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cdc_core::envelope::{Encoder, json_string};
+use cdc_core::pipeline::Shutdown;
+use cdc_core::{
+    BatchLimit, ChangeEvent, EventId, Filter as _, Position, ResumeToken, SourceInfo,
+    WalSource as _,
+};
+use cdc_filter::EventFilter;
+use cdc_wal::{StartAt, WalTail};
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, HeaderMap};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::consumer;
+use super::pull::{Cursor, PullHandle};
+use super::query::{Begin, Query};
+use super::reply::{self, Answer, Refusal};
+use super::route::{Live, Surface};
+use crate::assemble::start::{Extent, Start};
+
+/// Bytes made ahead of a client, twice: one piece under way, one waiting. A larger event goes alone.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Events taken at once for a stream.
+const STREAM_EVENTS: usize = 256;
+/// Bytes of rows of one long poll.
+const POLL_BYTES: usize = 1 << 20;
+/// Most events of one long poll.
+const POLL_EVENTS_MAX: usize = 10_000;
+/// How long nothing is said on an idle stream.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How soon an idle stream says how far the log has moved without events for it.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// What a browser waits before it connects again, in milliseconds.
+const RECONNECT_MILLIS: u32 = 1000;
+
+/// Parameters that choose events of the log.
+const FILTERS: [&str; 4] = ["schema", "table", "operation", "where"];
+
+/// One thing a reader is given.
+enum Item {
+    Event(ChangeEvent),
+    /// An event that could not be changed as configured. Named, never skipped in silence.
+    Failed {
+        position: Position,
+        message: String,
+    },
+}
+
+/// What one look gave.
+struct Fed {
+    items: Vec<Item>,
+    /// Where events come from; `None` only without any.
+    source: Option<Arc<SourceInfo>>,
+    /// Everything up to this is covered.
+    end: Option<Position>,
+    /// There will never be more.
+    finished: bool,
+}
+
+/// Where a reader's events come from.
+enum Reader {
+    Log {
+        surface: Arc<Surface>,
+        tail: Box<WalTail>,
+        filter: EventFilter,
+    },
+    Consumer {
+        handle: PullHandle,
+        cursor: Cursor,
+        changes: watch::Receiver<u64>,
+    },
+}
+
+impl Reader {
+    fn open(
+        surface: &Arc<Surface>,
+        query: &Query,
+        begin: Option<Begin>,
+        without: Start,
+    ) -> Result<(Self, Extent), Refusal> {
+        let live = surface.live()?;
+        // Looking for a time may read much of the log.
+        tokio::task::block_in_place(|| {
+            let extent = live.extent()?;
+            let reader = match query.one("consumer")? {
+                Some(name) => Self::consumer(live, query, name, begin, &extent)?,
+                None => Self::log(
+                    surface,
+                    live,
+                    query,
+                    &begin.map_or(Ok(without), |begin| begin.start(&extent))?,
+                    &extent,
+                )?,
+            };
+            Ok((reader, extent))
+        })
+    }
+
+    fn log(
+        surface: &Arc<Surface>,
+        live: &Live,
+        query: &Query,
+        start: &Start,
+        extent: &Extent,
+    ) -> Result<Self, Refusal> {
+        let filter = query.filter()?;
+        let refused = |error| Refusal::of_start(error, extent);
+        let after = live.log.locate(start).map_err(refused)?;
+        let tail = live.log.tail(StartAt::After(after));
+        Ok(Self::Log {
+            surface: surface.clone(),
+            tail: Box::new(tail.map_err(|error| refused(error.into()))?),
+            filter,
+        })
+    }
+
+    fn consumer(
+        live: &Live,
+        query: &Query,
+        name: &str,
+        begin: Option<Begin>,
+        extent: &Extent,
+    ) -> Result<Self, Refusal> {
+        for name in FILTERS {
+            if query.one(name).ok().flatten().is_some() {
+                return Err(Refusal::request(format!(
+                    "read the query: {name} is not for consumers; the emitter's own configuration says what it gets"
+                )));
+            }
+        }
+        let handle = consumer::find(live, name)?.clone();
+        let changes = handle.changes();
+        let after = match begin {
+            // A name begins with what it has not acknowledged, wherever it was before.
+            None | Some(Begin::At(Start::Earliest)) => None,
+            Some(begin) => Some(begin.held(extent)?),
+        };
+        Ok(Self::Consumer {
+            cursor: handle.begin(after),
+            handle,
+            changes,
+        })
+    }
+
+    /// Waits for events, at most so long.
+    async fn next(
+        &mut self,
+        wait: Duration,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Fed, Refusal> {
+        match self {
+            Self::Log {
+                surface,
+                tail,
+                filter,
+            } => {
+                let limit = BatchLimit {
+                    events_max,
+                    bytes_max,
+                    linger: wait,
+                };
+                let batch = tail.next_batch(limit).await;
+                let batch = batch.map_err(|error| match error.kind {
+                    cdc_core::SourceErrorKind::Gap => {
+                        Refusal::new(StatusCode::GONE, "token_expired", error.to_string())
+                    }
+                    _ => Refusal::failed(error.to_string()),
+                })?;
+                let Some(batch) = batch else {
+                    return Ok(Fed {
+                        items: Vec::new(),
+                        source: None,
+                        end: None,
+                        finished: true,
+                    });
+                };
+                let (source, end) = (batch.source().clone(), batch.end());
+                let events = batch.into_events().into_iter();
+                let kept =
+                    events.filter(|event| surface.filter().keep(event) && filter.keep(event));
+                let items = kept.filter_map(|event| changed(surface, event)).collect();
+                Ok(Fed {
+                    items,
+                    source: Some(source),
+                    end: Some(end),
+                    finished: false,
+                })
+            }
+            Self::Consumer {
+                handle,
+                cursor,
+                changes,
+            } => {
+                let deadline = Instant::now() + wait;
+                loop {
+                    changes.mark_unchanged();
+                    let look = handle.look(*cursor, events_max, bytes_max);
+                    *cursor = look.cursor;
+                    if let Some(last) = look.events.last() {
+                        *cursor = cursor.seen(last.position);
+                        let end = Some(last.position);
+                        return Ok(Fed {
+                            items: look.events.into_iter().map(Item::Event).collect(),
+                            source: look.source,
+                            end,
+                            finished: false,
+                        });
+                    }
+                    let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
+                    let finished = matches!(changed, Ok(Err(_)));
+                    if changed.is_err() || finished {
+                        return Ok(Fed {
+                            items: Vec::new(),
+                            source: look.source,
+                            end: None,
+                            finished,
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The event as `[cdc]` changes it.
+fn changed(surface: &Surface, event: ChangeEvent) -> Option<Item> {
+    let Some(transforms) = surface.transforms() else {
+        return Some(Item::Event(event));
+    };
+    let position = event.position;
+    match transforms.apply(event) {
+        Ok(changed) => changed.map(Item::Event),
+        Err(error) => Some(Item::Failed {
+            position,
+            message: error.to_string(),
+        }),
+    }
+}
+
+/// How events stand in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Sse,
+    Ndjson,
+}
+
+impl Form {
+    /// What the client takes.
+    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut any = false;
+        for value in headers.get_all(ACCEPT) {
+            for part in value.to_str().unwrap_or_default().split(',') {
+                let kind = part.split(';').next().unwrap_or_default().trim();
+                match kind.to_ascii_lowercase().as_str() {
+                    "text/event-stream" | "text/*" | "*/*" => return Ok(Self::Sse),
+                    "application/x-ndjson"
+                    | "application/ndjson"
+                    | "application/jsonl"
+                    | "application/*" => return Ok(Self::Ndjson),
+                    _ => any = true,
+                }
+            }
+        }
+        if !any {
+            return Ok(Self::Sse);
+        }
+        Err(Refusal::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            "stream events: there are text/event-stream and application/x-ndjson",
+        ))
+    }
+
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Sse => "text/event-stream",
+            Self::Ndjson => "application/x-ndjson",
+        }
+    }
+}
+
+/// Writes items as a stream has them.
+struct Lines {
+    form: Form,
+    encoder: Encoder,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn new(form: Form, encoder: Encoder) -> Self {
+        let mut buffer = Vec::new();
+        if form == Form::Sse {
+            buffer.extend_from_slice(format!("retry: {RECONNECT_MILLIS}\n\n").as_bytes());
+        }
+        Self {
+            form,
+            encoder,
+            buffer,
+        }
+    }
+
+    fn id(&mut self, source: &SourceInfo, position: Position) {
+        let token = ResumeToken::new(source.lineage, position);
+        self.buffer
+            .extend_from_slice(format!("id: {token}\n").as_bytes());
+    }
+
+    fn item(&mut self, source: &SourceInfo, item: &Item) {
+        let event = match item {
+            Item::Event(event) => event,
+            Item::Failed { position, message } => {
+                return self.failed(source, *position, "transform", message);
+            }
+        };
+        let start = self.buffer.len();
+        if self.form == Form::Sse {
+            self.id(source, event.position);
+            self.buffer.extend_from_slice(b"data: ");
+        }
+        if let Err(error) = self.encoder.encode(source, event, &mut self.buffer) {
+            self.buffer.truncate(start);
+            return self.failed(source, event.position, "encode", &error.to_string());
+        }
+        self.buffer.push(b'\n');
+        if self.form == Form::Sse {
+            self.buffer.push(b'\n');
+        }
+    }
+
+    /// An event that cannot be given: named, in the stream.
+    fn failed(&mut self, source: &SourceInfo, position: Position, stage: &str, message: &str) {
+        let mut error = Vec::new();
+        failed_json(&mut error, source, position, stage, message);
+        match self.form {
+            Form::Sse => {
+                self.id(source, position);
+                self.named("cdc-error", &error);
+            }
+            Form::Ndjson => {
+                self.buffer.extend_from_slice(&error);
+                self.buffer.push(b'\n');
+            }
+        }
+    }
+
+    fn named(&mut self, event: &str, data: &[u8]) {
+        self.buffer
+            .extend_from_slice(format!("event: {event}\ndata: ").as_bytes());
+        self.buffer.extend_from_slice(data);
+        self.buffer.extend_from_slice(b"\n\n");
+    }
+
+    /// Says how far the stream reaches without an event: the client's last event id moves.
+    fn heartbeat(&mut self, at: Option<(&SourceInfo, Position)>) {
+        match (self.form, at) {
+            (Form::Sse, Some((source, position))) => {
+                self.id(source, position);
+                self.buffer.push(b'\n');
+            }
+            (Form::Sse, None) => self.buffer.extend_from_slice(b":\n\n"),
+            (Form::Ndjson, Some((source, position))) => {
+                let token = ResumeToken::new(source.lineage, position);
+                let line = format!("{{\"heartbeat\":\"{token}\"}}\n");
+                self.buffer.extend_from_slice(line.as_bytes());
+            }
+            (Form::Ndjson, None) => self.buffer.extend_from_slice(b"{\"heartbeat\":null}\n"),
+        }
+    }
+
+    /// The stream ends for a reason.
+    fn refusal(&mut self, refusal: &Refusal) {
+        let json = refusal.json().to_string();
+        match self.form {
+            Form::Sse => self.named("cdc-error", json.as_bytes()),
+            Form::Ndjson => {
+                self.buffer.extend_from_slice(json.as_bytes());
+                self.buffer.push(b'\n');
+            }
+        }
+    }
+}
+
+fn failed_json(
+    out: &mut Vec<u8>,
+    source: &SourceInfo,
+    position: Position,
+    stage: &str,
+    message: &str,
+) {
+    let id = EventId::new(&source.lineage, position);
+    out.extend_from_slice(
+        format!("{{\"error\":{{\"kind\":\"event_failed\",\"stage\":\"{stage}\",\"event_id\":\"{id}\",\"message\":").as_bytes(),
+    );
+    json_string(out, message);
+    out.extend_from_slice(b"}}");
+}
+
+/// Counts an open stream or poll while it lives.
+struct Counted(Arc<Surface>);
+
+impl Counted {
+    fn new(surface: &Arc<Surface>) -> Self {
+        surface.readers.fetch_add(1, Ordering::Relaxed);
+        Self(surface.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `GET /v1/stream`
+pub(crate) fn stream(
+    surface: &Arc<Surface>,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
+    query.only(&[
+        "from",
+        "after",
+        "consumer",
+        "schema",
+        "table",
+        "operation",
+        "where",
+        "format",
+        "limit",
+    ])?;
+    let form = Form::of(headers)?;
+    let limit = query.count("limit", usize::MAX, usize::MAX)?;
+    let last_event_id = headers
+        .get("last-event-id")
+        .map(|id| id.to_str().unwrap_or("?"));
+    let begin = query.start(last_event_id)?;
+    let encoder = encoder(surface, query)?;
+    let (reader, _) = Reader::open(surface, query, begin, Start::Latest)?;
+    let (pieces, body) = mpsc::channel(1);
+    let counted = Counted::new(surface);
+    let stop = surface.stop();
+    tokio::spawn(async move {
+        feed(reader, Lines::new(form, encoder), limit, pieces, stop).await;
+        drop(counted);
+    });
+    Ok(reply::pieces(form.content_type(), body))
+}
+
+fn encoder(surface: &Surface, query: &Query) -> Result<Encoder, Refusal> {
+    // A consumer's format is its emitter's.
+    let configured = match query.one("consumer")? {
+        Some(name) => consumer::format(surface.live()?, name)?,
+        None => surface.config().format,
+    };
+    Ok(Encoder::new(query.format(configured)?))
+}
+
+/// Makes the pieces of a stream until the client leaves, the limit, or the end.
+async fn feed(
+    mut reader: Reader,
+    mut lines: Lines,
+    limit: usize,
+    pieces: mpsc::Sender<Bytes>,
+    mut stop: Shutdown,
+) {
+    let mut left = limit;
+    // What the client knows to be covered, and when it was told anything.
+    let (mut told, mut spoke) = (None, Instant::now());
+    loop {
+        if !lines.buffer.is_empty() {
+            let piece = Bytes::from(std::mem::take(&mut lines.buffer));
+            let sent = tokio::select! {
+                biased;
+                () = stop.asked() => return,
+                sent = pieces.send(piece) => sent,
+            };
+            if sent.is_err() {
+                return;
+            }
+            spoke = Instant::now();
+        }
+        if left == 0 {
+            return;
+        }
+        let fed = tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            () = pieces.closed() => return,
+            fed = reader.next(PROGRESS, STREAM_EVENTS.min(left), PIECE_BYTES) => fed,
+        };
+        let fed = match fed {
+            Ok(fed) => fed,
+            Err(refusal) => {
+                lines.refusal(&refusal);
+                left = 0;
+                continue;
+            }
+        };
+        if let Some(source) = &fed.source {
+            for item in fed.items.iter().take(left) {
+                lines.item(source, item);
+                if lines.buffer.len() >= PIECE_BYTES {
+                    let piece = Bytes::from(std::mem::take(&mut lines.buffer));
+                    let sent = tokio::select! {
+                        biased;
+                        () = stop.asked() => return,
+                        sent = pieces.send(piece) => sent,
+                    };
+                    if sent.is_err() {
+                        return;
+                    }
+                    spoke = Instant::now();
+                }
+            }
+        }
+        left -= fed.items.len().min(left);
+        let quiet = spoke.elapsed();
+        let moved = fed.end.is_some() && fed.end != told;
+        if !fed.items.is_empty() {
+            told = fed.end;
+        } else if (moved && quiet >= PROGRESS) || quiet >= HEARTBEAT {
+            lines.heartbeat(fed.source.as_deref().zip(fed.end));
+            told = fed.end;
+        }
+        if fed.finished {
+            left = 0;
+        }
+    }
+}
+
+/// `GET /v1/events`: what there is behind a token, waiting for the first event if asked to.
+pub(crate) async fn events(surface: &Arc<Surface>, query: &Query) -> Result<Answer, Refusal> {
+    query.only(&[
+        "from",
+        "after",
+        "consumer",
+        "schema",
+        "table",
+        "operation",
+        "where",
+        "format",
+        "limit",
+        "wait",
+    ])?;
+    let limit = query.count("limit", 100, POLL_EVENTS_MAX)?;
+    let wait = query.wait()?;
+    let encoder = encoder(surface, query)?;
+    let begin = query.start(None)?;
+    let (mut reader, extent) = Reader::open(surface, query, begin, Start::Earliest)?;
+    let _counted = Counted::new(surface);
+    let deadline = Instant::now() + wait;
+    let mut stop = surface.stop();
+    let mut next = match &reader {
+        Reader::Log { tail, .. } => tail.end(),
+        Reader::Consumer { handle, .. } => handle.stats().acknowledged,
+    };
+    let (mut events, mut errors, mut count) = (Vec::new(), Vec::new(), 0usize);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let fed = tokio::select! {
+            biased;
+            () = stop.asked() => break,
+            fed = reader.next(left.min(PROGRESS), limit, POLL_BYTES) => fed?,
+        };
+        if let Some(source) = &fed.source {
+            for item in &fed.items {
+                document(&encoder, source, item, &mut events, &mut errors);
+            }
+        }
+        count += fed.items.len();
+        next = fed.end.unwrap_or(next);
+        // The log may have events that the filter drops: go on to those it keeps.
+        let reached = next >= extent.end || matches!(reader, Reader::Consumer { .. });
+        if count > 0 || fed.finished || (left.is_zero() && reached) {
+            break;
+        }
+        if left.is_zero() && Instant::now() > deadline + HEARTBEAT {
+            break;
+        }
+    }
+    let mut body = b"{\"events\":[".to_vec();
+    body.append(&mut events);
+    body.extend_from_slice(b"],\"errors\":[");
+    body.append(&mut errors);
+    let token = ResumeToken::new(*extent.lineage(), next);
+    body.extend_from_slice(format!("],\"next\":\"{token}\"}}\n").as_bytes());
+    Ok(reply::whole(StatusCode::OK, "application/json", body))
+}
+
+/// Adds an item to the members of the document.
+fn document(
+    encoder: &Encoder,
+    source: &SourceInfo,
+    item: &Item,
+    events: &mut Vec<u8>,
+    errors: &mut Vec<u8>,
+) {
+    let start = events.len();
+    let failed = match item {
+        Item::Failed { position, message } => (*position, "transform", message.clone()),
+        Item::Event(event) => {
+            if start > 0 {
+                events.push(b',');
+            }
+            match encoder.encode(source, event, events) {
+                Ok(()) => return,
+                Err(error) => (event.position, "encode", error.to_string()),
+            }
+        }
+    };
+    events.truncate(start);
+    if !errors.is_empty() {
+        errors.push(b',');
+    }
+    let (position, stage, message) = failed;
+    failed_json(errors, source, position, stage, &message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdc_core::envelope::Format;
+    use cdc_core::testing;
+
+    fn lines(form: Form) -> Lines {
+        Lines::new(form, Encoder::new(Format::Json))
+    }
+
+    fn text(lines: &Lines) -> &str {
+        std::str::from_utf8(&lines.buffer).unwrap()
+    }
+
+    #[test]
+    fn the_form_is_what_the_client_takes() {
+        for (accept, form) in [
+            (None, Some(Form::Sse)),
+            (Some("*/*"), Some(Form::Sse)),
+            (Some("text/event-stream"), Some(Form::Sse)),
+            (
+                Some("application/x-ndjson; q=1, text/html"),
+                Some(Form::Ndjson),
+            ),
+            (Some("application/jsonl"), Some(Form::Ndjson)),
+            (Some("text/html, application/x-ndjson"), Some(Form::Ndjson)),
+            (Some("text/html"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(Form::of(&headers).ok(), form, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_given_is_named() {
+        let source = testing::source();
+        let item = Item::Failed {
+            position: testing::insert(7, 0, 1).position,
+            message: "mask column card: it is no text".into(),
+        };
+        let mut sse = lines(Form::Sse);
+        sse.buffer.clear();
+        sse.item(&source, &item);
+        assert!(text(&sse).starts_with("id: cdc1_"), "{}", text(&sse));
+        assert!(text(&sse).contains("\nevent: cdc-error\ndata: {\"error\":"));
+        let mut ndjson = lines(Form::Ndjson);
+        ndjson.item(&source, &item);
+        let line: serde_json::Value = serde_json::from_str(text(&ndjson)).unwrap();
+        assert_eq!(line["error"]["stage"], "transform");
+        assert_eq!(line["error"]["message"], "mask column card: it is no text");
+    }
+
+    #[test]
+    fn heartbeats_move_the_last_event_id_and_dispatch_nothing() {
+        let source = testing::source();
+        let mut sse = lines(Form::Sse);
+        sse.buffer.clear();
+        sse.heartbeat(Some((&source, Position::ZERO)));
+        let text = text(&sse);
+        assert!(text.starts_with("id: cdc1_") && text.ends_with("\n\n") && !text.contains("data"));
+    }
+}
