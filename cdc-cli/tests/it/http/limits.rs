@@ -10,10 +10,14 @@ use crate::tool::{Tool, snapshot};
 fn connections_are_counted() {
     let shop = shop("connections_max = 2\n");
     let surface = Surface::start(&shop);
-    let first = surface.follow("/v1/stream", &[]);
-    let second = surface.follow("/v1/stream", &[]);
+    let open = || {
+        let mut follow = surface.follow("/v1/stream", &[]);
+        // Its head was answered: the connection is counted.
+        follow.until(|text| text.contains("retry:").then_some(()));
+        follow
+    };
+    let (first, second) = (open(), open());
     let full = || surface.get("/livez");
-    crate::bad::shop::until("both are there", || (full().status == 503).then_some(()));
     full().refused(503, "busy");
     drop(first);
     crate::bad::shop::until("there is room again", || {

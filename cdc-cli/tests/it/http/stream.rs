@@ -126,7 +126,9 @@ fn refusals_are_told_apart() {
         other.delivers();
         other.token()
     };
-    let damaged = format!("{}0", &of_another_log[..of_another_log.len() - 1]);
+    let (head, tail) = of_another_log.split_at(30);
+    let other = if tail.starts_with('0') { '1' } else { '0' };
+    let damaged = format!("{head}{other}{}", &tail[1..]);
     let newer = "cdc1_08130c9i6cq3adhn70sm2oj3chimc000003g0000000mmdq8000000g000000rv1kt0g";
     for path in ["/v1/stream", "/v1/events"] {
         let ask = |query: &str| surface.get(&format!("{path}?{query}"));
