@@ -96,7 +96,7 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
         }
     };
     findings.push(finding(Severity::Ok, "locks", "the log can be held", ""));
-    match decode(&pins) {
+    match decode(&pins, geometry.page_size) {
         Ok(Some(decoder)) => {
             for (table, reason) in decoder.left_out() {
                 findings.push(finding(
@@ -125,11 +125,15 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
 }
 
 /// Maps the database as it is now, held by `pins`; `None` if it could not be read at rest.
-fn decode(pins: &Pins) -> Result<Option<Decoder>, SourceError> {
+fn decode(pins: &Pins, page_size: u32) -> Result<Option<Decoder>, SourceError> {
     let Some(head) = WalIndex::read(&pins.index)? else {
         return Ok(None);
     };
-    let mut view = LogView::new(pins.main.clone(), head.page_size, head.count);
+    let mut view = LogView::new(
+        pins.main.clone(),
+        page_size,
+        head.pages(&pins.main, page_size)?,
+    );
     if head.backfilled < head.last_frame {
         let Some(wal) = pins.log()? else {
             return Ok(None);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cdc_core::{
     ChangeEvent, Image, Lsn, Meta, Op, Position, Relation, RowImage, SourceError, SourceErrorKind,
-    Transaction, Value, wall_micros,
+    Transaction, Value,
 };
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -98,14 +98,14 @@ impl Collector {
         self.held = held;
     }
 
-    /// A transaction begins. The time is when it was seen: the log holds none.
-    pub(crate) fn begin(&mut self, commit: Lsn, merged: bool) {
+    /// A transaction begins. The time is when it was first seen: the log holds none.
+    pub(crate) fn begin(&mut self, commit: Lsn, micros: i64, merged: bool) {
         self.commit = commit;
         self.next_ordinal = 0;
         self.merged = merged;
         self.transaction = Transaction {
             id: commit.0,
-            commit_micros: wall_micros(),
+            commit_micros: micros,
         };
     }
 

@@ -5,24 +5,35 @@
 //! So frames behind P are never copied over an old page that is still to be compared, and a new
 //! generation of the log begins only where the old one was processed to its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cdc_core::{Lsn, Position, SourceError, SourceErrorKind};
+use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
+use super::archive::{self, Archive, Archived};
 use super::collect::Collector;
 use super::config::{Assist, SqliteConfig};
 use super::decoder::Decoder;
 use super::files::FileId;
 use super::format::{Checksum, DbHeader, FRAME_HEADER};
 use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
-use super::pages::{Pages as _, Side};
+use super::pages::{Pages, Side};
 use super::pins::Pins;
-use super::state::{Known, StateDir, boot_id, random_id};
+use super::shadow::{Between, Replay, Shadow};
+use super::state::{Known, StateDir, boot_id, commit_at, parts, random_id};
 use super::view::LogView;
 use super::wal_index::WalIndex;
+
+fn next_generation(last: u32) -> Result<u32, SourceError> {
+    last.checked_add(1).ok_or_else(|| {
+        SourceError::new(
+            SourceErrorKind::Unsupported,
+            "count the generations of the log: there were more than 4294967295",
+        )
+    })
+}
 
 /// Attempts to read the wal-index while somebody writes it.
 const INDEX_ATTEMPTS: u32 = 10_000;
@@ -32,8 +43,10 @@ const IDLE: Duration = Duration::from_millis(50);
 const IDENTITY_INTERVAL: Duration = Duration::from_millis(500);
 /// Shortest time between two attempts to help a checkpoint.
 const ASSIST_INTERVAL: Duration = Duration::from_millis(100);
-/// Shortest time between two marks that have to be noted in the state.
-const TURN_INTERVAL: Duration = Duration::from_millis(500);
+/// Shortest time between two advances of the shadow.
+const FOLD_INTERVAL: Duration = Duration::from_secs(1);
+/// Archived pages that are worth an advance before that.
+const FOLD_PAGES: usize = 16_384;
 /// Most frames that are processed while the application is kept from writing.
 const LOCKED_FRAMES_MAX: u32 = 1000;
 
@@ -47,22 +60,33 @@ pub(crate) struct Begun {
     pub(crate) end: Position,
 }
 
-/// A new mark that was taken, while the old one is still held.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    /// The old mark may go when everything up to this frame is durable downstream.
-    frame: u32,
-    /// The new read transaction began when everything was in the database file.
-    on_main: bool,
+/// What is kept for a restart.
+#[derive(Debug)]
+struct Keep {
+    dir: StateDir,
+    known: Known,
+    shadow: Shadow,
+    archive: Archive,
+    /// What was handed over and is not folded into the shadow.
+    waiting: VecDeque<Archived>,
+    last_fold: Instant,
 }
 
-/// Where an earlier run's state leads.
-enum Resume {
-    Continue,
-    /// A snapshot that was not finished: another one.
-    Anew,
-    /// Changes are gone, and why.
-    Lost(String),
+/// Where following begins.
+#[derive(Debug)]
+enum Start {
+    /// With what is committed now.
+    Now {
+        snapshot: Option<Lsn>,
+    },
+    /// With what an earlier run has not confirmed.
+    Again {
+        replay: Replay,
+        snapshot: Option<Lsn>,
+        /// The log does not go on where that ends: what lies between is one transaction.
+        merge: Option<Lsn>,
+    },
+    Begun,
 }
 
 /// Follows one database.
@@ -71,8 +95,11 @@ pub(crate) struct Follower {
     config: SqliteConfig,
     // The connections go before everything else that has a descriptor.
     pins: Pins,
-    state: Option<StateDir>,
-    known: Known,
+    keep: Option<Keep>,
+    id: [u8; 16],
+    /// Number of the log's generation.
+    generation: u32,
+    start: Start,
     view: LogView,
     scanner: Option<Scanner>,
     decoder: Option<Decoder>,
@@ -80,11 +107,7 @@ pub(crate) struct Follower {
     head: WalIndex,
     /// The held read transaction began when everything was in the database file.
     on_main: bool,
-    turn: Option<Turn>,
-    /// Commits behind `known` that were processed: frame, checksum, pages of the database.
-    processed: VecDeque<(u32, Checksum, u32)>,
     last_change: Instant,
-    last_turn: Instant,
     last_identity: Instant,
     last_assist: Instant,
 }
@@ -158,11 +181,67 @@ fn index(pins: &Pins) -> Result<WalIndex, SourceError> {
     ))
 }
 
-/// Number of pages the database file itself names.
-fn pages_in_file(pins: &Pins) -> Result<u32, SourceError> {
-    let mut bytes = [0; 4];
-    read_up_to(&pins.main, &mut bytes, 28).map_err(|e| io_error("read the database file", e))?;
-    Ok(u32::from_be_bytes(bytes))
+impl Keep {
+    /// Brings the shadow to the newest confirmed transaction, so that a crash at any point leaves
+    /// either the old one with the archive that leads from it, or a note which one was meant.
+    fn fold(&mut self, confirmed: Position) -> Result<(), SourceError> {
+        let done = |transaction: &&Archived| Position::end_of(transaction.commit) <= confirmed;
+        let count = self.waiting.iter().take_while(done).count();
+        let Some(last) = count
+            .checked_sub(1)
+            .and_then(|n| self.waiting.get(n))
+            .cloned()
+        else {
+            return Ok(());
+        };
+        let mut synced = 0;
+        for transaction in self.waiting.iter().take(count) {
+            if transaction.segment_number() != synced {
+                transaction.sync()?;
+                synced = transaction.segment_number();
+            }
+        }
+        self.known.folding = last.commit;
+        self.dir.save(&self.known)?;
+        let folded: Vec<Archived> = self.waiting.drain(..count).collect();
+        self.known = apply(&self.shadow, &self.known, &folded)?;
+        self.dir.save(&self.known)?;
+        self.archive.trim(self.waiting.front())
+    }
+
+    /// Bytes that wait.
+    fn waiting_pages(&self) -> usize {
+        self.waiting.iter().map(|one| one.pages.len()).sum()
+    }
+}
+
+/// Writes the newest version of each page of some transactions into the shadow, and gives what is
+/// known then.
+fn apply(shadow: &Shadow, known: &Known, folded: &[Archived]) -> Result<Known, SourceError> {
+    let mut newest: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
+    for (index, transaction) in folded.iter().enumerate() {
+        for &(page, offset) in &transaction.pages {
+            newest.insert(page, (index, offset));
+        }
+    }
+    let Some(last) = folded.last() else {
+        return Ok(*known);
+    };
+    for (page, (index, offset)) in newest {
+        if let Some(transaction) = folded.get(index) {
+            shadow.write(page, &transaction.read(offset, known.page_size)?)?;
+        }
+    }
+    shadow.sync()?;
+    Ok(Known {
+        position: last.commit,
+        salts: last.salts,
+        checksum: last.checksum,
+        count: last.count,
+        folding: Lsn::ZERO,
+        snapshot: false,
+        ..*known
+    })
 }
 
 impl Follower {
@@ -174,70 +253,50 @@ impl Follower {
     ) -> Result<(Self, Begun), SourceError> {
         // The descriptor is kept until `pins` shares it: closing it would drop locks of others here.
         let (_main, header) = header(config)?;
-        let state = match &config.state_dir {
+        let dir = match &config.state_dir {
             Some(dir) => Some(StateDir::open(dir)?),
             None => None,
         };
-        let remembered = match &state {
-            Some(state) => state.load()?,
+        let known = match &dir {
+            Some(dir) => dir.load()?,
             None => None,
         };
         let pins = Pins::open(config)?;
-        let head = index(&pins)?;
-        let view = LogView::new(pins.main.clone(), header.geometry.page_size, head.count);
+        let page_size = header.geometry.page_size;
+        let mut head = index(&pins)?;
+        head.count = head.pages(&pins.main, page_size)?;
         let now = Instant::now();
         let mut follower = Self {
-            known: Known {
-                id: random_id(),
-                file: pins.file,
-                generation: 1,
-                salts: head.salts,
-                frame: 0,
-                checksum: Checksum::default(),
-                count: head.count,
-                position: Lsn::ZERO,
-                snapshot: false,
-                boot: boot_id(),
-            },
             config: config.clone(),
+            id: random_id(),
+            generation: 1,
+            start: Start::Begun,
+            view: LogView::new(pins.main.clone(), page_size, head.count),
             pins,
-            state,
-            view,
+            keep: None,
             scanner: None,
             decoder: None,
             head,
             on_main: false,
-            turn: None,
-            processed: VecDeque::new(),
             last_change: now,
-            last_turn: now,
             last_identity: now,
             last_assist: now,
         };
-        let resumed = match &remembered {
-            None => Resume::Anew,
-            Some(known) => follower.resume(known, resume)?,
+        let floor = match (dir, known) {
+            (None, _) => follower.fresh(None)?,
+            (Some(dir), None) => follower.fresh(Some((dir, page_size)))?,
+            (Some(dir), Some(known)) => follower.again(dir, known, page_size, resume)?,
         };
-        match (resumed, remembered) {
-            (Resume::Continue, _) => {}
-            (Resume::Lost(why), Some(known)) if config.accept_gap => {
-                tracing::error!(database = %config.shown(), %why, "gap accepted: changes before now are lost");
-                follower.fresh(Some(known))?;
-            }
-            (Resume::Lost(why), _) => return Err(gap(config, &why)),
-            (Resume::Anew, remembered) => follower.fresh(remembered)?,
-        }
-        let known = &follower.known;
-        let floor = if known.snapshot {
-            Position::before(known.position)
-        } else {
-            Position::end_of(known.position)
+        let end = match follower.start {
+            Start::Again {
+                merge: Some(merge), ..
+            } => merge,
+            _ => commit_at(follower.generation, follower.head.last_frame),
         };
-        let end = Position::end_of(known.commit(follower.head.last_frame));
         let begun = Begun {
-            id: known.id,
+            id: follower.id,
             floor,
-            end: end.max(floor),
+            end: Position::end_of(end).max(floor),
         };
         Ok((follower, begun))
     }
@@ -247,101 +306,160 @@ impl Follower {
         self.scanner.as_ref().map_or(0, Scanner::at)
     }
 
-    /// Begins with what is committed now, as a new generation of what was known.
-    fn fresh(&mut self, before: Option<Known>) -> Result<(), SourceError> {
-        if let Some(before) = before
-            && before.file == self.known.file
-        {
-            self.known.id = before.id;
-            self.known.generation = self.next_generation(before.generation)?;
-        }
+    /// Takes what is committed now into the view.
+    fn take_now(&mut self) -> Result<(), SourceError> {
         let head = self.head;
         self.on_main = head.backfilled == head.last_frame;
         self.open_log()?;
         self.catch_up_silently(head.last_frame)?;
-        self.known = Known {
-            salts: head.salts,
-            frame: head.last_frame,
-            checksum: head.checksum,
-            count: head.count,
-            position: self.known.commit(head.last_frame),
-            snapshot: self.config.snapshot,
-            ..self.known
-        };
         self.view.set_count(head.count);
-        self.save()
+        Ok(())
     }
 
-    fn next_generation(&self, last: u32) -> Result<u32, SourceError> {
-        last.checked_add(1).ok_or_else(|| {
-            SourceError::new(
-                SourceErrorKind::Unsupported,
-                "count the generations of the log: there were more than 4294967295",
-            )
+    /// Begins with what is committed now; gives the position before it.
+    fn fresh(&mut self, dir: Option<(StateDir, u32)>) -> Result<Position, SourceError> {
+        self.take_now()?;
+        let position = commit_at(self.generation, self.head.last_frame);
+        let snapshot = self.config.snapshot;
+        if let Some((dir, page_size)) = dir {
+            let (mut archive, _) = Archive::open(&dir.dir, page_size)?;
+            archive.clear()?;
+            let shadow = Shadow::create(&dir.dir, page_size, &self.view)?;
+            let known = Known {
+                id: self.id,
+                file: self.pins.file,
+                page_size,
+                position,
+                salts: self.head.salts,
+                checksum: self.head.checksum,
+                count: self.head.count,
+                folding: Lsn::ZERO,
+                snapshot,
+                boot: boot_id(),
+            };
+            // Durable before any position is given out: the same commit has the same position
+            // after any crash.
+            dir.save(&known)?;
+            self.keep = Some(Keep {
+                dir,
+                known,
+                shadow,
+                archive,
+                waiting: VecDeque::new(),
+                last_fold: Instant::now(),
+            });
+        }
+        self.start = Start::Now {
+            snapshot: snapshot.then_some(position),
+        };
+        Ok(if snapshot {
+            Position::before(position)
+        } else {
+            Position::end_of(position)
         })
     }
 
-    /// Takes up where an earlier run stopped, if nothing is missing.
-    fn resume(&mut self, known: &Known, resume: Option<Position>) -> Result<Resume, SourceError> {
-        let lost = |why: &str| Ok(Resume::Lost(why.to_owned()));
-        if known.file != self.known.file {
-            return lost(
+    /// Takes up where an earlier run stopped; gives the position before what comes.
+    fn again(
+        &mut self,
+        dir: StateDir,
+        mut known: Known,
+        page_size: u32,
+        resume: Option<Position>,
+    ) -> Result<Position, SourceError> {
+        let accept = |why: &str| {
+            if !self.config.accept_gap {
+                return Err(gap(&self.config, why));
+            }
+            tracing::error!(database = %self.config.shown(), %why, "gap accepted");
+            Ok(())
+        };
+        if known.file != self.pins.file {
+            accept(
                 "the file is not the one that was followed: it was replaced, or restored from a copy",
-            );
+            )?;
+        }
+        if known.page_size != page_size {
+            accept("its pages have another size: the file was replaced by another")?;
+            self.id = known.id;
+            self.generation = next_generation(parts(known.position).0)?;
+            return self.fresh(Some((dir, page_size)));
         }
         let durable = Position::end_of(known.position);
-        if known.snapshot && resume.is_none_or(|resume| resume < durable) {
-            return if self.config.snapshot {
-                Ok(Resume::Anew)
-            } else {
-                lost("its snapshot was not finished, and now none is asked for")
-            };
+        if !known.snapshot && resume.is_some_and(|resume| resume < durable) {
+            accept(
+                "the source was told that more is durable than there is: an old copy of the journal or of a checkpoint is in use",
+            )?;
         }
-        if resume.is_some_and(|resume| resume < durable) {
-            return lost(
-                "the source was told that more is durable than there is: an old copy of the journal is in use",
-            );
+        // The snapshot is whole downstream, only we were not told any more.
+        known.snapshot &= resume.is_none_or(|resume| resume < durable);
+        let shadow = Shadow::open(&dir.dir, page_size)?;
+        let (archive, mut archived) = Archive::open(&dir.dir, page_size)?;
+        archived.retain(|transaction| transaction.commit > known.position);
+        if known.folding > known.position {
+            let meant = archived.partition_point(|one| one.commit <= known.folding);
+            let folded: Vec<Archived> = archived.drain(..meant).collect();
+            if folded.last().map(|one| one.commit) != Some(known.folding) {
+                return Err(SourceError::new(
+                    SourceErrorKind::Corrupt,
+                    "read the archive of the source: what its copy of the database was to be brought to is gone; begin anew with an empty state and a snapshot",
+                ));
+            }
+            known = apply(&shadow, &known, &folded)?;
         }
-        let head = self.head;
-        if known.salts != head.salts {
-            return lost(
-                "the log began anew while nobody followed it, and what it held before is gone",
-            );
-        }
-        if known.frame > head.last_frame {
-            return lost(
-                "the log ends before the last known change: the machine lost what was not synced",
-            );
-        }
-        if head.backfill_begun.max(head.backfilled) > known.frame {
-            return lost(
-                "changes were copied into the database while nobody followed, so that the rows before them are gone",
-            );
-        }
-        if known.boot != self.known.boot && resume.is_some_and(|resume| resume > durable) {
-            return lost(
-                "the machine was started anew, and the log may hold other changes than those that were streamed",
-            );
-        }
-        self.known = Known {
-            boot: self.known.boot,
-            snapshot: false,
-            ..*known
+        let (last, salts, checksum, count) = match archived.last() {
+            Some(last) => (last.commit, last.salts, last.checksum, last.count),
+            None => (known.position, known.salts, known.checksum, known.count),
         };
-        self.open_log()?;
-        if !self.catch_up_to(known.frame, known.checksum)? {
-            return lost(
-                "the log holds other changes than were read from it: it was lost and written anew",
-            );
+        let (generation, frame) = parts(last);
+        self.id = known.id;
+        self.generation = generation;
+        let file_changed = known.file != self.pins.file;
+        // Only after a loss of power can more have been taken downstream than is archived here.
+        let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
+        let goes_on = !file_changed
+            && !ahead
+            && salts == self.head.salts
+            && frame <= self.head.last_frame
+            && self.goes_on(frame, checksum, count)?;
+        let replay = Replay::new(&shadow, known.count, archived.clone());
+        let mut merge = None;
+        if !goes_on {
+            let seen = resume.map_or(0, |resume| parts(resume.commit).0);
+            self.generation = next_generation(generation.max(seen))?;
+            self.take_now()?;
+            merge = Some(commit_at(self.generation, self.head.last_frame));
         }
-        let count = if known.frame == 0 {
-            pages_in_file(&self.pins)?
+        known.file = self.pins.file;
+        known.boot = boot_id();
+        dir.save(&known)?;
+        self.start = Start::Again {
+            replay,
+            snapshot: known.snapshot.then_some(known.position),
+            merge,
+        };
+        let floor = if known.snapshot {
+            Position::before(known.position)
         } else {
-            known.count
+            Position::end_of(known.position)
         };
+        self.keep = Some(Keep {
+            dir,
+            known,
+            shadow,
+            archive,
+            waiting: archived.into(),
+            last_fold: Instant::now(),
+        });
+        Ok(floor)
+    }
+
+    /// Whether the log holds what was read from it up to this frame, and goes on behind it.
+    fn goes_on(&mut self, frame: u32, checksum: Checksum, count: u32) -> Result<bool, SourceError> {
+        self.open_log()?;
+        let same = self.catch_up_to(frame, checksum)?;
         self.view.set_count(count);
-        self.save()?;
-        Ok(Resume::Continue)
+        Ok(same)
     }
 
     /// Opens the generation the wal-index names.
@@ -437,27 +555,93 @@ impl Follower {
         )
     }
 
-    fn save(&self) -> Result<(), SourceError> {
-        match &self.state {
-            Some(state) => state.save(&self.known),
-            None => Ok(()),
-        }
-    }
-
-    /// Reads the database where following begins; gives the snapshot if there is to be one.
+    /// Reads the database where following begins, gives the snapshot if there is to be one, and
+    /// what an earlier run has left.
     pub(crate) fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         let shadows = self.config.include_shadow_tables;
-        let decoder = if self.known.snapshot {
-            collector.begin(self.known.position, false);
-            let decoder = Decoder::open(&self.view, shadows, Some(collector))?;
+        let open = |pages: &dyn Pages, snapshot: Option<Lsn>, collector: &mut Collector| {
+            let Some(commit) = snapshot else {
+                return Decoder::open(pages, shadows, None);
+            };
+            collector.begin(commit, wall_micros(), false);
+            let decoder = Decoder::open(pages, shadows, Some(collector))?;
             collector.end();
             collector.flush()?;
-            decoder
-        } else {
-            Decoder::open(&self.view, shadows, None)?
+            Ok(decoder)
         };
-        self.decoder = Some(decoder);
+        match std::mem::replace(&mut self.start, Start::Begun) {
+            Start::Begun => {}
+            Start::Now { snapshot } => {
+                self.decoder = Some(open(&self.view, snapshot, collector)?);
+            }
+            Start::Again {
+                mut replay,
+                snapshot,
+                merge,
+            } => {
+                let mut decoder = open(&replay, snapshot, collector)?;
+                for index in 0..replay.transactions().len() {
+                    replay.begin(index);
+                    if let Some(one) = replay.transactions().get(index) {
+                        let changed: Vec<u32> = one.pages.iter().map(|(page, _)| *page).collect();
+                        collector.begin(one.commit, one.micros, one.merged);
+                        decoder.transaction(&changed, &replay, collector)?;
+                        collector.end();
+                    }
+                    replay.finish();
+                }
+                collector.flush()?;
+                match merge {
+                    Some(commit) => self.merge(commit, &replay, &mut decoder, collector)?,
+                    None => self.view.use_instead(replay),
+                }
+                self.decoder = Some(decoder);
+            }
+        }
         Ok(())
+    }
+
+    /// What lies between the last known state and now, as one transaction.
+    fn merge(
+        &mut self,
+        commit: Lsn,
+        replay: &Replay,
+        decoder: &mut Decoder,
+        collector: &mut Collector,
+    ) -> Result<(), SourceError> {
+        let between = Between {
+            old: replay,
+            new: &self.view,
+        };
+        let changed = between.changed()?;
+        let micros = wall_micros();
+        if !changed.is_empty() {
+            tracing::warn!(
+                database = %self.config.shown(),
+                position = %commit,
+                pages = changed.len(),
+                "the log began anew or was lost while nobody followed: the changes since then come as one transaction, marked merged"
+            );
+            if let Some(keep) = &mut self.keep {
+                let there = changed.partition_point(|page| *page <= self.head.count);
+                let head = archive::Head {
+                    commit,
+                    salts: self.head.salts,
+                    checksum: self.head.checksum,
+                    count: self.head.count,
+                    micros,
+                    merged: true,
+                };
+                let pages = changed.get(..there).unwrap_or_default();
+                let read = |page| self.view.page(Side::New, page);
+                let archived = keep.archive.append(head, pages, read)?;
+                keep.waiting.push_back(archived);
+            }
+        }
+        collector.begin(commit, micros, true);
+        decoder.transaction(&changed, &between, collector)?;
+        collector.end();
+        collector.flush()
     }
 
     /// One look at the log; true if anything was there. `confirmed` is durable downstream.
@@ -471,95 +655,60 @@ impl Follower {
             || head.salts != self.head.salts
             || head.last_frame > self.at();
         if moved {
-            self.see(head, collector)?;
+            self.cycle(collector)?;
             self.last_change = Instant::now();
+        } else if self.last_change.elapsed() >= IDLE
+            && head.backfilled == head.last_frame
+            && !self.on_main
+        {
+            // To a mark that lets the application's own checkpoints begin the log anew.
+            self.cycle(collector)?;
         }
-        // Without a state nothing is ever resumed: what was handed over is done.
-        let confirmed = if self.state.is_some() {
-            confirmed
-        } else {
-            Position::end_of(self.known.commit(self.at()))
-        };
-        self.settle(confirmed)?;
-        if self.turn.is_none() && self.wants_turn(&head) {
-            self.begin_turn(collector)?;
-            self.settle(confirmed)?;
-        }
-        if self.turn.is_none() {
-            self.assist(&head, collector, confirmed)?;
-        }
+        self.assist(collector)?;
+        self.confirmed(confirmed, false)?;
         if self.last_identity.elapsed() >= IDENTITY_INTERVAL {
             self.identity()?;
         }
         Ok(moved)
     }
 
-    /// Whether a new mark is worth taking: the log has grown, or a mark on the database file alone
-    /// would let the application's checkpoints begin the log anew.
-    fn wants_turn(&self, head: &WalIndex) -> bool {
-        let copied = head.backfilled == head.last_frame && !self.on_main;
-        let idle = self.last_change.elapsed() >= IDLE;
-        let grown = !self.processed.is_empty()
-            && (self.state.is_none() || self.last_turn.elapsed() >= TURN_INTERVAL);
-        grown || copied && idle
-    }
-
-    /// Processes what was committed, under the mark that is held.
-    fn see(&mut self, head: WalIndex, collector: &mut Collector) -> Result<(), SourceError> {
-        if head.salts != self.head.salts {
-            self.new_generation(head)?;
-        }
-        self.head = head;
-        self.process(collector, head.last_frame)
-    }
-
-    /// Takes a new mark and processes everything up to it; the old one stays.
-    fn begin_turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
-        let before = index(&self.pins)?;
-        self.pins.begin_next()?;
-        self.last_turn = Instant::now();
-        let head = index(&self.pins)?;
-        self.see(head, collector)?;
-        let unmoved = before.last_frame == head.last_frame && before.salts == head.salts;
-        self.turn = Some(Turn {
-            frame: head.last_frame,
-            on_main: unmoved && before.backfilled == before.last_frame,
-        });
-        Ok(())
-    }
-
-    /// Notes what is durable downstream, and lets the old mark go if everything up to the new one
-    /// is.
-    fn settle(&mut self, confirmed: Position) -> Result<(), SourceError> {
-        if self.known.snapshot && confirmed >= Position::end_of(self.known.position) {
-            self.known.snapshot = false;
-            self.save()?;
-        }
-        let Some(turn) = self.turn else {
+    /// Everything up to here is durable downstream: it need not be kept. Now and then, unless it
+    /// is the last time.
+    pub(crate) fn confirmed(&mut self, up_to: Position, last: bool) -> Result<(), SourceError> {
+        let Some(keep) = &mut self.keep else {
             return Ok(());
         };
-        let target = self.known.commit(turn.frame).max(self.known.position);
-        if confirmed < Position::end_of(target) || self.known.snapshot {
+        let due = keep.last_fold.elapsed() >= FOLD_INTERVAL
+            || last
+            || keep.waiting_pages() > FOLD_PAGES && keep.last_fold.elapsed() >= IDLE;
+        if !due {
             return Ok(());
         }
-        let mut reached = None;
-        while let Some(first) = self.processed.front().filter(|(at, ..)| *at <= turn.frame) {
-            reached = Some(*first);
-            self.processed.pop_front();
+        keep.last_fold = Instant::now();
+        if keep.known.snapshot && up_to >= Position::end_of(keep.known.position) {
+            keep.known.snapshot = false;
+            keep.dir.save(&keep.known)?;
         }
-        if let Some((frame, checksum, count)) = reached {
-            self.known = Known {
-                frame,
-                checksum,
-                count,
-                position: self.known.commit(frame),
-                ..self.known
-            };
-            self.save()?;
+        keep.fold(up_to)
+    }
+
+    /// Takes a new mark, processes everything up to it, and lets the old one go.
+    fn cycle(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
+        let before = index(&self.pins)?;
+        self.pins.begin_next()?;
+        let head = index(&self.pins)?;
+        if head.salts != self.head.salts {
+            self.generation = next_generation(self.generation)?;
+            self.head = head;
+            // Everything before is in the database file, and was processed.
+            self.open_log()?;
         }
+        self.head = head;
+        self.process(collector, head.last_frame)?;
         self.pins.end_last()?;
-        self.on_main = turn.on_main;
-        self.turn = None;
+        self.on_main = before.backfilled == before.last_frame
+            && before.last_frame == head.last_frame
+            && before.salts == head.salts;
         Ok(())
     }
 
@@ -572,39 +721,28 @@ impl Follower {
     }
 
     /// Helps the application's checkpoints, which cannot pass our mark.
-    fn assist(
-        &mut self,
-        head: &WalIndex,
-        collector: &mut Collector,
-        confirmed: Position,
-    ) -> Result<(), SourceError> {
-        let copied = head.backfilled == head.last_frame;
+    fn assist(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         let assist = self.config.assist;
-        if assist == Assist::Off || copied || head.last_frame <= self.config.soft_frames {
+        if assist == Assist::Off || self.head.last_frame <= self.config.soft_frames {
             return Ok(());
         }
+        let head = index(&self.pins)?;
+        let copied = head.backfilled == head.last_frame;
         let hard = assist == Assist::Hard && head.last_frame > self.config.hard_frames;
         let idle = self.last_change.elapsed() >= IDLE;
-        if !(idle || hard) || !self.may_assist() {
+        if copied || !(idle || hard) || !self.may_assist() {
             return Ok(());
         }
         // Most of the work, while nobody waits.
-        let all = self.pins.checkpoint()?;
-        if all || !hard {
-            return Ok(());
-        }
-        let now = index(&self.pins)?;
-        let behind = now.last_frame.saturating_sub(self.at());
-        let settled = confirmed >= Position::end_of(self.known.commit(self.at()));
+        self.pins.checkpoint()?;
+        self.cycle(collector)?;
+        let left = index(&self.pins)?.last_frame.saturating_sub(self.at());
         // Under the lock nobody is waited for but the disk: only a short rest may be left.
-        if self.state.is_some() && !settled || behind > LOCKED_FRAMES_MAX {
-            return Ok(());
-        }
-        if !self.pins.lock_writer()? {
+        if !hard || left > LOCKED_FRAMES_MAX || !self.pins.lock_writer()? {
             return Ok(());
         }
         collector.hold(true);
-        let outcome = self.copied_whole(collector, confirmed);
+        let outcome = self.copied_whole(collector);
         collector.hold(false);
         let unlocked = self.pins.unlock_writer();
         outcome?;
@@ -613,25 +751,15 @@ impl Follower {
     }
 
     /// With the application kept from writing: everything is processed, copied back, and marked.
-    fn copied_whole(
-        &mut self,
-        collector: &mut Collector,
-        confirmed: Position,
-    ) -> Result<(), SourceError> {
+    fn copied_whole(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         let deadline = Instant::now() + self.config.hard_time_max;
-        let head = index(&self.pins)?;
-        if head.last_frame.saturating_sub(self.at()) > LOCKED_FRAMES_MAX {
+        let left = index(&self.pins)?.last_frame.saturating_sub(self.at());
+        if left > LOCKED_FRAMES_MAX {
             return Ok(());
         }
-        self.begin_turn(collector)?;
-        let confirmed = match self.state {
-            None => Position::end_of(self.known.commit(self.at())),
-            Some(_) => confirmed,
-        };
-        self.settle(confirmed)?;
-        if self.turn.is_none() && self.pins.checkpoint_until(deadline)? {
-            self.begin_turn(collector)?;
-            self.settle(confirmed)?;
+        self.cycle(collector)?;
+        if self.pins.checkpoint_until(deadline)? {
+            self.cycle(collector)?;
         }
         Ok(())
     }
@@ -656,37 +784,6 @@ impl Follower {
         ))
     }
 
-    /// The log begins anew: everything before is in the database file, and was processed.
-    fn new_generation(&mut self, head: WalIndex) -> Result<(), SourceError> {
-        let last = self.processed.back().copied();
-        if last.is_some() && self.state.is_some() {
-            return Err(SourceError::new(
-                SourceErrorKind::Gap,
-                format!(
-                    "follow {}: the log began anew although we hold it; was it replaced by hand? start again with a new snapshot",
-                    self.config.shown()
-                ),
-            ));
-        }
-        self.processed.clear();
-        if let Some((frame, ..)) = last {
-            self.known.position = self.known.commit(frame);
-        }
-        self.known = Known {
-            generation: self.next_generation(self.known.generation)?,
-            salts: head.salts,
-            frame: 0,
-            checksum: Checksum::default(),
-            count: self.view.count(Side::New),
-            ..self.known
-        };
-        // Durable before any position of it is given out: the same commit has the same position
-        // after any crash.
-        self.save()?;
-        self.head = head;
-        self.open_log()
-    }
-
     fn process(&mut self, collector: &mut Collector, limit: u32) -> Result<(), SourceError> {
         if self.scanner.is_none() && limit > 0 {
             self.open_log()?;
@@ -703,12 +800,24 @@ impl Follower {
         loop {
             match scanner.next(&wal, limit, true)? {
                 Scanned::Transaction(next) => {
-                    let commit = self.known.commit(next.last);
-                    self.processed
-                        .push_back((next.last, next.checksum, next.count));
+                    let head = archive::Head {
+                        commit: commit_at(self.generation, next.last),
+                        salts: self.head.salts,
+                        checksum: next.checksum,
+                        count: next.count,
+                        micros: wall_micros(),
+                        merged: false,
+                    };
                     self.view.begin(next);
-                    collector.begin(commit, false);
-                    decoder.transaction(&self.view.changed(), &self.view, collector)?;
+                    let changed = self.view.changed();
+                    if let Some(keep) = &mut self.keep {
+                        // Before anything of it is handed over.
+                        let read = |page| self.view.page(Side::New, page);
+                        let archived = keep.archive.append(head, &changed, read)?;
+                        keep.waiting.push_back(archived);
+                    }
+                    collector.begin(head.commit, head.micros, false);
+                    decoder.transaction(&changed, &self.view, collector)?;
                     collector.end();
                     self.view.finish();
                     if collector.is_stopped() {

@@ -33,6 +33,7 @@
 //! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state` remembers, `follow`
 //! is the protocol, `collect` makes events and `source` ties all together.
 
+mod archive;
 mod bytes;
 mod catalog;
 mod check;
@@ -52,6 +53,7 @@ mod pins;
 mod record;
 mod rows;
 mod schema;
+mod shadow;
 mod sink;
 mod source;
 mod state;

@@ -263,14 +263,25 @@ impl Thread {
     }
 
     fn follow(&self, mut follower: Follower, mut collector: Collector) -> Result<(), SourceError> {
-        follower.load(&mut collector)?;
+        let confirmed = || {
+            let confirmed = self.shared.confirmed.lock();
+            *confirmed.unwrap_or_else(PoisonError::into_inner)
+        };
+        let outcome = self.rounds(&mut follower, &mut collector, &confirmed);
+        // What was confirmed last need not come again, whatever ended this.
+        follower.confirmed(confirmed(), true)?;
+        outcome
+    }
+
+    fn rounds(
+        &self,
+        follower: &mut Follower,
+        collector: &mut Collector,
+        confirmed: &dyn Fn() -> Position,
+    ) -> Result<(), SourceError> {
+        follower.load(collector)?;
         while !collector.is_stopped() {
-            let confirmed = *self
-                .shared
-                .confirmed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let moved = follower.poll(&mut collector, confirmed)?;
+            let moved = follower.poll(collector, confirmed())?;
             self.shared
                 .lag_bytes
                 .store(follower.lag(), Ordering::Relaxed);

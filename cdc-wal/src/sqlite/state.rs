@@ -17,37 +17,41 @@ const HEAD: &str = "weftkit-cdc sqlite source 1";
 const LENGTH_MAX: u64 = 4096;
 
 /// How far a history is known to be durable downstream: what was streamed behind it may have to be
-/// streamed again.
+/// streamed again, from the shadow and the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     /// The history's own number.
     pub(crate) id: [u8; 16],
     /// The database file.
     pub(crate) file: FileId,
-    /// Number of the log's generation, counted by us.
-    pub(crate) generation: u32,
+    /// Bytes of a page.
+    pub(crate) page_size: u32,
+    /// Everything up to this commit is durable downstream, and the shadow is the database as of
+    /// it: the log's generation, counted by us, in the upper half, the commit frame in the lower.
+    pub(crate) position: Lsn,
     /// That generation's salts.
     pub(crate) salts: Salts,
-    /// The commit frame of this generation up to which all is durable downstream; 0 before its
-    /// first.
-    pub(crate) frame: u32,
     /// That frame's checksum.
     pub(crate) checksum: Checksum,
     /// Pages of the database then.
     pub(crate) count: u32,
-    /// The position that stands for: of this generation, or of an earlier one if `frame` is 0.
-    pub(crate) position: Lsn,
+    /// The shadow is being brought to this commit, if it is higher.
+    pub(crate) folding: Lsn,
     /// A snapshot was begun at this position and is not durable yet.
     pub(crate) snapshot: bool,
     /// The machine's boot: across one, what was not synced may be gone.
     pub(crate) boot: [u8; 16],
 }
 
-impl Known {
-    /// The position of a commit frame: the generation above, the frame below.
-    pub(crate) fn commit(&self, frame: u32) -> Lsn {
-        Lsn(u64::from(self.generation) << 32 | u64::from(frame))
-    }
+/// The position of a commit frame.
+pub(crate) fn commit_at(generation: u32, frame: u32) -> Lsn {
+    Lsn(u64::from(generation) << 32 | u64::from(frame))
+}
+
+/// The generation and the commit frame of a position.
+pub(crate) fn parts(commit: Lsn) -> (u32, u32) {
+    let half = |n: u64| u32::try_from(n & 0xffff_ffff).unwrap_or(0);
+    (half(commit.0 >> 32), half(commit.0))
 }
 
 /// 128 random bits.
@@ -93,22 +97,23 @@ fn encode(known: &Known) -> String {
     let Known {
         id,
         file,
-        generation,
+        page_size,
+        position,
         salts,
-        frame,
         checksum: Checksum(one, two),
         count,
-        position,
+        folding,
         snapshot,
         boot,
     } = known;
     let mut text = format!(
-        "{HEAD}\nid {}\nfile {} {}\ngeneration {generation}\nsalts {}\nframe {frame} {one:08x}{two:08x}\npages {count}\nposition {}\nsnapshot {}\nboot {}\n",
+        "{HEAD}\nid {}\nfile {} {}\npage_size {page_size}\nposition {}\nsalts {}\nchecksum {one:08x}{two:08x}\npages {count}\nfolding {}\nsnapshot {}\nboot {}\n",
         hex(id),
         file.device,
         file.inode,
-        hex(salts),
         position.0,
+        hex(salts),
+        folding.0,
         u8::from(*snapshot),
         hex(boot),
     );
@@ -135,20 +140,20 @@ fn decode(text: &str) -> Option<Known> {
         device: device.parse().ok()?,
         inode: inode.parse().ok()?,
     };
-    let generation = field("generation")?.parse().ok()?;
+    let page_size = field("page_size")?.parse().ok()?;
+    let position = Lsn(field("position")?.parse().ok()?);
     let salts = bytes(field("salts")?)?;
-    let (frame, sum) = field("frame")?.split_once(' ')?;
-    let sum: u64 = u64::from_str_radix(sum, 16).ok()?;
-    let half = |n: u64| u32::try_from(n & 0xffff_ffff).unwrap_or(0);
+    let sum = u64::from_str_radix(field("checksum")?, 16).ok()?;
+    let (one, two) = parts(Lsn(sum));
     Some(Known {
         id,
         file,
-        generation,
+        page_size,
+        position,
         salts,
-        frame: frame.parse().ok()?,
-        checksum: Checksum(half(sum >> 32), half(sum)),
+        checksum: Checksum(one, two),
         count: field("pages")?.parse().ok()?,
-        position: Lsn(field("position")?.parse().ok()?),
+        folding: Lsn(field("folding")?.parse().ok()?),
         snapshot: field("snapshot")? == "1",
         boot: bytes(field("boot")?)?,
     })
@@ -157,6 +162,7 @@ fn decode(text: &str) -> Option<Known> {
 /// The state directory, locked for one source.
 #[derive(Debug)]
 pub(crate) struct StateDir {
+    pub(crate) dir: PathBuf,
     path: PathBuf,
     storage: StdStorage,
     _lock: Box<dyn StorageLock>,
@@ -181,6 +187,7 @@ impl StateDir {
         storage.create_dir_all(dir).map_err(io)?;
         let lock = storage.lock(&dir.join("sqlite-source.lock")).map_err(io)?;
         Ok(Self {
+            dir: dir.to_path_buf(),
             path: dir.join(NAME),
             storage,
             _lock: lock,
@@ -242,18 +249,18 @@ mod tests {
             device: 2049,
             inode: 77,
         },
-        generation: 3,
+        page_size: 4096,
+        position: Lsn(0x3_0000_0028),
         salts: [1, 2, 3, 4, 5, 6, 7, 8],
-        frame: 40,
         checksum: Checksum(0xdead_beef, 7),
         count: 9,
-        position: Lsn(0x3_0000_0028),
+        folding: Lsn(0),
         snapshot: true,
         boot: [9; 16],
     };
 
     /// Version 1, frozen.
-    const TEXT: &str = "weftkit-cdc sqlite source 1\nid abababababababababababababababab\nfile 2049 77\ngeneration 3\nsalts 0102030405060708\nframe 40 deadbeef00000007\npages 9\nposition 12884901928\nsnapshot 1\nboot 09090909090909090909090909090909\ncrc32c ";
+    const TEXT: &str = "weftkit-cdc sqlite source 1\nid abababababababababababababababab\nfile 2049 77\npage_size 4096\nposition 12884901928\nsalts 0102030405060708\nchecksum deadbeef00000007\npages 9\nfolding 0\nsnapshot 1\nboot 09090909090909090909090909090909\ncrc32c ";
 
     #[test]
     fn version_one_stays_readable() {

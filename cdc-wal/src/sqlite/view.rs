@@ -11,6 +11,7 @@ use cdc_core::{SourceError, SourceErrorKind};
 use super::format::{FRAME_HEADER, frame_offset};
 use super::log_file::{Committed, io_error, read_up_to};
 use super::pages::{Pages, Side};
+use super::shadow::Replay;
 
 /// Bytes of pages kept from one transaction for the next: what was new is what is old then.
 const RECENT_MAX: usize = 8 << 20;
@@ -19,6 +20,8 @@ const RECENT_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct LogView {
     main: Arc<File>,
+    /// Stands for the main file, which may be ahead of where we are, until the log begins anew.
+    instead: Option<Replay>,
     wal: Option<Arc<File>>,
     page_size: u32,
     /// Newest frame of each page in this generation, up to the last processed transaction.
@@ -39,6 +42,7 @@ impl LogView {
     pub(crate) fn new(main: Arc<File>, page_size: u32, count: u32) -> Self {
         Self {
             main,
+            instead: None,
             wal: None,
             page_size,
             frames: HashMap::new(),
@@ -54,12 +58,18 @@ impl LogView {
     /// A new generation of the log begins: everything before is in the main file.
     pub(crate) fn restart(&mut self, wal: Option<Arc<File>>) {
         self.wal = wal;
+        self.instead = None;
         self.frames = HashMap::new();
     }
 
     /// The log that is read.
     pub(crate) fn wal(&self) -> Option<Arc<File>> {
         self.wal.clone()
+    }
+
+    /// Uses another source for the pages that are not in the log, until the log begins anew.
+    pub(crate) fn use_instead(&mut self, replay: Replay) {
+        self.instead = Some(replay);
     }
 
     /// The database has this many pages.
@@ -133,6 +143,9 @@ impl LogView {
         match self.frames.get(&number) {
             Some(frame) => self.frame(*frame),
             None => {
+                if let Some(replay) = &self.instead {
+                    return replay.page(Side::New, number);
+                }
                 let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
                 self.read(&self.main, "read the database file", offset)
             }

@@ -24,6 +24,7 @@ pub(crate) const INDEX_BYTES: usize = 136;
 pub(crate) struct WalIndex {
     /// Changes whenever a transaction commits or the log begins anew.
     pub(crate) change: u32,
+    /// 0 while there is no log.
     pub(crate) page_size: u32,
     /// The last committed frame; 0 if the log is empty.
     pub(crate) last_frame: u32,
@@ -81,6 +82,20 @@ impl WalIndex {
             backfilled: word(96)?,
             backfill_begun: word(128)?,
         })
+    }
+
+    /// Size of the database in pages: without a log the wal-index names none, and the file's length
+    /// says it, as to SQLite.
+    pub(crate) fn pages(&self, main: &File, page_size: u32) -> Result<u32, SourceError> {
+        if self.count > 0 {
+            return Ok(self.count);
+        }
+        let length = main
+            .metadata()
+            .map_err(|e| io_error("look at the database file", e))?
+            .len();
+        let pages = length / u64::from(page_size.max(1));
+        Ok(u32::try_from(pages).unwrap_or(u32::MAX))
     }
 
     /// Reads it from the file.

@@ -1,118 +1,154 @@
 //! Stopping, crashing and going on.
 
-use cdc_core::{Op, SourceErrorKind, WalSource};
+use cdc_core::{ChangeEvent, Op, Position, SourceErrorKind, Value, WalSource};
 use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 
-use super::support::{Application, Stage, batch, error, events, show};
+use super::support::{Application, Stage, error, events, show};
 
 const TABLE: &str = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(id INTEGER PRIMARY KEY, x);";
 
+fn shown(events: &[ChangeEvent]) -> Vec<String> {
+    events.iter().map(show).collect()
+}
+
+fn merged(event: &ChangeEvent) -> bool {
+    event.meta.as_ref().is_some_and(|meta| {
+        meta.0
+            .iter()
+            .any(|(name, value)| &**name == "merged" && *value == Value::Bool(true))
+    })
+}
+
+async fn connect(config: SqliteConfig) -> SqliteSource {
+    SqliteSource::connect(config, None).await.expect("a source")
+}
+
+async fn refused(config: SqliteConfig, resume: Option<Position>, says: &str) {
+    let error = SqliteSource::connect(config, resume)
+        .await
+        .expect_err("a refusal");
+    assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
+    assert!(error.to_string().contains(says), "{error}");
+}
+
 #[tokio::test]
 async fn what_was_not_confirmed_comes_again_at_the_same_positions() {
-    let mut stage = Stage::new(TABLE);
-    let mut source = SqliteSource::connect(stage.config(), None).await.unwrap();
-    let lineage = source.source().lineage;
-    stage
-        .application
-        .run("INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b');");
-    let before = events(&mut source, 2).await;
-    // Nothing is confirmed.
-    source.close().await.unwrap();
-    stage.application.run("UPDATE t SET x = 'c' WHERE id = 1;");
-    let mut source = SqliteSource::connect(stage.config(), None).await.unwrap();
-    assert_eq!(source.source().lineage, lineage);
-    let again = events(&mut source, 3).await;
-    assert_eq!(
-        again[..2],
-        before[..2]
-            .iter()
-            .zip(&again)
-            .map(|(old, new)| {
-                // The time is when it was seen.
-                let mut old = old.clone();
-                old.transaction = new.transaction;
-                old
-            })
-            .collect::<Vec<_>>()[..]
-    );
-    assert_eq!(show(&again[2]), "update t 1,'a' -> 1,'c' .");
-    source.close().await.unwrap();
+    // Whatever the application does to its log meanwhile.
+    for meanwhile in [
+        "SELECT 1;",
+        "PRAGMA wal_checkpoint(PASSIVE);",
+        "PRAGMA wal_checkpoint(TRUNCATE);",
+        "PRAGMA wal_checkpoint(RESTART); INSERT INTO t VALUES (9, 'z'); DELETE FROM t WHERE id = 9;",
+    ] {
+        let mut stage = Stage::new(TABLE);
+        let mut source = connect(stage.config()).await;
+        let lineage = source.source().lineage;
+        stage
+            .application
+            .run("INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b');");
+        let before = events(&mut source, 2).await;
+        source.close().await.unwrap();
+        stage.application.run(meanwhile);
+        let mut source = connect(stage.config()).await;
+        assert_eq!(source.source().lineage, lineage);
+        let again = events(&mut source, 2).await;
+        assert_eq!(again, before, "{meanwhile}");
+        stage.application.run("UPDATE t SET x = 'c' WHERE id = 1;");
+        let mut next = events(&mut source, 1).await;
+        // Rows that came and went while nobody followed are no change.
+        while next[0].op != Op::Update {
+            assert!(!merged(&next[0]), "{meanwhile}: {}", show(&next[0]));
+            next = events(&mut source, 1).await;
+        }
+        assert_eq!(show(&next[0]), "update t 1,'a' -> 1,'c' .", "{meanwhile}");
+        assert!(next[0].position > again[1].position);
+        source.close().await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn what_was_confirmed_does_not_come_again() {
     let mut stage = Stage::new(TABLE);
-    let mut source = SqliteSource::connect(stage.config(), None).await.unwrap();
+    let mut source = connect(stage.config()).await;
     stage.application.run("INSERT INTO t VALUES (1, 'a');");
     let first = events(&mut source, 1).await.remove(0);
-    let mut end = first.position;
-    // The confirmation is noted with the next mark, which is taken after a while.
-    while source.start() < first.position {
-        let (found, at) = batch(&mut source).await.unwrap();
-        assert!(found.is_empty());
-        end = end.max(at);
-        source.confirm(end).await.unwrap();
-        let noted = std::fs::read_to_string(stage.dir.path().join("state/sqlite-source")).unwrap();
-        if noted.contains(&format!("position {}\n", first.position.commit.0)) {
-            break;
-        }
-    }
+    let end = Position::end_of(first.position.commit);
+    source.confirm(end).await.unwrap();
     source.close().await.unwrap();
     stage.application.run("INSERT INTO t VALUES (2, 'b');");
     let mut source = SqliteSource::connect(stage.config(), Some(end))
         .await
         .unwrap();
-    assert!(source.start() >= first.position);
+    assert_eq!(source.start(), end);
     let found = events(&mut source, 1).await;
-    assert_eq!(show(&found[0]), "insert t -> 2,'b' .");
+    assert_eq!(shown(&found), ["insert t -> 2,'b' ."]);
     assert!(found[0].position > first.position);
     source.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_log_that_is_gone_is_a_gap_and_never_skipped() {
+async fn a_log_that_is_gone_gives_the_net_change_marked_merged() {
     let mut stage = Stage::new(TABLE);
-    let source = SqliteSource::connect(stage.config(), None).await.unwrap();
-    let lineage = source.source().lineage;
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');");
+    let source = connect(stage.config()).await;
     let start = source.start();
     source.close().await.unwrap();
     stage.application.run(
-        "INSERT INTO t VALUES (1, 'a'); PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES (2, 'b');",
+        "UPDATE t SET x = 'A' WHERE id = 1; PRAGMA wal_checkpoint(TRUNCATE);
+         DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (4, 'd'); INSERT INTO t VALUES (5, 'e');
+         DELETE FROM t WHERE id = 5; CREATE TABLE u(y); INSERT INTO u VALUES (7);",
     );
-    let error = SqliteSource::connect(stage.config(), None)
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
-    assert!(error.to_string().contains("snapshot"), "{error}");
-    let config = SqliteConfig {
-        accept_gap: true,
-        snapshot: true,
-        ..stage.config()
-    };
-    let mut source = SqliteSource::connect(config, None).await.unwrap();
-    assert_eq!(source.source().lineage, lineage, "it is the same history");
-    assert!(source.start() > start);
-    let found = events(&mut source, 2).await;
-    assert!(found.iter().all(|event| event.op == Op::Read));
+    let mut source = connect(stage.config()).await;
+    let found = events(&mut source, 5).await;
+    assert_eq!(
+        shown(&found),
+        [
+            "schema u create",
+            "update t 1,'a' -> 1,'A'",
+            "delete t 2,'b'",
+            "insert t -> 4,'d'",
+            "insert u -> 7 .",
+        ]
+    );
+    assert!(found.iter().all(merged));
+    assert!(found[0].position > start);
+    // It is exact again from here on, and comes again as it was until it is confirmed.
+    stage.application.run("DELETE FROM t WHERE id = 3;");
+    let next = events(&mut source, 1).await;
+    assert_eq!(shown(&next), ["delete t 3,'c' ."]);
+    assert!(!merged(&next[0]));
+    source.close().await.unwrap();
+    stage.application.run("PRAGMA wal_checkpoint(TRUNCATE);");
+    let mut source = connect(stage.config()).await;
+    let mut again = events(&mut source, 6).await;
+    assert_eq!(again.split_off(5), next);
+    assert_eq!(again, found);
     source.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn changes_copied_into_the_database_meanwhile_are_a_gap() {
+async fn changes_while_nobody_followed_are_exact_if_the_log_has_them() {
     let mut stage = Stage::new(TABLE);
-    let source = SqliteSource::connect(stage.config(), None).await.unwrap();
+    let source = connect(stage.config()).await;
     source.close().await.unwrap();
-    stage
-        .application
-        .run("INSERT INTO t VALUES (1, 'a'); PRAGMA wal_checkpoint(PASSIVE);");
-    let error = SqliteSource::connect(stage.config(), None)
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
+    // Copied into the database, and still in the log.
+    stage.application.run(
+        "INSERT INTO t VALUES (1, 'a'); UPDATE t SET x = 'b'; PRAGMA wal_checkpoint(PASSIVE);",
+    );
+    let mut source = connect(stage.config()).await;
+    let found = events(&mut source, 2).await;
+    assert_eq!(
+        shown(&found),
+        ["insert t -> 1,'a' .", "update t 1,'a' -> 1,'b' ."]
+    );
+    assert!(!found.iter().any(merged));
+    source.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_unfinished_snapshot_is_taken_again() {
+async fn an_unfinished_snapshot_comes_again_as_it_was() {
     let mut stage = Stage::new(TABLE);
     stage
         .application
@@ -121,54 +157,107 @@ async fn an_unfinished_snapshot_is_taken_again() {
         snapshot: true,
         ..stage.config()
     };
-    let mut source = SqliteSource::connect(config.clone(), None).await.unwrap();
-    let first = events(&mut source, 2).await;
+    let mut source = connect(config.clone()).await;
+    let mut first = events(&mut source, 2).await;
     source.close().await.unwrap();
-    stage.application.run("DELETE FROM t WHERE id = 1;");
-    let mut source = SqliteSource::connect(config, None).await.unwrap();
-    let again = events(&mut source, 1).await;
-    assert_eq!(show(&again[0]), "read t -> 2,'b' .");
-    assert!(again[0].position > first[1].position, "it is another one");
+    stage
+        .application
+        .run("DELETE FROM t WHERE id = 1; PRAGMA wal_checkpoint(TRUNCATE);");
+    let mut source = connect(config.clone()).await;
+    let mut again = events(&mut source, 3).await;
+    let after = again.split_off(2);
+    for (old, new) in first.iter_mut().zip(&again) {
+        // The time is when it was read.
+        old.transaction = new.transaction;
+    }
+    assert_eq!(again, first);
+    assert_eq!(shown(&after), ["delete t 1,'a' ."]);
+    let end = Position::end_of(after[0].position.commit);
+    source.confirm(end).await.unwrap();
+    source.close().await.unwrap();
+    stage.application.run("INSERT INTO t VALUES (3, 'c');");
+    let mut source = connect(config).await;
+    let found = events(&mut source, 1).await;
+    assert_eq!(shown(&found), ["insert t -> 3,'c' ."], "once is enough");
     source.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn an_application_that_is_killed_is_followed_on() {
     let mut stage = Stage::new(TABLE);
-    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    let mut source = connect(stage.look()).await;
     stage
         .application
         .run("INSERT INTO t VALUES (1, 'a'); BEGIN; INSERT INTO t VALUES (2, 'lost');");
-    let path = stage.path.clone();
     stage.application.kill();
-    let mut next = Application::open(&path);
+    let mut next = Application::open(&stage.path);
     next.run("INSERT INTO t VALUES (3, 'c');");
     let found = events(&mut source, 2).await;
-    let shown: Vec<String> = found.iter().map(show).collect();
-    assert_eq!(shown, ["insert t -> 1,'a' .", "insert t -> 3,'c' ."]);
+    assert_eq!(
+        shown(&found),
+        ["insert t -> 1,'a' .", "insert t -> 3,'c' ."]
+    );
     source.close().await.unwrap();
-    drop(stage.dir);
 }
 
 #[tokio::test]
-async fn a_database_that_is_replaced_is_told() {
-    let stage = Stage::new(TABLE);
-    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
+    let mut stage = Stage::new(TABLE);
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1, 'a'), (2, 'b');");
+    let mut source = connect(stage.config()).await;
     let other = stage.dir.path().join("other.db");
-    std::fs::copy(&stage.path, &other).unwrap();
+    let mut copy = Application::open(&other);
+    copy.run("PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x);");
+    copy.run("INSERT INTO t VALUES (1, 'a'), (3, 'c'); PRAGMA wal_checkpoint(TRUNCATE);");
+    copy.kill();
+    for suffix in ["-wal", "-shm"] {
+        for name in ["shop.db", "other.db"] {
+            drop(std::fs::remove_file(
+                stage.dir.path().join(format!("{name}{suffix}")),
+            ));
+        }
+    }
     std::fs::rename(&other, &stage.path).unwrap();
     let error = error(&mut source).await;
     assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
     assert!(error.to_string().contains("replaced"), "{error}");
+    source.close().await.unwrap();
+    refused(stage.config(), None, "replaced").await;
+    let config = SqliteConfig {
+        accept_gap: true,
+        ..stage.config()
+    };
+    let mut source = connect(config).await;
+    let found = events(&mut source, 2).await;
+    assert_eq!(shown(&found), ["delete t 2,'b'", "insert t -> 3,'c' ."]);
+    assert!(found.iter().all(merged));
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_journal_is_a_gap() {
+    let mut stage = Stage::new(TABLE);
+    let mut source = connect(stage.config()).await;
+    let start = source.start();
+    stage.application.run("INSERT INTO t VALUES (1, 'a');");
+    let found = events(&mut source, 1).await;
+    source
+        .confirm(Position::end_of(found[0].position.commit))
+        .await
+        .unwrap();
+    source.close().await.unwrap();
+    refused(stage.config(), Some(start), "old copy").await;
 }
 
 #[tokio::test]
 async fn a_state_directory_is_used_once() {
     let stage = Stage::new(TABLE);
-    let source = SqliteSource::connect(stage.config(), None).await.unwrap();
+    let source = connect(stage.config()).await;
     let error = SqliteSource::connect(stage.config(), None)
         .await
-        .unwrap_err();
+        .expect_err("a refusal");
     assert_eq!(error.kind, SourceErrorKind::InUse, "{error}");
     source.close().await.unwrap();
 }

@@ -1,0 +1,221 @@
+//! A copy of the database as of the last confirmation, and what was archived since.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cdc_core::{SourceError, SourceErrorKind};
+
+use super::archive::Archived;
+use super::log_file::{io_error, read_up_to};
+use super::pages::{Pages, Side};
+use super::view::LogView;
+
+const NAME: &str = "shadow.db";
+
+/// The copy: page n stands at (n - 1) times the page size. It is not a database to be opened.
+#[derive(Debug)]
+pub(crate) struct Shadow {
+    pub(crate) file: Arc<File>,
+    page_size: u32,
+}
+
+fn failed(cause: std::io::Error) -> SourceError {
+    io_error("write the source's copy of the database", cause)
+}
+
+impl Shadow {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join(NAME)
+    }
+
+    /// Copies a database, durably.
+    pub(crate) fn create(
+        dir: &Path,
+        page_size: u32,
+        pages: &dyn Pages,
+    ) -> Result<Self, SourceError> {
+        let beside = dir.join("shadow.db.tmp");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(failed)?;
+        let shadow = Self {
+            file: Arc::new(file),
+            page_size,
+        };
+        for number in 1..=pages.count(Side::New) {
+            shadow.write(number, &pages.page(Side::New, number)?)?;
+        }
+        shadow.sync()?;
+        fs::rename(&beside, Self::path(dir)).map_err(failed)?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)?;
+        Ok(shadow)
+    }
+
+    /// Opens the copy.
+    pub(crate) fn open(dir: &Path, page_size: u32) -> Result<Self, SourceError> {
+        let path = Self::path(dir);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|cause| {
+            SourceError::new(
+                SourceErrorKind::Io,
+                format!(
+                    "open {}: {cause}; without it begin anew with an empty state and a snapshot",
+                    path.display()
+                ),
+            )
+            .with_cause(cause)
+        })?;
+        Ok(Self {
+            file: Arc::new(file),
+            page_size,
+        })
+    }
+
+    pub(crate) fn write(&self, number: u32, page: &[u8]) -> Result<(), SourceError> {
+        let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
+        self.file.write_all_at(page, offset).map_err(failed)
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), SourceError> {
+        self.file.sync_data().map_err(failed)
+    }
+}
+
+/// The database as of the archive's transactions, one after the other.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    shadow: Arc<File>,
+    page_size: u32,
+    transactions: Vec<Archived>,
+    /// The transaction and the offset of each page's newest version.
+    pages: HashMap<u32, (usize, u64)>,
+    count: u32,
+    next: Option<usize>,
+}
+
+impl Replay {
+    /// Before the first of the transactions. The database has `count` pages then.
+    pub(crate) fn new(shadow: &Shadow, count: u32, transactions: Vec<Archived>) -> Self {
+        Self {
+            shadow: shadow.file.clone(),
+            page_size: shadow.page_size,
+            transactions,
+            pages: HashMap::new(),
+            count,
+            next: None,
+        }
+    }
+
+    pub(crate) fn transactions(&self) -> &[Archived] {
+        &self.transactions
+    }
+
+    /// Lays a transaction over what is there; in order, each once.
+    pub(crate) fn begin(&mut self, index: usize) {
+        self.next = Some(index);
+    }
+
+    /// It becomes part of what is there.
+    pub(crate) fn finish(&mut self) {
+        let Some(index) = self.next.take() else {
+            return;
+        };
+        if let Some(transaction) = self.transactions.get(index) {
+            for &(page, offset) in &transaction.pages {
+                self.pages.insert(page, (index, offset));
+            }
+            self.count = transaction.count;
+        }
+    }
+
+    fn next(&self) -> Option<(usize, &Archived)> {
+        let index = self.next?;
+        Some((index, self.transactions.get(index)?))
+    }
+}
+
+impl Pages for Replay {
+    fn page(&self, side: Side, number: u32) -> Result<Bytes, SourceError> {
+        if let Some((_, next)) = self.next().filter(|_| side == Side::New)
+            && let Ok(at) = next.pages.binary_search_by_key(&number, |(page, _)| *page)
+            && let Some((_, offset)) = next.pages.get(at)
+        {
+            return next.read(*offset, self.page_size);
+        }
+        if let Some((index, offset)) = self.pages.get(&number)
+            && let Some(transaction) = self.transactions.get(*index)
+        {
+            return transaction.read(*offset, self.page_size);
+        }
+        let mut page = vec![0; self.page_size as usize];
+        let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
+        let got = read_up_to(&self.shadow, &mut page, offset)
+            .map_err(|cause| io_error("read the source's copy of the database", cause))?;
+        if got < page.len() {
+            return Err(SourceError::new(
+                SourceErrorKind::Corrupt,
+                "read the source's copy of the database: it was cut short; begin anew with an empty state and a snapshot",
+            ));
+        }
+        Ok(page.into())
+    }
+
+    fn count(&self, side: Side) -> u32 {
+        match (side, self.next()) {
+            (Side::New, Some((_, next))) => next.count,
+            _ => self.count,
+        }
+    }
+}
+
+/// Two states of the database with an unknown number of transactions between them.
+#[derive(Debug)]
+pub(crate) struct Between<'a> {
+    pub(crate) old: &'a Replay,
+    pub(crate) new: &'a LogView,
+}
+
+impl Between<'_> {
+    /// The pages that differ, ascending.
+    pub(crate) fn changed(&self) -> Result<Vec<u32>, SourceError> {
+        let (old, new) = (self.count(Side::Old), self.count(Side::New));
+        let mut changed = Vec::new();
+        for number in 1..=new {
+            let same =
+                number <= old && self.page(Side::Old, number)? == self.page(Side::New, number)?;
+            if !same {
+                changed.push(number);
+            }
+        }
+        // Pages that are no longer there belong to nothing, but did.
+        changed.extend(new.saturating_add(1)..=old);
+        Ok(changed)
+    }
+}
+
+impl Pages for Between<'_> {
+    fn page(&self, side: Side, number: u32) -> Result<Bytes, SourceError> {
+        match side {
+            Side::Old => self.old.page(Side::New, number),
+            Side::New => self.new.page(Side::New, number),
+        }
+    }
+
+    fn count(&self, side: Side) -> u32 {
+        match side {
+            Side::Old => self.old.count(Side::New),
+            Side::New => self.new.count(Side::New),
+        }
+    }
+}
