@@ -32,10 +32,14 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             missing.push(package);
         }
     }
+    if !has_pip() {
+        missing.push("python3-pip");
+    }
     if !missing.is_empty() {
         install(&missing)?;
     }
     install_nextest()?;
+    install_verifier()?;
     println!("setup: everything is there");
     Ok(ExitCode::SUCCESS)
 }
@@ -128,4 +132,26 @@ fn install_nextest() -> Result<()> {
         "--locked",
     ]))
     .context(|| "install cargo-nextest; or put a ready binary of it into PATH")
+}
+
+fn has_pip() -> bool {
+    let mut pip = Command::new("python3");
+    command::output(pip.args(["-m", "pip", "--version"])).is_ok()
+}
+
+/// Another language's check of webhook signatures, with nothing of ours in it, for the tests of the
+/// webhook alone: below `target`, not into the system.
+const VERIFIER: &str = "standardwebhooks==1.1.0";
+
+fn install_verifier() -> Result<()> {
+    let folder = crate::root().join("target/python");
+    if folder.join("standardwebhooks/webhooks.py").exists() {
+        return Ok(());
+    }
+    println!("setup: installing the Python package {VERIFIER}");
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+        .arg(&folder)
+        .arg(VERIFIER);
+    command::check(&mut pip).context(|| format!("install {VERIFIER} into {}", folder.display()))
 }

@@ -8,6 +8,8 @@ mod contract;
 mod guard;
 mod receiver;
 mod requests;
+mod secrecy;
 mod server;
+mod standard;
 #[cfg(feature = "tls")]
 mod tls;
