@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cdc_core::{
-    Clock, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Lineage, Position, Receipt,
-    ResumeToken, wall_micros,
+    Clock, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Receipt, ResumeToken,
+    wall_micros,
 };
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
@@ -56,7 +56,8 @@ const CDC_ATTEMPT: HeaderName = HeaderName::from_static("cdc-attempt");
 /// the batch is sent again with the same id and the same body.
 pub struct WebhookEmitter {
     shared: Arc<Shared>,
-    unfinished: Option<Outgoing>,
+    /// Id of the batch that was not delivered yet, and how often it was tried.
+    unfinished: Option<(String, u32)>,
 }
 
 /// What all clones use.
@@ -92,19 +93,10 @@ impl fmt::Debug for WebhookEmitter {
     }
 }
 
-/// Which batch: what its id is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BatchKey {
-    lineage: Lineage,
-    first: Position,
-    last: Position,
-    count: usize,
-}
-
-/// A batch that was not delivered yet, kept so that the next attempt sends the same bytes.
+/// A batch on its way.
 #[derive(Clone, Debug)]
 struct Outgoing {
-    key: BatchKey,
+    count: usize,
     id: HeaderValue,
     first: HeaderValue,
     last: HeaderValue,
@@ -168,52 +160,47 @@ impl WebhookEmitter {
     pub fn origin(&self) -> &str {
         &self.shared.connector.endpoint.origin
     }
-    /// The batch as it goes out; the same bytes as last time if it is the same batch.
+    /// The batch as it goes out. The same batch makes the same id and the same bytes, here, in a
+    /// clone and after a restart, so nothing of it is kept but the id, to count its attempts.
     fn outgoing(&mut self, batch: &EventBatch) -> Result<Outgoing, EmitError> {
+        let count = batch.len();
         let (Some(first), Some(last)) = (batch.events().first(), batch.events().last()) else {
             return Err(self
                 .shared
                 .error(EmitErrorKind::Fatal, 0, "the batch is empty"));
         };
-        let key = BatchKey {
-            lineage: batch.source().lineage,
-            first: first.position,
-            last: last.position,
-            count: batch.len(),
-        };
-        if let Some(known) = &mut self.unfinished
-            && known.key == key
-        {
-            known.attempts = known.attempts.saturating_add(1);
-            return Ok(known.clone());
-        }
-        // Let go of the old body before the new one is made.
-        self.unfinished = None;
         let body = self.shared.body.write(batch).map_err(|cause| {
             let what = "it cannot be made into a body";
             self.shared
-                .error(EmitErrorKind::Event, batch.len(), what)
+                .error(EmitErrorKind::Event, count, what)
                 .with_cause(cause)
         })?;
-        let token = |position| ResumeToken::new(key.lineage, position).to_string();
-        let (first, last) = (token(key.first), token(key.last));
+        let lineage = batch.source().lineage;
+        let token = |position| ResumeToken::new(lineage, position).to_string();
+        let (first, last) = (token(first.position), token(last.position));
+        let positions = batch.events().iter().map(|event| event.position);
+        let id = batch_id(&self.shared.name, &first, positions);
         let value = |text: &str| {
             HeaderValue::from_str(text).map_err(|cause| {
                 let what = "an id cannot be made into a header";
                 self.shared
-                    .error(EmitErrorKind::Fatal, key.count, what)
+                    .error(EmitErrorKind::Fatal, count, what)
                     .with_cause(cause)
             })
         };
+        let attempts = match &self.unfinished {
+            Some((known, attempts)) if *known == id => attempts.saturating_add(1),
+            _ => 1,
+        };
         let outgoing = Outgoing {
-            key,
-            id: value(&batch_id(&self.shared.name, &first, &last, key.count))?,
+            count,
+            id: value(&id)?,
             first: value(&first)?,
             last: value(&last)?,
             body,
-            attempts: 1,
+            attempts,
         };
-        self.unfinished = Some(outgoing.clone());
+        self.unfinished = Some((id, attempts));
         Ok(outgoing)
     }
 }
@@ -238,7 +225,7 @@ impl Shared {
         outgoing: &Outgoing,
         protocol: Protocol,
     ) -> Result<Request<Full<Bytes>>, EmitError> {
-        let count = outgoing.key.count;
+        let count = outgoing.count;
         let timestamp = self.now();
         let mut request = Request::new(Full::new(outgoing.body.clone()));
         *request.method_mut() = Method::POST;
@@ -299,7 +286,7 @@ impl Shared {
     /// replaced by a new one at once: that says nothing about the receiver, only that it stopped
     /// waiting.
     async fn exchange(&self, outgoing: &Outgoing) -> Result<Answer, EmitError> {
-        let count = outgoing.key.count;
+        let count = outgoing.count;
         let body_max = ANSWER_BYTES_MAX + count.saturating_mul(ANSWER_BYTES_EVENT);
         let mut fresh = false;
         loop {
@@ -398,7 +385,7 @@ impl Emitter for WebhookEmitter {
             emitter = %self.shared.name,
             id = outgoing.id.to_str().unwrap_or_default(),
             attempt = outgoing.attempts,
-            events = outgoing.key.count,
+            events = outgoing.count,
             body_bytes = outgoing.body.len(),
             status = answer.status.as_u16(),
             "batch answered"

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use cdc_core::Position;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
@@ -85,13 +86,22 @@ pub(crate) fn signature(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8
     header
 }
 
-/// The id of a batch: the same whenever the same emitter sends the same batch. No dots, as the
-/// standard demands.
-pub(crate) fn batch_id(emitter: &str, first: &str, last: &str, count: usize) -> String {
+/// The id of a batch: the same whenever the same emitter sends the same events, and another if even
+/// one of them is another, for receivers may skip an id they know. (First, last and count do not
+/// tell: of several workers each has every n-th key.) No dots, as the standard demands.
+pub(crate) fn batch_id(
+    emitter: &str,
+    first: &str,
+    positions: impl Iterator<Item = Position>,
+) -> String {
     let mut hash = Sha256::new();
-    for part in [emitter, first, last, &count.to_string()] {
+    for part in [emitter, first] {
         hash.update(part.as_bytes());
         hash.update([0]);
+    }
+    for position in positions {
+        hash.update(position.commit.0.to_be_bytes());
+        hash.update(position.ordinal.to_be_bytes());
     }
     let mut id = String::from("cdc_");
     for byte in hash.finalize().iter().take(16) {
@@ -150,15 +160,23 @@ mod tests {
 
     #[test]
     fn ids_tell_batches_apart() {
-        let id = batch_id("a", "x", "y", 2);
-        assert_eq!(id, batch_id("a", "x", "y", 2));
-        assert_eq!(id.len(), 36);
+        let id = |emitter, first, ordinals: &[u32]| {
+            let positions = ordinals.iter().map(|n| Position::new(cdc_core::Lsn(5), *n));
+            batch_id(emitter, first, positions)
+        };
+        let known = id("a", "x", &[1, 2, 5]);
+        assert_eq!(known, id("a", "x", &[1, 2, 5]));
+        assert_eq!(known.len(), 36);
+        assert!(known[4..].bytes().all(|b| b.is_ascii_hexdigit()));
         for other in [
-            batch_id("b", "x", "y", 2),
-            batch_id("a", "x", "y", 3),
-            batch_id("ax", "", "y", 2),
+            id("b", "x", &[1, 2, 5]),
+            id("a", "y", &[1, 2, 5]),
+            // The same first, last and count.
+            id("a", "x", &[1, 4, 5]),
+            id("a", "x", &[1, 2]),
+            id("a", "x", &[1, 2, 5, 6]),
         ] {
-            assert_ne!(id, other);
+            assert_ne!(known, other);
         }
     }
 }

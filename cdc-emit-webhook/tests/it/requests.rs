@@ -221,6 +221,81 @@ async fn a_retried_batch_is_the_same_batch() {
 }
 
 #[tokio::test]
+async fn batches_with_the_same_ends_are_not_taken_for_each_other() {
+    let server = Server::start([status(503)]).await;
+    let mut emitter = server.emitter();
+    let all = transaction(5, 1, 4).into_events();
+    let of = |ordinals: [usize; 3]| {
+        let events = ordinals.map(|n| all[n].clone()).to_vec();
+        EventBatch::new(source(), events, all[3].position)
+    };
+    // As two workers cut them, or one worker before and after a key was parked.
+    emitter.emit(&of([0, 1, 3])).await.unwrap_err();
+    emitter.emit(&of([0, 2, 3])).await.unwrap();
+    let seen = server.seen();
+    assert_ne!(seen[0].header("webhook-id"), seen[1].header("webhook-id"));
+    assert_ne!(seen[0].body, seen[1].body);
+    assert_eq!(seen[1].header("cdc-attempt"), "1");
+}
+
+#[tokio::test]
+async fn an_event_that_was_changed_between_two_attempts_is_sent_as_it_is_now() {
+    // Refused, mended by another transform, redriven: the same position, other content.
+    let server = Server::start([status(422)]).await;
+    let mut emitter = server.emitter();
+    let batch_of = |name| {
+        let mut event = insert(5, 0, 7);
+        event.after = Image::Full(cdc_core::testing::row(7, name, "1.00"));
+        let end = event.position;
+        EventBatch::new(source(), vec![event], end)
+    };
+    emitter.emit(&batch_of("bad")).await.unwrap_err();
+    emitter.emit(&batch_of("good")).await.unwrap();
+    let seen = server.seen();
+    assert_eq!(json(&seen[1])[0]["after"]["name"], "good");
+    assert_eq!(seen[0].header("webhook-id"), seen[1].header("webhook-id"));
+}
+
+/// A clock that gains a minute at every look.
+#[derive(Debug, Default)]
+struct Ticking(std::sync::atomic::AtomicI64);
+
+impl Clock for Ticking {
+    fn wall_micros(&self) -> i64 {
+        let minute = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        1_795_352_707_000_000 + minute * 60_000_000
+    }
+    fn elapsed(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+    fn sleep(&self, _: std::time::Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test]
+async fn a_retried_batch_has_a_new_timestamp_and_signature() {
+    let server = Server::start([status(503), status(503)]).await;
+    let mut config = server.config();
+    config.secrets = vec![Secret::parse(&format!("whsec_{}", STANDARD.encode([1u8; 24]))).unwrap()];
+    let mut emitter = WebhookEmitter::new(config)
+        .unwrap()
+        .with_clock(Arc::new(Ticking::default()));
+    for _ in 0..2 {
+        emitter.emit(&batch(3)).await.unwrap_err();
+    }
+    emitter.emit(&batch(3)).await.unwrap();
+    let seen = server.seen();
+    for (before, after) in [(&seen[0], &seen[1]), (&seen[1], &seen[2])] {
+        assert_eq!(before.body, after.body);
+        assert_eq!(before.header("webhook-id"), after.header("webhook-id"));
+        for name in ["webhook-timestamp", "webhook-signature"] {
+            assert_ne!(before.header(name), after.header(name), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn halves_of_a_batch_are_batches_of_their_own() {
     let server = Server::start([status(422), status(422)]).await;
     let mut emitter = server.emitter();
