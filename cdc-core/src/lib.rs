@@ -29,11 +29,14 @@
 //!
 //! # Features
 //! - `runtime` (default): the [`pipeline`] on tokio.
+//! - `crash-points`: named points at which tests end the process ([`crash`]).
 //! - `testing`: fakes and simulated storage for tests.
 
 mod batch;
 pub mod checkpoint;
 mod clock;
+#[cfg(any(feature = "runtime", feature = "crash-points"))]
+pub mod crash;
 mod dead_letter;
 pub mod emitter;
 pub mod envelope;

@@ -42,8 +42,8 @@ Usage: cargo xtask COMMAND
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
 
-Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison; and kinds (conformance of the typed
-logs, not in `all`)
+Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table; and kinds (conformance of
+the typed logs, not in `all`)
   --transactions N       how many transactions the writers commit (default 4000; long: 200000)
   --seed N               seed of everything random (default: from the clock, always printed)
   --kills N              pg-kill: how often cdc-cli is killed (default 5)

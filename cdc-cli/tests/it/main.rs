@@ -4,6 +4,9 @@
 mod bad;
 mod broken;
 mod command;
+#[cfg(feature = "crash-points")]
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod http;
 mod layers;

@@ -7,6 +7,7 @@ use super::metrics::Fate;
 use super::run::Running;
 use super::window::Numbers;
 use super::workers::{Accepted, Slice};
+use crate::crash;
 use crate::{
     Delivery, EmitError, EmitErrorKind, Failure, FailureAction, Receipt, Rejection, Stage,
     failure_action,
@@ -29,6 +30,7 @@ impl Running {
         slice: Slice,
         answer: Result<Receipt, EmitError>,
     ) -> Result<(), LaneError> {
+        crash::point("sent");
         let cause = match answer {
             Ok(receipt) => return self.taken(w, slice, receipt),
             Err(cause) => cause,
@@ -214,6 +216,7 @@ impl Running {
         if marked > 0 {
             self.metrics.settle(Fate::Delivered, marked);
             self.reached();
+            crash::point("acknowledged");
         }
     }
 

@@ -8,6 +8,7 @@ use super::OnDeadKey;
 use super::lane::LaneError;
 use super::parked::key_hashes;
 use super::run::Running;
+use crate::crash;
 use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
 
 impl Running {
@@ -131,7 +132,9 @@ impl Running {
             );
         }
         let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
-        dlq.append(letters).map_err(|cause| self.dlq_error(cause))
+        dlq.append(letters).map_err(|cause| self.dlq_error(cause))?;
+        crash::point("letter");
+        Ok(())
     }
 
     /// Finds the keys that wait, in the queue, before anything is read.

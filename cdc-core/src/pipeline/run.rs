@@ -17,6 +17,7 @@ use super::{
     Backoff, Lane, LaneCommand, LaneConfig, LaneEnd, LaneError, LaneHealth, LaneMetrics,
     OrderScope, Shutdown, WatermarkHandle,
 };
+use crate::crash;
 use crate::{
     Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetterQueue, DlqError, DurableMark,
     EmitError, EmitErrorKind, Emitter, FailureAction, Filter, Position, SourceError, Transform,
@@ -374,6 +375,9 @@ impl Running {
         let checkpoint = self.checkpoint_at(self.window.position());
         let stored = self.checkpoints.advance(&self.config.name, &checkpoint);
         stored.map_err(|cause| self.checkpoint_error(cause))?;
+        if checkpoint.position > self.stored {
+            crash::point("checkpoint");
+        }
         self.stored = checkpoint.position;
         self.state_changed = false;
         self.metrics.checkpointed(checkpoint.stored_micros);

@@ -11,6 +11,7 @@ use super::metrics::Fate;
 use super::run::{Running, Settled};
 use super::workers::Worker;
 use super::{LaneCommand, LaneEnd, RedriveReport};
+use crate::crash;
 use crate::{BatchLimit, Emitter, EventBatch, Position, SourceError, WalSource};
 
 /// How often a full window asks an emitter how far it is durable.
@@ -104,7 +105,11 @@ impl Running {
             if self.config.stop_at.is_some_and(|stop| batch.end() >= stop) {
                 self.ending = Some(LaneEnd::Reached);
             }
+            let any = !batch.is_empty();
             self.process(batch)?;
+            if any {
+                crash::point("read");
+            }
         }
     }
 
@@ -364,7 +369,9 @@ impl Running {
         self.store_checkpoint()?;
         tail.confirm(self.stored)
             .await
-            .map_err(|cause| self.source_error(cause))
+            .map_err(|cause| self.source_error(cause))?;
+        crash::point("confirmed");
+        Ok(())
     }
 
     /// Flushes within the time limit, stores the last checkpoint, ends.

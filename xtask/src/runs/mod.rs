@@ -22,12 +22,13 @@ use crate::options::Options;
 use crate::{Error, Result, command, ensure};
 
 /// The runs, in the order `all` takes them.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     "pg-mirror",
     "pg-kill",
     "pg-crash",
     "pg-state",
     "webhook-poison",
+    "crash-table",
 ];
 
 /// How large a run is, and with which binary.
@@ -104,11 +105,31 @@ pub fn run(name: &str, plan: &Plan) -> Result<String> {
         "pg-crash" => postgres::crash(plan),
         "pg-state" => postgres::state(plan),
         "webhook-poison" => postgres::webhook_poison(plan),
+        "crash-table" => crash_table(),
         _ => Err(Error::new(format!(
             "no run is called `{name}`; known: {}",
             NAMES.join(", ")
         ))),
     }
+}
+
+/// Kills a `cdc-cli` of its own build at every named point, with every emitter.
+///
+/// # Errors
+/// It does not build, or a row of the table does not hold.
+fn crash_table() -> Result<String> {
+    command::check(&mut command::cargo(&[
+        "nextest",
+        "run",
+        "--package=cdc-cli",
+        "--features=crash-points",
+        "crash::",
+    ]))
+    .context(|| "kill cdc-cli at every point of the crash table")?;
+    Ok(
+        "every emitter, every point: nothing missing, each row in order, files without repeats"
+            .into(),
+    )
 }
 
 /// `cargo xtask run NAME|all`.

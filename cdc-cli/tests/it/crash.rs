@@ -1,0 +1,332 @@
+//! The crash table: the process is killed at every named point, for every emitter, and started
+//! again. Nothing is missing, each row's changes arrive in order, nothing at or below the
+//! checkpoint comes twice, and files hold everything exactly once.
+//!
+//! Feature `crash-points`; `cargo xtask run crash-table` runs it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Output;
+use std::sync::{Arc, Mutex};
+
+use cdc_core::crash::POINTS;
+use cdc_core::{Column, EngineKind, Position, Relation, RowImage, Value};
+use cdc_wal::{Log, LogConfig};
+
+use crate::bad::shop;
+use crate::tool::Tool;
+
+/// Changes in the log, over this many rows, a few a transaction.
+const CHANGES: i64 = 600;
+const ROWS: i64 = 13;
+/// Events that may be on their way.
+const WINDOW: usize = 60;
+/// The change that webhook and child refuse.
+const POISON: i64 = 77;
+
+/// What arrived: which change, of which row, at which position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Arrival {
+    change: i64,
+    row: i64,
+    position: Position,
+}
+
+fn arrival(event: &serde_json::Value) -> Arrival {
+    let after = &event["after"];
+    Arrival {
+        change: after["text"].as_str().unwrap().parse().unwrap(),
+        row: after["id"].as_i64().unwrap(),
+        position: event["position"].as_str().unwrap().parse().unwrap(),
+    }
+}
+
+fn arrivals(lines: &str) -> Vec<Arrival> {
+    lines
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| arrival(&serde_json::from_str(line).unwrap()))
+        .collect()
+}
+
+/// Answers POSTs over connections that may break off at any time.
+struct Receiver {
+    port: u16,
+    taken: Arc<Mutex<Vec<Arrival>>>,
+}
+
+impl Receiver {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let taken: Arc<Mutex<Vec<Arrival>>> = Arc::default();
+        let shared = taken.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let taken = shared.clone();
+                std::thread::spawn(move || serve(stream, &taken));
+            }
+        });
+        Self { port, taken }
+    }
+}
+
+/// One connection, until it ends.
+fn serve(stream: TcpStream, taken: &Mutex<Vec<Arrival>>) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&body).unwrap();
+        let events: Vec<Arrival> = events.iter().map(arrival).collect();
+        let refused = events.iter().any(|event| event.change == POISON);
+        if !refused {
+            taken.lock().unwrap().extend(events);
+        }
+        let status = if refused { 400 } else { 200 };
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+        stream.get_mut().write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+/// One emitter under test.
+struct Subject {
+    tool: Tool,
+    receiver: Option<Receiver>,
+    /// What processes wrote to standard output.
+    printed: String,
+    /// It refuses [`POISON`].
+    refuses: bool,
+    /// It never has anything twice.
+    exact: bool,
+}
+
+/// A child that writes down what it takes before it says so.
+const CONSUMER: &str = r#"while IFS= read -r line; do
+  id=${line#'{"id":"'}
+  id=${id%%'"'*}
+  case $line in
+    *'"text":"POISON"'*) printf '{"reject":"%s","reason":"no"}\n' "$id" ;;
+    *) printf '%s\n' "$line" >>taken; printf '%s\n' "$id" ;;
+  esac
+done
+"#;
+
+const EMITTERS: [&str; 5] = ["file", "queue", "custom", "webhook", "webhook of four"];
+
+impl Subject {
+    fn new(emitter: &str) -> Self {
+        let mut receiver = None;
+        let settings = match emitter {
+            "file" => {
+                "emitter = \"file\"\n[cdc.file]\npath = \"out\"\nfsync = \"batch\"\n".to_owned()
+            }
+            "queue" => "emitter = \"queue\"\nbatch_size = 7\n".to_owned(),
+            "custom" => {
+                "emitter = \"custom\"\nbatch_size = 7\n[cdc.custom]\ncommand = [\"sh\", \"consumer.sh\"]\n".to_owned()
+            }
+            _ => {
+                let started = Receiver::start();
+                let concurrency = if emitter == "webhook" { 1 } else { 4 };
+                let settings = format!(
+                    "emitter = \"webhook\"\n[cdc.webhook]\nurl = \"http://127.0.0.1:{}/\"\nallow_http = true\nallow_private = true\nbatch_size = 7\nconcurrency = {concurrency}\n",
+                    started.port
+                );
+                receiver = Some(started);
+                settings
+            }
+        };
+        let tool = Tool::with_config(&format!(
+            "[cdc]\nsource = \"wal:wal\"\nstate_path = \"state\"\ndlq_path = \"dlq\"\ncheckpoint_interval = \"1ms\"\nwindow_events = {WINDOW}\n{settings}"
+        ));
+        tool.write(
+            "consumer.sh",
+            &CONSUMER.replace("POISON", &POISON.to_string()),
+        );
+        let columns = vec![Column::new("id", "int8"), Column::new("text", "text")];
+        let rows = Relation::new(EngineKind::Relational, "public", "t", columns, vec![0]);
+        let rows = Arc::new(rows);
+        let log = Log::open(LogConfig {
+            segment_bytes: 64 << 10,
+            background: false,
+            ..LogConfig::new(tool.path("wal"))
+        })
+        .unwrap();
+        for commit in 0..CHANGES / 5 {
+            let mut transaction = log.begin(commit.unsigned_abs() + 1);
+            for change in commit * 5..commit * 5 + 5 {
+                let text = Value::Text(change.to_string());
+                let row = RowImage::from_values(&[Value::Int(change % ROWS), text]);
+                transaction.insert(&rows, &row).unwrap();
+            }
+            transaction.commit().unwrap();
+        }
+        Self {
+            tool,
+            receiver,
+            printed: String::new(),
+            refuses: !["file", "queue"].contains(&emitter),
+            exact: emitter == "file",
+        }
+    }
+
+    /// One run of the tool, killed at a point if one is named.
+    fn run(&mut self, crash_at: Option<&str>) -> Output {
+        let mut command = self.tool.command(&["-q", "run", "--once"]);
+        command.env("PATH", std::env::var("PATH").unwrap_or_default());
+        if let Some(at) = crash_at {
+            command.env("WEFTKIT_CRASH_AT", at);
+        }
+        let out = command.output().unwrap();
+        self.printed
+            .push_str(&String::from_utf8(out.stdout.clone()).unwrap());
+        // Half a line is no event.
+        if !self.printed.is_empty() && !self.printed.ends_with('\n') {
+            let whole = self.printed.rfind('\n').map_or(0, |end| end + 1);
+            self.printed.truncate(whole);
+        }
+        out
+    }
+
+    fn arrived(&self) -> Vec<Arrival> {
+        if let Some(receiver) = &self.receiver {
+            return receiver.taken.lock().unwrap().clone();
+        }
+        if self.exact {
+            return arrivals(&shop::lines(&self.tool.path("out")).concat());
+        }
+        match std::fs::read_to_string(self.tool.path("taken")) {
+            Ok(taken) => arrivals(&taken),
+            Err(_) => arrivals(&self.printed),
+        }
+    }
+
+    /// The stored checkpoint.
+    fn checkpoint(&self) -> Option<Position> {
+        let out = self.tool.answer(&["position", "show", "-o", "json"]);
+        let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+        out["checkpoints"][0]["position"].as_str()?.parse().ok()
+    }
+
+    /// Changes in the dead letter queue.
+    fn letters(&self) -> usize {
+        let out = self.tool.answer(&["dlq", "ls", "-o", "json"]);
+        out.matches("\"position\"").count()
+    }
+}
+
+/// Kills at a point, starts again, compares.
+fn crash(emitter: &str, point: &str, times: u32) -> String {
+    let name = format!("{emitter}, {point}:{times}");
+    let mut subject = Subject::new(emitter);
+    let out = subject.run(Some(&format!("{point}:{times}")));
+    assert_eq!(
+        out.status.signal(),
+        Some(6),
+        "{name}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let checkpoint = subject.checkpoint();
+    let before = subject.arrived();
+    let out = subject.run(None);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{name}: {err}");
+    let arrived = subject.arrived();
+
+    let poisoned =
+        |change: i64| subject.refuses && change % ROWS == POISON % ROWS && change >= POISON;
+    let seen: HashSet<i64> = arrived.iter().map(|arrival| arrival.change).collect();
+    let missing: Vec<i64> = (0..CHANGES)
+        .filter(|&change| !poisoned(change) && !seen.contains(&change))
+        .collect();
+    assert!(missing.is_empty(), "{name}: missing {missing:?}");
+    let parked = (0..CHANGES).filter(|&change| poisoned(change)).count();
+    assert_eq!(subject.letters(), parked, "{name}: dead letters, each once");
+    assert!(!seen.iter().any(|&change| poisoned(change)), "{name}");
+
+    // First arrivals of a row ascend.
+    let mut last: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut first = HashSet::new();
+    for arrival in &arrived {
+        if first.insert(arrival.change) {
+            let before = last.insert(arrival.row, arrival.change);
+            assert!(
+                before < Some(arrival.change),
+                "{name}: {arrival:?} too late"
+            );
+        }
+    }
+    let repeats = arrived.len() - first.len();
+    if subject.exact {
+        assert_eq!(repeats, 0, "{name}");
+        // In one order, too.
+        assert!(arrived.is_sorted_by_key(|arrival| arrival.change), "{name}");
+    } else if let Some(checkpoint) = checkpoint {
+        for again in &arrived[before.len().min(arrived.len())..] {
+            assert!(
+                again.position > checkpoint,
+                "{name}: {again:?} is at or below the checkpoint {checkpoint}"
+            );
+        }
+    }
+    // The window, and what was acknowledged since the last checkpoint: a queue acknowledges a
+    // window at a time, and a checkpoint is due every millisecond.
+    assert!(repeats <= 3 * WINDOW, "{name}: {repeats} repeats");
+    format!("{name}: 0 missing, {repeats} repeats")
+}
+
+/// An emitter at every point that it comes to. `CRASH_TABLE_TIMES=1,3,9` kills it the first, third
+/// and ninth time instead of the second.
+fn table(emitter: &str) {
+    for point in POINTS {
+        if point == "letter" && !Subject::new(emitter).refuses {
+            continue;
+        }
+        let times = std::env::var("CRASH_TABLE_TIMES").unwrap_or_else(|_| "2".to_owned());
+        for times in times.split(',') {
+            println!("{}", crash(emitter, point, times.trim().parse().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn files() {
+    table(EMITTERS[0]);
+}
+
+#[test]
+fn queue() {
+    table(EMITTERS[1]);
+}
+
+#[test]
+fn child_process() {
+    table(EMITTERS[2]);
+}
+
+#[test]
+fn webhook() {
+    table(EMITTERS[3]);
+}
+
+#[test]
+fn webhook_with_four_requests_at_once() {
+    table(EMITTERS[4]);
+}
