@@ -45,11 +45,17 @@ enum Fault {
     DoublesWhatItResumes,
     TellsRowContents,
     TellsRowContentsOfOneEvent,
+    WorkersKeepStates,
+    WorkersLoseEvents,
+    WorkersEndTogether,
 }
 
 impl Fault {
     /// Every fault, and the clause it breaks.
-    const ALL: [(Self, &str); 27] = [
+    const ALL: [(Self, &str); 30] = [
+        (Self::WorkersKeepStates, "1.5"),
+        (Self::WorkersLoseEvents, "1.5"),
+        (Self::WorkersEndTogether, "1.5"),
         (Self::ReversesBatches, "2.1"),
         (Self::SwapsBatches, "2.1"),
         (Self::BlamesEvents, "2.2"),
@@ -100,6 +106,9 @@ impl Subject for Table {
             resumes: 0,
             emits: 0,
             marks: 0,
+            is_worker: false,
+            alive: Arc::new(()),
+            had: 1,
         }
     }
 
@@ -120,6 +129,10 @@ struct Faulty {
     resumes: u32,
     emits: u32,
     marks: u32,
+    is_worker: bool,
+    /// One for each worker that lives.
+    alive: Arc<()>,
+    had: usize,
 }
 
 impl Faulty {
@@ -129,10 +142,22 @@ impl Faulty {
 
     fn commit(&mut self) {
         let mut rows = self.rows.lock().unwrap();
+        self.had = self.had.max(Arc::strong_count(&self.alive));
+        let widowed = Arc::strong_count(&self.alive) < self.had;
+        if (self.is(Fault::WorkersLoseEvents) && self.is_worker)
+            || (self.is(Fault::WorkersEndTogether) && widowed)
+        {
+            self.open.clear();
+        }
         rows.append(&mut self.open);
         let mut state = u64::try_from(rows.len()).unwrap().to_be_bytes().to_vec();
-        if self.is(Fault::SaysDurableTooEarly) {
+        let stateless = [
             // Receipts say it, so marks need not.
+            Fault::SaysDurableTooEarly,
+            Fault::WorkersLoseEvents,
+            Fault::WorkersEndTogether,
+        ];
+        if stateless.contains(&self.fault) {
             state.clear();
         }
         if self.is(Fault::StateIsTooLarge) {
@@ -297,6 +322,23 @@ impl Emitter for Faulty {
 
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
         self.answer()
+    }
+
+    fn worker(&self) -> Option<Self> {
+        let several = [
+            Fault::WorkersKeepStates,
+            Fault::WorkersLoseEvents,
+            Fault::WorkersEndTogether,
+        ];
+        several.contains(&self.fault).then(|| Self {
+            rows: self.rows.clone(),
+            open: Vec::new(),
+            given: BTreeSet::new(),
+            mark: DurableMark::default(),
+            is_worker: true,
+            alive: self.alive.clone(),
+            ..*self
+        })
     }
 
     async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {

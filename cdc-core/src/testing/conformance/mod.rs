@@ -49,9 +49,9 @@ use super::source;
 use crate::{Checkpoint, EmitErrorKind, Emitter, Lsn, Position, Rejection};
 
 /// The clauses the suite proves.
-pub const CLAUSES: [&str; 17] = [
-    "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "4.1", "4.2",
-    "4.3", "4.4", "4.5", "5.1",
+pub const CLAUSES: [&str; 18] = [
+    "1.5", "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "4.1",
+    "4.2", "4.3", "4.4", "4.5", "5.1",
 ];
 
 /// An emitter together with its destination.
@@ -81,6 +81,7 @@ pub async fn check<S: Subject>(mut make: impl AsyncFnMut() -> S) {
     resumes_again_from_the_same_checkpoint(make().await).await;
     refuses_a_state_it_cannot_read(make().await).await;
     tells_a_bad_event_from_a_bad_destination(make().await).await;
+    workers_are_emitters_of_their_own(make().await).await;
 }
 
 /// Clauses 2.1 and 3.4: what is emitted arrives in order, and `flush` is a barrier.
@@ -325,6 +326,54 @@ async fn tells_a_bad_event_from_a_bad_destination<S: Subject>(mut subject: S) {
         assert!(
             index == bad || taken.contains(&position),
             "clause 2.4: {position} was not refused and is not at the destination"
+        );
+    }
+}
+
+/// Clause 1.5: workers, if there are any, deliver what each is given, in its order, and outlive each
+/// other; their marks carry no state.
+async fn workers_are_emitters_of_their_own<S: Subject>(mut subject: S) {
+    let batches = workload();
+    let first = subject.open().await;
+    let Some(second) = first.worker() else {
+        return;
+    };
+    let mut workers = Vec::new();
+    for emitter in [first, second] {
+        workers.push(Run::resume(emitter, None, "1.5").await);
+    }
+    let (shared, alone) = batches.split_at(batches.len() - 1);
+    let mut given = [Vec::new(), Vec::new()];
+    for (index, batch) in shared.iter().enumerate() {
+        workers[index % 2].emit(batch).await;
+        given[index % 2].extend(positions(batch));
+    }
+    for worker in &mut workers {
+        worker.flush().await;
+        assert!(
+            worker.checkpoint().state.is_empty(),
+            "clause 1.5: the mark of one of several workers carries a state"
+        );
+    }
+    // One of them is gone, the other goes on.
+    workers.truncate(1);
+    if let Some(worker) = workers.first_mut() {
+        for batch in alone {
+            worker.emit(batch).await;
+            given[0].extend(positions(batch));
+        }
+        worker.flush().await;
+    }
+    let taken = subject.taken().await;
+    for given in given {
+        let own: Vec<_> = taken
+            .iter()
+            .filter(|p| given.contains(p))
+            .copied()
+            .collect();
+        assert_eq!(
+            own, given,
+            "clause 1.5: what one worker was given arrives once and in its order"
         );
     }
 }
