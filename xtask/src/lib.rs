@@ -58,6 +58,8 @@ Benchmarks: postgres (catch-up beside pg_recvlogical), large (one transaction of
   --scale F              fraction of the full size (default 1.0)
   --rounds N             measured rounds, alternating; the median is reported (default 3)
   --cli PATH             use this cdc-cli instead of building one
+  --instructions         log: count instructions an event with valgrind, against the baseline
+  --write-baseline       log: count, and write a new baseline
 ";
 
 /// Runs one command line (without the program's name).

@@ -499,7 +499,7 @@ fn commit_from_threads(log: &Log) -> Vec<(Vec<u64>, Vec<u64>)> {
                 })
             })
             .collect();
-        let results = workers.into_iter().map(|worker| worker.join());
+        let results = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
         results.map(|result| result.expect("no panic")).collect()
     })
 }

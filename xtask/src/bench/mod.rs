@@ -43,7 +43,11 @@ impl Settings {
 /// # Errors
 /// A benchmark fails, or does not deliver what it should.
 pub fn command(args: &[String]) -> Result<ExitCode> {
-    let options = Options::parse(args, &["-o", "--scale", "--rounds", "--cli"], &[])?;
+    let options = Options::parse(
+        args,
+        &["-o", "--scale", "--rounds", "--cli"],
+        &["--instructions", "--write-baseline"],
+    )?;
     let names = match options.words() {
         [] => NAMES.to_vec(),
         [name] => vec![name.as_str()],
@@ -59,6 +63,15 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         ["table", "json"].contains(&form),
         "`-o {form}`: table or json"
     );
+    let write = options.flag("--write-baseline");
+    if write || options.flag("--instructions") {
+        ensure!(
+            names == ["log"],
+            "instructions are counted of `bench log` alone"
+        );
+        println!("{:#}", log::instructions(write)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let settings = Settings {
         scale: options.get("--scale", 1.0)?,
         rounds: options.get("--rounds", 3)?,
