@@ -9,6 +9,7 @@ mod postgres;
 mod random;
 mod receiver;
 mod repeats;
+mod sqlite;
 mod workload;
 
 pub(crate) use event::files as event_files;
@@ -155,12 +156,18 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             NAMES.join(", ")
         )));
     };
-    if name == "kinds" {
-        // No binary and no database; a small number of its workloads is in the tests.
+    // No binary and no database; a small number of their workloads is in the tests.
+    let library: Option<fn(&Options) -> Result<String>> = match name.as_str() {
+        "kinds" => Some(kinds::run),
+        "sqlite-oracle" => Some(sqlite::oracle),
+        "sqlite-kill" => Some(sqlite::kill),
+        _ => None,
+    };
+    if let Some(run) = library {
         let start = Instant::now();
-        let report = kinds::run(&options)?;
+        let report = run(&options)?;
         let seconds = start.elapsed().as_secs_f64();
-        println!("kinds: held in {seconds:.1} s: {report}");
+        println!("{name}: held in {seconds:.1} s: {report}");
         return Ok(ExitCode::SUCCESS);
     }
     let names = if name == "all" {

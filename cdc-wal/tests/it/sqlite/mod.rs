@@ -1,5 +1,6 @@
 //! Following a database that another process writes.
 
+mod kill;
 mod refusals;
 mod resume;
 mod stream;
