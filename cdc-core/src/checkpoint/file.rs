@@ -69,6 +69,12 @@ impl FileCheckpoints {
             .open(&path, OpenMode::ReadWrite)
             .map_err(|cause| io("open", cause))?;
         let (generation, entries) = read(file.as_ref(), &path)?;
+        // If the process before ended by a failed sync, the system may hold this slot as clean and
+        // never write it. Written again, the sync is worth something, and so is what is built on it.
+        let (slot, offset) = (encode(generation, &entries), slot_offset(generation));
+        file.write_all_at(&slot, offset)
+            .and_then(|()| file.sync_data())
+            .map_err(|cause| io("store again", cause))?;
         let inner = Mutex::new(Inner {
             file,
             generation,
@@ -116,7 +122,7 @@ impl FileCheckpoints {
                 max: SLOT_LEN,
             });
         }
-        let offset = HEADER_LEN + generation % 2 * SLOT_LEN as u64;
+        let offset = slot_offset(generation);
         let stored = inner
             .file
             .write_all_at(&slot, offset)
@@ -183,6 +189,10 @@ impl CheckpointStore for FileCheckpoints {
             .map(|(name, entry)| (name.clone(), entry.clone()))
             .collect())
     }
+}
+
+const fn slot_offset(generation: u64) -> u64 {
+    HEADER_LEN + generation % 2 * SLOT_LEN as u64
 }
 
 /// Creates the file whole under another name, so that a crash leaves none or a valid one.
@@ -348,6 +358,26 @@ mod tests {
             FileCheckpoints::peek(&StdStorage, &path).unwrap(),
             vec![("a".to_owned(), checkpoint(1))]
         );
+    }
+
+    #[test]
+    fn what_was_read_after_a_failed_sync_survives_a_power_cut() {
+        use crate::testing::sim_storage::{Failure, SimStorage};
+        for seed in 0..20 {
+            let disk = SimStorage::new();
+            let storage = disk.shared();
+            let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+            store.advance("a", &checkpoint(5)).unwrap();
+            disk.fail_after(1, Failure::Forget);
+            store.advance("a", &checkpoint(6)).unwrap_err();
+            drop(store);
+            disk.kill();
+            let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+            let seen = store.load("a").unwrap().unwrap().position;
+            disk.crash(seed);
+            let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+            assert!(store.load("a").unwrap().unwrap().position >= seen);
+        }
     }
 
     #[test]

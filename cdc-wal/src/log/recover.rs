@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage};
+use cdc_core::storage::{OpenMode, Storage, read_exact_at};
 use cdc_core::{Position, Relation};
 
 use super::state::SegmentMeta;
@@ -237,6 +237,12 @@ pub(crate) fn recover(
     let mut current = None;
     for meta in segments.iter().skip(first) {
         let segment = Segment::open(storage.as_ref(), dir, meta.base, OpenMode::ReadWrite)?;
+        let end = if meta.base == newest {
+            at.min(segment.end())
+        } else {
+            segment.end()
+        };
+        rewrite(&segment, flushed.max(meta.base), end)?;
         segment
             .file
             .sync_data()
@@ -351,6 +357,25 @@ fn torn(path: &Path, offset: u64) -> LogError {
             path.display()
         ),
     )
+}
+
+/// Writes again what is not known to be durable: if the process before ended by a failed sync, the
+/// system may hold these bytes as clean and never write them, and a sync would promise nothing.
+fn rewrite(segment: &Segment, from: u64, to: u64) -> Result<(), LogError> {
+    let io = |cause| LogError::io("write again the end of", &segment.path, cause);
+    let mut bytes = vec![0; SEARCH_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let offset = at - segment.base();
+        let part = &mut bytes[..n];
+        read_exact_at(segment.file.as_ref(), part, offset).map_err(io)?;
+        segment.file.write_all_at(part, offset).map_err(io)?;
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// Overwrites a torn tail with zeros, durably.

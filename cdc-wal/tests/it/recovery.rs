@@ -1,6 +1,6 @@
 //! Recovery where the random crash matrix seldom goes.
 
-use cdc_core::testing::sim_storage::SimStorage;
+use cdc_core::testing::sim_storage::{Failure, SimStorage};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent};
 use cdc_wal::inspect::Inspector;
@@ -166,4 +166,51 @@ fn the_inspector_counts_finds_and_names_damage() {
     assert_eq!((damage.path, damage.offset), (path, damaged.offset));
     assert!(!damage.torn_tail);
     assert_eq!(report.frames, frames.len() as u64 / 2);
+}
+
+/// Everything committed before, found by a process that starts on what a killed one left, and
+/// flushed by it, is there after the power went.
+fn survives_what_is_flushed_after(disk: &SimStorage, expected: usize, seed: u64) {
+    disk.kill();
+    let log = open(disk);
+    assert_eq!(events(&log).len(), expected, "the machine went on");
+    commit(&log, 100);
+    log.flush().expect("flush");
+    disk.stop();
+    drop(log);
+    disk.crash(seed);
+    assert_eq!(events(&open(disk)).len(), expected + 1, "seed {seed}");
+}
+
+#[test]
+fn a_failed_sync_takes_nothing_that_a_later_one_promises() {
+    for seed in 0..20 {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        for id in 1..=3 {
+            commit(&log, id);
+        }
+        // The flush writes, then syncs: the system forgets that these bytes were never written.
+        disk.fail_after(1, Failure::Forget);
+        log.flush().expect_err("the sync fails");
+        drop(log);
+        survives_what_is_flushed_after(&disk, 3, seed);
+    }
+}
+
+#[test]
+fn the_name_of_a_segment_made_before_a_kill_becomes_durable() {
+    for seed in 0..20 {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        let mut count = 0;
+        while log.end().commit.0 < 70_000 {
+            count += 1;
+            commit(&log, count);
+        }
+        events(&log);
+        disk.stop();
+        drop(log);
+        survives_what_is_flushed_after(&disk, usize::try_from(count).unwrap(), seed);
+    }
 }
