@@ -6,6 +6,9 @@ use std::time::Instant;
 use crate::postgres::{Postgres, URL_VARIABLE};
 use crate::{Result, command, ensure, runs, tidy};
 
+/// Schedules of the simulator that every change must pass.
+const SCHEDULES: &str = "2000";
+
 /// Counts of tests over all stages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -163,6 +166,9 @@ fn test_stages(stages: &mut Stages, filters: &[String]) -> Result<()> {
             &mut command::cargo(&["test", "--doc", "--workspace", "--no-fail-fast"]),
             doctest_counts,
         )
+    });
+    stages.run("simulator", || {
+        crate::sim::run(&["--count".into(), SCHEDULES.into()])
     });
     let mut cli = None;
     stages.run("build cdc-cli", || {

@@ -19,6 +19,7 @@ pub mod options;
 pub mod postgres;
 pub mod runs;
 pub mod setup;
+pub mod sim;
 pub mod tidy;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ Usage: cargo xtask COMMAND
   tidy                   the house rules: crate edges, lints, dependencies, files, words, links
   pg [-- CMD…]           run CMD with CDC_TEST_POSTGRES set to a private PostgreSQL, which is
                          stopped afterwards; without CMD, keep it until ctrl-c or end of input
+  sim [OPTIONS]          the whole pipeline in a simulated world: --seed N, --count N, --minutes M;
+                         `sim --help` lists the others, docs/simulator.md explains
   run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
@@ -79,6 +82,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         "pg" => postgres::command(rest),
         "run" => runs::command(rest),
         "bench" => bench::command(rest),
+        "sim" => sim::command(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -30,6 +30,9 @@ pub(crate) struct Options {
 impl Options {
     /// The options in these arguments, or what is wrong with them.
     pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
+        if args.iter().any(|arg| arg == "--help") {
+            return Err("its options".into());
+        }
         let mut options = Self {
             seed: None,
             dropped: Vec::new(),
