@@ -112,5 +112,8 @@ fn hashes(bytes_an_event: u64) -> (f64, f64) {
     }
     std::hint::black_box(crc);
     let after = cpu();
-    ((between - before) as f64 / events, (after - between) as f64 / events)
+    (
+        (between - before) as f64 / events,
+        (after - between) as f64 / events,
+    )
 }

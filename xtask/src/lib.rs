@@ -18,6 +18,7 @@ pub mod json;
 pub mod options;
 pub mod postgres;
 pub mod runs;
+pub mod seeded;
 pub mod setup;
 pub mod sim;
 pub mod tidy;
@@ -41,6 +42,7 @@ Usage: cargo xtask COMMAND
                          stopped afterwards; without CMD, keep it until ctrl-c or end of input
   sim [OPTIONS]          the whole pipeline in a simulated world: --seed N, --count N, --minutes M;
                          `sim --help` lists the others, docs/simulator.md explains
+  seeded-bugs [NAME…]    put each deliberate fault of xtask/seeded-bugs.txt into a copy and show which tests see it
   run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
@@ -83,6 +85,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         "run" => runs::command(rest),
         "bench" => bench::command(rest),
         "sim" => sim::command(rest),
+        "seeded-bugs" => seeded::command(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ mod database;
 mod destination;
 mod executor;
 mod files;
+mod judged;
 mod oracle;
 mod random;
 mod stores;

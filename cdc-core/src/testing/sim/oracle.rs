@@ -4,11 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use super::judged::{Judged, Known, Which, distinct, identities};
 use super::{Timeline, locked};
-use crate::row::ValueRef;
-use crate::{
-    ChangeEvent, DeadLetter, EventId, Image, LetterState, Lineage, Op, Position, SourceInfo,
-};
+use crate::{ChangeEvent, DeadLetter, EventId, LetterState, Lineage, Position, SourceInfo};
 
 /// What one emitter is configured to do.
 pub struct EmitterRules {
@@ -67,104 +65,6 @@ struct Inner {
     end: Position,
     emitters: BTreeMap<Arc<str>, Judged>,
     violation: Option<String>,
-}
-
-#[derive(Debug)]
-struct Known {
-    event: ChangeEvent,
-    keys: [u64; 2],
-    table: u64,
-}
-
-impl Known {
-    /// True if it concerns a whole table.
-    fn is_barrier(&self) -> bool {
-        self.event.op == Op::Truncate
-    }
-}
-
-/// Kept events of one key or table, and how many of them, from the first, are known to be done.
-#[derive(Debug, Default)]
-struct Chain {
-    events: Vec<usize>,
-    done: usize,
-}
-
-#[derive(Debug)]
-struct Judged {
-    rules: EmitterRules,
-    /// How often each event arrived, by its number.
-    arrived: Vec<u32>,
-    kept: Vec<bool>,
-    keys: HashMap<u64, Chain>,
-    barriers: HashMap<u64, Chain>,
-    tables: HashMap<u64, Chain>,
-    letters: BTreeMap<usize, LetterState>,
-    /// Appends that were not acknowledged: they may be there or not.
-    maybe_letters: BTreeMap<usize, LetterState>,
-    ever_letter: HashSet<usize>,
-    refused: HashSet<usize>,
-    discarded: HashSet<usize>,
-    /// Stored and acknowledged.
-    checkpoint: Position,
-    /// Asked to be stored.
-    attempted: Position,
-    /// All events before this number are done.
-    done: usize,
-    reset: bool,
-}
-
-impl Judged {
-    fn is_done(&self, index: usize) -> bool {
-        !self.kept[index]
-            || self.arrived[index] > 0
-            || self.letters.contains_key(&index)
-            || self.discarded.contains(&index)
-    }
-
-    /// Number of the first event that is not done.
-    fn advance(&mut self) -> usize {
-        while self.done < self.kept.len() && self.is_done(self.done) {
-            self.done += 1;
-        }
-        self.done
-    }
-
-    /// The first event of a chain before `index` that should have been delivered and was not.
-    /// What was refused in the same request does not count: the destination took the others of
-    /// its batch before anybody could know.
-    fn hole(&mut self, which: Which, key: u64, index: usize, together: &[usize]) -> Option<usize> {
-        let chain = match which {
-            Which::Key => self.keys.get_mut(&key),
-            Which::Barrier => self.barriers.get_mut(&key),
-            Which::Table => self.tables.get_mut(&key),
-        }?;
-        let mut at = chain.done;
-        while let Some(&next) = chain.events.get(at) {
-            if next >= index {
-                return None;
-            }
-            // A letter in front holds its key, not its table.
-            let letter = self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
-            let past = self.arrived[next] > 0
-                || self.discarded.contains(&next)
-                || (letter && (which != Which::Key || !self.rules.parks));
-            if past && at == chain.done {
-                chain.done += 1;
-            } else if !past && !together.contains(&next) {
-                return Some(next);
-            }
-            at += 1;
-        }
-        None
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    Key,
-    Barrier,
-    Table,
 }
 
 impl Oracle {
@@ -783,27 +683,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// Both keys of a row event, equal unless it changes the key, and its table.
-fn identities(event: &ChangeEvent) -> ([u64; 2], u64) {
-    let table = event
-        .relation
-        .qualified_name()
-        .bytes()
-        .fold(7u64, |hash, byte| hash.wrapping_mul(31) ^ u64::from(byte));
-    let key = |image: &Image| {
-        let id = match image.row()?.get(0) {
-            Ok(Some(ValueRef::Int(id))) => id.cast_unsigned(),
-            _ => 0,
-        };
-        Some(super::random::mix(table ^ id.wrapping_add(1) << 20))
-    };
-    let new = key(&event.after).or_else(|| key(&event.before));
-    let old = key(&event.before).or(new);
-    ([old.unwrap_or(table), new.unwrap_or(table)], table)
-}
-
-fn distinct([old, new]: [u64; 2]) -> impl Iterator<Item = u64> {
-    std::iter::once(old).chain((new != old).then_some(new))
 }
