@@ -5,7 +5,7 @@
 //! So frames behind P are never copied over an old page that is still to be compared, and a new
 //! generation of the log begins only where the old one was processed to its end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::config::{Assist, SqliteConfig};
 use super::decoder::Decoder;
 use super::files::FileId;
 use super::format::{Checksum, DbHeader, FRAME_HEADER};
+use super::keep::{Keep, apply};
 use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
 use super::pages::{Pages, Side};
 use super::pins::Pins;
@@ -58,18 +59,6 @@ pub(crate) struct Begun {
     pub(crate) floor: Position,
     /// What was committed when it began ends here.
     pub(crate) end: Position,
-}
-
-/// What is kept for a restart.
-#[derive(Debug)]
-struct Keep {
-    dir: StateDir,
-    known: Known,
-    shadow: Shadow,
-    archive: Archive,
-    /// What was handed over and is not folded into the shadow.
-    waiting: VecDeque<Archived>,
-    last_fold: Instant,
 }
 
 /// Where following begins.
@@ -179,69 +168,6 @@ fn index(pins: &Pins) -> Result<WalIndex, SourceError> {
         SourceErrorKind::Corrupt,
         "read the wal-index: it stays unreadable; restart, so that SQLite builds it anew",
     ))
-}
-
-impl Keep {
-    /// Brings the shadow to the newest confirmed transaction, so that a crash at any point leaves
-    /// either the old one with the archive that leads from it, or a note which one was meant.
-    fn fold(&mut self, confirmed: Position) -> Result<(), SourceError> {
-        let done = |transaction: &&Archived| Position::end_of(transaction.commit) <= confirmed;
-        let count = self.waiting.iter().take_while(done).count();
-        let Some(last) = count
-            .checked_sub(1)
-            .and_then(|n| self.waiting.get(n))
-            .cloned()
-        else {
-            return Ok(());
-        };
-        let mut synced = 0;
-        for transaction in self.waiting.iter().take(count) {
-            if transaction.segment_number() != synced {
-                transaction.sync()?;
-                synced = transaction.segment_number();
-            }
-        }
-        self.known.folding = last.commit;
-        self.dir.save(&self.known)?;
-        let folded: Vec<Archived> = self.waiting.drain(..count).collect();
-        self.known = apply(&self.shadow, &self.known, &folded)?;
-        self.dir.save(&self.known)?;
-        self.archive.trim(self.waiting.front())
-    }
-
-    /// Bytes that wait.
-    fn waiting_pages(&self) -> usize {
-        self.waiting.iter().map(|one| one.pages.len()).sum()
-    }
-}
-
-/// Writes the newest version of each page of some transactions into the shadow, and gives what is
-/// known then.
-fn apply(shadow: &Shadow, known: &Known, folded: &[Archived]) -> Result<Known, SourceError> {
-    let mut newest: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
-    for (index, transaction) in folded.iter().enumerate() {
-        for &(page, offset) in &transaction.pages {
-            newest.insert(page, (index, offset));
-        }
-    }
-    let Some(last) = folded.last() else {
-        return Ok(*known);
-    };
-    for (page, (index, offset)) in newest {
-        if let Some(transaction) = folded.get(index) {
-            shadow.write(page, &transaction.read(offset, known.page_size)?)?;
-        }
-    }
-    shadow.sync()?;
-    Ok(Known {
-        position: last.commit,
-        salts: last.salts,
-        checksum: last.checksum,
-        count: last.count,
-        folding: Lsn::ZERO,
-        snapshot: false,
-        ..*known
-    })
 }
 
 impl Follower {

@@ -30,8 +30,8 @@
 //! Layers, from bytes upwards: `bytes`, `format`, `page`, `record`, `schema` and `layout` read what
 //! SQLite stores, `catalog`, `tables` and `map` know which page belongs to which table, `walk`,
 //! `rows`, `diff` and `decoder` compare; none of these does I/O or uses SQLite. `log_file`, `view`,
-//! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state` remembers, `follow`
-//! is the protocol, `collect` makes events and `source` ties all together.
+//! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state`, `shadow`,
+//! `archive` and `keep` are what a restart needs, `follow` is the protocol, `collect` makes events and `source` ties all together.
 
 mod archive;
 mod bytes;
@@ -44,6 +44,7 @@ mod diff;
 mod files;
 mod follow;
 mod format;
+mod keep;
 mod layout;
 mod log_file;
 mod map;

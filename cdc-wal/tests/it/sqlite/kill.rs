@@ -1,6 +1,12 @@
 //! Our process killed at random, and the application's, while the application writes on: what the
 //! journal holds in the end, applied change by change, gives the tables.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests, and what the child tells its parent"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -253,7 +259,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn no_row_is_missing_or_invented_whoever_is_killed() {
-    let (kills, seed) = (number("CDC_SQLITE_KILLS", 4), number("CDC_SQLITE_SEED", 1));
+    let (kills, seed) = (number("CDC_SQLITE_KILLS", 3), number("CDC_SQLITE_SEED", 1));
     let Stage {
         application,
         path,
@@ -267,13 +273,17 @@ fn no_row_is_missing_or_invented_whoever_is_killed() {
     let mut state = seed;
     for _ in 0..kills {
         let mut child = start(dir.path(), false);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let journaled = lines
-            .map_while(Result::ok)
-            .filter(|line| line.contains("journaled"));
-        let wanted = 1 + usize::try_from(random(&mut state, 60)).unwrap();
-        let seen = journaled.take(wanted).count();
-        assert_eq!(seen, wanted, "it goes on until it is killed");
+        // The pipe stays open until it is dead: a write that fails would be another end.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let wanted = 1 + random(&mut state, 60);
+        let mut seen = 0;
+        while seen < wanted {
+            let line = lines
+                .next()
+                .expect("it goes on until it is killed")
+                .unwrap();
+            seen += u64::from(line.contains("journaled"));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
     }
