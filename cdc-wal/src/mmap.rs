@@ -23,8 +23,8 @@
 //! - Recovery cuts only at or above what is known to be flushed, and refuses the log otherwise. A
 //!   segment that is merely sealed is not enough: under
 //!   [`SyncPolicy::Never`](crate::SyncPolicy::Never) a sealed one may still be torn and cut.
-//! - A segment is created at full size, never shrunk, renamed over or used again. Trimming unlinks
-//!   it, and a map keeps the file until the last slice is gone.
+//! - A segment is created at full size, never shrunk or used again. Trimming unlinks it and a repair
+//!   puts another file in its place; a map keeps the old one, as it was, until the last slice is gone.
 //! - The directory has mode 0700 and files 0600: only the same user could break this, by writing
 //!   into a segment by other means. Whoever restores a log replaces the directory while nothing
 //!   reads it, as is needed for any reader.
