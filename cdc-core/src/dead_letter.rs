@@ -159,6 +159,21 @@ pub trait DeadLetterQueue: Send {
     fn set_state(&mut self, emitter: &str, id: EventId, state: LetterState)
     -> Result<(), DlqError>;
 
+    /// Records the same of many letters of one emitter, durably; a queue that can do it with one
+    /// sync does. After an error a part may be recorded.
+    ///
+    /// # Errors
+    /// [`DlqError`].
+    fn set_states(
+        &mut self,
+        emitter: &str,
+        ids: &[EventId],
+        state: LetterState,
+    ) -> Result<(), DlqError> {
+        ids.iter()
+            .try_for_each(|id| self.set_state(emitter, *id, state))
+    }
+
     /// Open letters of an emitter in position order, at most `limit`, strictly after `after`.
     ///
     /// # Errors

@@ -559,6 +559,17 @@ impl DeadLetterQueue for FileDlq {
         }
     }
 
+    /// See [`DeadLetterQueue::set_states`]: one sync for a few thousand.
+    fn set_states(
+        &mut self,
+        emitter: &str,
+        ids: &[EventId],
+        state: LetterState,
+    ) -> Result<(), DlqError> {
+        let letters = ids.iter().map(|id| (emitter, *id));
+        Self::set_states(self, letters, state).map(|_| ())
+    }
+
     /// See [`DeadLetterQueue::open_letters`]. A page ends early at 64 MiB, never empty while there
     /// are letters; it holds more than `limit` only where sources share a position.
     fn open_letters(

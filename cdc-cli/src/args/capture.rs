@@ -18,14 +18,63 @@ pub(crate) struct RunArgs {
     /// Deliver up to and including this resume token, then drain and exit.
     #[arg(long, value_name = "TOKEN")]
     pub(crate) until: Option<String>,
-    /// Where a new emitter begins: earliest, latest, or strictly after a resume token. An emitter
-    /// with a checkpoint goes on from there.
+    /// Where a new emitter begins: earliest, latest, strictly after a resume token or
+    /// position:LSN:ORDINAL, or time:2026-11-22T13:05:00Z. An emitter with a checkpoint goes on from
+    /// there.
     #[arg(long, value_name = "WHERE")]
     pub(crate) from: Option<String>,
     /// Go on although the source has already forgotten events that were never delivered. The gap
     /// is logged as an error.
     #[arg(long)]
     pub(crate) accept_gap: bool,
+}
+
+/// `replay`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Reads the journal (or the engine's own log), not the database. A pipeline may run meanwhile: neither
+its positions nor its dead letters change. Events keep their ids.
+
+WHERE is earliest, latest, a resume token, position:LSN:ORDINAL, or time:2026-11-22T13:05:00Z
+(time:-2h for an age). The range begins strictly after --from and ends with --to.
+
+Examples:
+  cdc-cli replay --emitter hooks --from time:-2h
+  cdc-cli replay --emitter hooks --from cdc1_0413... --to cdc1_0413...
+  cdc-cli replay --emitter audit --from earliest --path /tmp/audit-again")]
+pub(crate) struct ReplayArgs {
+    /// The emitter, as configured: its destination, filter and transforms.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) emitter: String,
+    /// Where the range begins.
+    #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
+    pub(crate) from: String,
+    /// Where the range ends, inclusive.
+    #[arg(long, value_name = "WHERE", default_value = "latest")]
+    pub(crate) to: String,
+    /// Directory for the events, if the emitter writes files: its own belongs to the live one.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) path: Option<PathBuf>,
+    /// Only count the events of the range that the emitter's filter keeps.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `verify`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Every closed file is compared with the manifest's line for it, and every line with the one before it.
+Exit code 0: complete and untouched. Exit code 8: something is missing, added or changed.
+
+Example:
+  cdc-cli verify /var/log/audit")]
+pub(crate) struct VerifyArgs {
+    /// Directory of the files.
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
+    /// Only the files whose names begin so (file.stream); without it, every stream there is.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stream: Option<String>,
 }
 
 /// `tail`

@@ -6,12 +6,13 @@ pub(crate) mod state;
 use std::path::PathBuf;
 
 pub(crate) use capture::{
-    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, DropSlotArgs, RunArgs, TailArgs, WireFormat,
+    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, DropSlotArgs, ReplayArgs, RunArgs, TailArgs,
+    VerifyArgs, WireFormat,
 };
 pub(crate) use state::{
     DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,
-    LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs, StatusArgs, WalCommand,
-    WalDumpArgs, WalRepairArgs,
+    EmitterCommand, LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs,
+    StatusArgs, WalCommand, WalDumpArgs, WalRepairArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -138,6 +139,13 @@ pub(crate) enum Command {
     DropSlot(DropSlotArgs),
     /// Say how a pipeline is doing.
     Status(StatusArgs),
+    /// Deliver a retained range of events to an emitter once more.
+    Replay(ReplayArgs),
+    /// Pause and resume single emitters of a running pipeline.
+    #[command(subcommand)]
+    Emitter(EmitterCommand),
+    /// Prove the files of a file emitter complete and untouched.
+    Verify(VerifyArgs),
     /// See and move the positions of emitters.
     #[command(subcommand)]
     Position(PositionCommand),

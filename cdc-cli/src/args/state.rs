@@ -16,7 +16,7 @@ pub(crate) struct StatusArgs {}
 pub(crate) enum PositionCommand {
     /// Show where each emitter stands.
     Show(PositionShowArgs),
-    /// Move an emitter, forward or back. Nothing may be running on the state directory.
+    /// Move an emitter, forward or back, in a running pipeline or in none.
     Set(PositionSetArgs),
 }
 
@@ -39,12 +39,30 @@ pub(crate) struct PositionSetArgs {
     /// The emitter.
     #[arg(long, value_name = "NAME")]
     pub(crate) emitter: String,
-    /// A resume token, `earliest` or `latest`.
+    /// earliest, latest, a resume token, position:LSN:ORDINAL or time:2026-11-22T13:05:00Z.
     #[arg(value_name = "TOKEN")]
     pub(crate) to: String,
     /// Do not ask, also when events would be skipped.
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// `emitter`
+#[derive(Debug, Subcommand)]
+pub(crate) enum EmitterCommand {
+    /// Deliver nothing more to it until `emitter resume`, or until the process ends. It still holds
+    /// the log at its position.
+    Pause(EmitterArgs),
+    /// Go on delivering to it.
+    Resume(EmitterArgs),
+}
+
+/// `emitter pause`, `emitter resume`
+#[derive(Args, Debug)]
+pub(crate) struct EmitterArgs {
+    /// The emitter.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
 }
 
 /// `dlq`
@@ -77,6 +95,12 @@ pub(crate) struct LetterSelection {
     /// Of this class: event, transform, encode, ...
     #[arg(long, value_name = "CLASS")]
     pub(crate) class: Option<String>,
+    /// Whose last failure was at or after this time, such as 2026-11-22T13:05:00Z or an age, -2h.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Whose last failure was before this time.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
     /// In this state: pending, parked or redriving. Delivered and discarded ones are gone.
     #[arg(long, value_name = "STATE")]
     pub(crate) state: Option<String>,
@@ -126,6 +150,9 @@ pub(crate) struct DlqRedriveArgs {
     /// Only count what would be sent.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// At most about this many letters a second.
+    #[arg(long, value_name = "LETTERS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
 }
 
 /// `dlq discard`

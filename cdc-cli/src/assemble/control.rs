@@ -44,6 +44,23 @@ pub(crate) enum Request {
         /// Event ids of the letters.
         ids: Vec<String>,
     },
+    /// Deliver nothing more to an emitter.
+    Pause {
+        /// The emitter.
+        emitter: String,
+    },
+    /// Go on delivering to it.
+    Resume {
+        /// The emitter.
+        emitter: String,
+    },
+    /// Go on strictly behind another position.
+    Move {
+        /// The emitter.
+        emitter: String,
+        /// The position.
+        to: String,
+    },
 }
 
 /// What it answers.
@@ -58,6 +75,13 @@ pub(crate) enum Reply {
     Discarded {
         /// How many.
         count: u64,
+    },
+    /// It is done.
+    Done,
+    /// The emitter was moved.
+    Moved {
+        /// Where it was.
+        from: String,
     },
     /// It cannot.
     Refused {
@@ -157,6 +181,15 @@ async fn answer(
             as_was,
         }) => redrive(lanes, &emitter, &ids, as_was).await,
         Ok(Request::Discard { emitter, ids }) => discard(lanes, &emitter, &ids).await,
+        Ok(Request::Pause { emitter }) => match named(lanes, &emitter, &[]) {
+            Ok((lane, _)) => done(&emitter, lane.control.pause().await),
+            Err(refused) => *refused,
+        },
+        Ok(Request::Resume { emitter }) => match named(lanes, &emitter, &[]) {
+            Ok((lane, _)) => done(&emitter, lane.control.resume().await),
+            Err(refused) => *refused,
+        },
+        Ok(Request::Move { emitter, to }) => seek(lanes, &emitter, &to).await,
         Err(error) => Reply::Refused {
             reason: format!("the request is not understood: {error}"),
         },
@@ -182,6 +215,29 @@ fn named<'a>(
 fn ended(emitter: &str) -> Reply {
     Reply::Refused {
         reason: format!("the lane of emitter {emitter} has ended"),
+    }
+}
+
+fn done(emitter: &str, outcome: Option<()>) -> Reply {
+    outcome.map_or_else(|| ended(emitter), |()| Reply::Done)
+}
+
+async fn seek(lanes: &[ControlledLane], emitter: &str, to: &str) -> Reply {
+    let refused = |reason: String| Reply::Refused { reason };
+    let lane = match named(lanes, emitter, &[]) {
+        Ok((lane, _)) => lane,
+        Err(refused) => return *refused,
+    };
+    let to = match to.parse() {
+        Ok(to) => to,
+        Err(error) => return refused(format!("read the position: {error}")),
+    };
+    match lane.control.seek(to).await {
+        Some(Ok(from)) => Reply::Moved {
+            from: from.to_string(),
+        },
+        Some(Err(error)) => refused(error.to_string()),
+        None => ended(emitter),
     }
 }
 

@@ -10,7 +10,7 @@ use cdc_core::pipeline::{
     Shutdown, WatermarkHandle,
 };
 use cdc_core::{
-    BoxEmitter, DeadLetterQueue, Position, SourceError, SourceInfo, SystemClock, WalSource,
+    BoxEmitter, DeadLetterQueue, Lineage, Position, SourceError, SourceInfo, SystemClock, WalSource,
 };
 use cdc_emit_file::{FileEmitter, Fsync};
 use cdc_emit_queue::{QueueConfig, QueueEmitter};
@@ -67,8 +67,8 @@ pub(crate) struct Started {
 
 /// An emitter as the lane takes it, and the thread that consumes its queue.
 pub(crate) struct Built {
-    emitter: Box<dyn FnOnce() -> Result<BoxEmitter, CliError> + Send>,
-    printer: Option<Printer>,
+    pub(crate) emitter: Box<dyn FnOnce() -> Result<BoxEmitter, CliError> + Send>,
+    pub(crate) printer: Option<Printer>,
     pull: Option<PullHandle>,
 }
 
@@ -212,25 +212,14 @@ fn webhook_config(
     Ok(config)
 }
 
-/// Starts the lane of one emitter on a thread of its own. `open` gives a tail strictly behind a
-/// position.
-///
-/// # Errors
-/// Exit code 3 or 1 if it cannot be built.
-pub(crate) fn start<O, S>(
+/// The settings of an emitter's lane.
+pub(crate) fn settings(
     config: &Config,
     emitter: &EmitterConfig,
-    shared: Shared,
-    watermark: WatermarkHandle,
+    lineage: Lineage,
     range: Range,
-    open: O,
-) -> Result<Started, CliError>
-where
-    O: FnMut(Position) -> Result<S, SourceError> + Send + 'static,
-    S: WalSource + 'static,
-{
-    let name: Arc<str> = emitter.name.as_str().into();
-    let mut lane = LaneConfig::new(name.clone(), shared.source.lineage, range.start);
+) -> LaneConfig {
+    let mut lane = LaneConfig::new(emitter.name.as_str(), lineage, range.start);
     lane.stop_at = range.stop_at;
     lane.parked_keys_max = usize::try_from(config.dead_letters.keys_max).unwrap_or(usize::MAX);
     lane.checkpoint_interval = config.checkpoint_interval;
@@ -254,6 +243,28 @@ where
         DeadKey::Pass => OnDeadKey::Pass,
         DeadKey::Stop => OnDeadKey::Stop,
     };
+    lane
+}
+
+/// Starts the lane of one emitter on a thread of its own. `open` gives a tail strictly behind a
+/// position.
+///
+/// # Errors
+/// Exit code 3 or 1 if it cannot be built.
+pub(crate) fn start<O, S>(
+    config: &Config,
+    emitter: &EmitterConfig,
+    shared: Shared,
+    watermark: WatermarkHandle,
+    range: Range,
+    open: O,
+) -> Result<Started, CliError>
+where
+    O: FnMut(Position) -> Result<S, SourceError> + Send + 'static,
+    S: WalSource + 'static,
+{
+    let name: Arc<str> = emitter.name.as_str().into();
+    let lane = settings(config, emitter, shared.source.lineage, range);
     let filter = stages::filter(emitter)?;
     let transforms = stages::transforms(emitter)?;
     let metrics = Arc::new(LaneMetrics::default());

@@ -1,8 +1,9 @@
 //! `dlq`: dead letters, listed, shown, sent again, given up.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{EventId, LetterState};
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{answer, finish, pairs, print, print_json};
 use crate::report::CliError;
+use crate::time;
 
 pub(crate) fn run(command: &DlqCommand, global: &Global) -> Result<Exit, CliError> {
     let config = global.load()?;
@@ -53,11 +55,26 @@ fn filter(selection: &LetterSelection) -> Result<LetterFilter, CliError> {
             )
         })
         });
+    let micros = |text: &Option<String>| {
+        let now = cdc_core::wall_micros();
+        let parsed = text.as_ref().map(|text| {
+            time::parse(text, now).ok_or_else(|| {
+                let text: String = text.chars().take(80).collect();
+                CliError::new(
+                    Exit::Usage,
+                    format!("read the time {text:?}; {}", time::TIME_HELP),
+                )
+            })
+        });
+        parsed.transpose()
+    };
     Ok(LetterFilter {
         emitter: selection.emitter.clone(),
         table: selection.table.clone(),
         class: selection.class.clone(),
         state: state.transpose()?,
+        since_micros: micros(&selection.since)?,
+        until_micros: micros(&selection.until)?,
         ..LetterFilter::default()
     })
 }
@@ -188,12 +205,18 @@ fn redrive(args: &DlqRedriveArgs, global: &Global, config: &Config) -> Result<Ex
     let everything = args.ids.is_empty()
         && args.selection.table.is_none()
         && args.selection.class.is_none()
-        && args.selection.state.is_none();
+        && args.selection.state.is_none()
+        && args.selection.since.is_none()
+        && args.selection.until.is_none()
+        && args.rate.is_none();
     let mut reports = Vec::new();
     for (emitter, ids) in found {
         // All of an emitter: also what dies while this runs.
         let ids = if everything { Vec::new() } else { ids };
-        let report = redrive_one(config, &emitter, ids, args.as_was)?;
+        let report = match args.rate {
+            Some(rate) => redrive_slowly(config, &emitter, &ids, args.as_was, rate)?,
+            None => redrive_one(config, &emitter, ids, args.as_was)?,
+        };
         reports.push((emitter, report));
     }
     let failed = reports
@@ -220,6 +243,45 @@ fn redrive(args: &DlqRedriveArgs, global: &Global, config: &Config) -> Result<Ex
         || json!({ "redriven": reports.iter().map(|(e, r)| (e.clone(), json!(r))).collect::<serde_json::Map<_, _>>() }),
     )?;
     Ok(if failed { Exit::Partly } else { Exit::Done })
+}
+
+/// A second's worth of letters at a time, in order; a key's later letters follow in a later part.
+fn redrive_slowly(
+    config: &Config,
+    emitter: &str,
+    ids: &[EventId],
+    as_was: bool,
+    rate: u32,
+) -> Result<Redriven, CliError> {
+    let mut sum = Redriven::default();
+    let mut due = Instant::now();
+    let progress = io::stderr().is_terminal();
+    for part in ids.chunks(usize::try_from(rate).unwrap_or(usize::MAX)) {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due = Instant::now() + Duration::from_secs(1);
+        let report = redrive_one(config, emitter, part.to_vec(), as_was)?;
+        sum.delivered += report.delivered;
+        sum.failed += report.failed;
+        sum.stopped = report.stopped;
+        if progress {
+            let line = format!(
+                "\r{emitter}: {} of {} delivered, {} failed",
+                sum.delivered,
+                ids.len(),
+                sum.failed
+            );
+            drop(io::stderr().write_all(line.as_bytes()));
+        }
+        if sum.stopped.is_some() {
+            break;
+        }
+    }
+    if progress {
+        drop(io::stderr().write_all(b"\r\x1b[K"));
+    }
+    // Each part leaves the letters of all others alone: what counts is what nobody dealt with.
+    sum.skipped = (ids.len() as u64).saturating_sub(sum.delivered + sum.failed);
+    Ok(sum)
 }
 
 /// Asks the running process, or does it here if there is none.

@@ -7,14 +7,17 @@ mod config;
 mod demo;
 mod dlq;
 mod drop_slot;
+mod emitter;
 mod init;
 mod man;
 mod position;
+mod replay;
 mod run;
 mod status;
 mod tail;
 mod token;
 mod validate;
+mod verify;
 mod wal;
 
 use crate::args::{Cli, Command, ConfigCommand, TokenCommand};
@@ -34,6 +37,9 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Bench(args) => bench::run(&args, global),
         Command::DropSlot(args) => drop_slot::run(&args, global),
         Command::Run(args) => run::run(&args, global),
+        Command::Replay(args) => replay::run(&args, global),
+        Command::Emitter(command) => emitter::run(&command, global),
+        Command::Verify(args) => verify::run(&args, global),
         Command::Tail(args) => tail::run(&args, global),
         Command::Check(args) => check::run(&args, global),
         Command::Status(args) => status::run(&args, global),

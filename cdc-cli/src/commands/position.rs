@@ -1,19 +1,16 @@
 //! `position`: where each emitter stands, and moving it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use cdc_core::checkpoint::FileCheckpoints;
 use cdc_core::storage::StdStorage;
-use cdc_core::{
-    Checkpoint, CheckpointStore, Lineage, Position, ResumeToken, SystemClock, WalSource,
-    wall_micros,
-};
-use cdc_wal::{StartAt, WalTail};
+use cdc_core::{Checkpoint, CheckpointStore, Lineage, Position, ResumeToken, wall_micros};
 use serde_json::json;
 
 use crate::args::{Global, PositionCommand, PositionSetArgs, PositionShowArgs};
+use crate::assemble::control::{self, Reply, Request};
 use crate::assemble::source::wal_error;
+use crate::assemble::start::{LogView, Start};
 use crate::assemble::state::{State, StatePaths};
 use crate::config::Source;
 use crate::exit::Exit;
@@ -93,13 +90,15 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
             ),
         ));
     }
-    // The lock: moving a position under a running process would be undone by its next checkpoint.
-    let state = State::open(&config.state_path)?;
-    let stored = state.checkpoints.load(&args.emitter)?;
+    let paths = StatePaths::new(&config.state_path);
     let log = match &config.source {
         Some(Source::Wal(dir)) => dir.clone(),
-        _ => state.paths.journal(),
+        _ => paths.journal(),
     };
+    let stored = checkpoints(&paths)?
+        .into_iter()
+        .find(|(name, _)| *name == args.emitter)
+        .map(|(_, checkpoint)| checkpoint);
     let (lineage, position) = target(&args.to, &log, stored.as_ref())?;
     if let Some(stored) = &stored
         && !token_fits(&lineage, &stored.lineage)
@@ -125,16 +124,58 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
             ),
         ));
     }
+    let request = Request::Move {
+        emitter: args.emitter.clone(),
+        to: position.to_string(),
+    };
+    let asked = super::block_on(control::ask(&paths.control(), &request))?;
+    let asked = asked.map_err(|cause| {
+        let path = config.state_path.display();
+        CliError::new(
+            Exit::Runtime,
+            format!("ask the process that runs on {path}"),
+        )
+        .with_cause(cause)
+    })?;
+    match asked {
+        // The lane moves itself, between two requests.
+        Some(Reply::Moved { from }) => return moved(args, global, Some(from), position),
+        Some(Reply::Refused { reason }) => {
+            return Err(CliError::new(
+                Exit::Position,
+                format!("move emitter {}: {reason}", args.emitter),
+            ));
+        }
+        Some(_) => {
+            return Err(CliError::new(
+                Exit::Runtime,
+                "ask the running process: it answered something else; it may be of another version",
+            ));
+        }
+        None => {}
+    }
+    // The lock: moving a position under a running process would be undone by its next checkpoint.
+    let state = State::open(&config.state_path)?;
     // The emitter's own state belongs to the old position: without it a file emitter begins a new
     // file instead of cutting one in the wrong place.
-    let moved = Checkpoint {
+    let target = Checkpoint {
         lineage,
         position,
         state: bytes::Bytes::new(),
         stored_micros: wall_micros(),
     };
-    state.checkpoints.reset(&args.emitter, Some(&moved))?;
+    state.checkpoints.reset(&args.emitter, Some(&target))?;
     let before = stored.map(|c| c.position.to_string());
+    moved(args, global, before, position)
+}
+
+/// Says what happened.
+fn moved(
+    args: &PositionSetArgs,
+    global: &Global,
+    before: Option<String>,
+    position: Position,
+) -> Result<Exit, CliError> {
     answer(
         global.output,
         || {
@@ -164,16 +205,14 @@ fn target(
         let token: ResumeToken = to.parse()?;
         return Ok((*token.lineage(), token.position()));
     }
-    let start = match to {
-        "earliest" => Some(StartAt::Earliest),
-        "latest" => Some(StartAt::Latest),
-        _ => None,
-    };
-    if let Some(start) = start {
-        let clock = Arc::new(SystemClock::new());
-        let tail = WalTail::open(StdStorage::shared(), log, start, clock)
-            .map_err(|error| wal_error(log, error))?;
-        return Ok((tail.source().lineage, tail.end()));
+    if ["earliest", "latest"].contains(&to)
+        || to.starts_with("position:")
+        || to.starts_with("time:")
+    {
+        let view = LogView::Directory(log.to_path_buf());
+        let extent = view.extent().map_err(|error| wal_error(log, error))?;
+        let position = view.locate(&to.parse::<Start>()?)?;
+        return Ok((*extent.lineage(), position));
     }
     let position: Position = to
         .parse()

@@ -25,7 +25,10 @@ pub(crate) fn run(_args: &StatusArgs, global: &Global) -> Result<Exit, CliError>
                 format!("ask the running process: {reason}"),
             ));
         }
-        Ok(Some(Reply::Redrive(_) | Reply::Discarded { .. }) | None) => PipelineStatus {
+        Ok(
+            Some(Reply::Redrive(_) | Reply::Discarded { .. } | Reply::Done | Reply::Moved { .. })
+            | None,
+        ) => PipelineStatus {
             running: false,
             source: config.source.as_ref().map(ToString::to_string),
             lanes: checkpoints(&paths)?

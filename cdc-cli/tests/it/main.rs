@@ -11,4 +11,6 @@ mod crash;
 mod http;
 mod layers;
 #[cfg(test)]
+mod operate;
+#[cfg(test)]
 mod tool;

@@ -137,12 +137,12 @@ impl Running {
                 return Ok(count);
             };
             after = Some(last.event.position);
-            for letter in page
-                .iter()
-                .filter(|letter| wanted.contains(&letter.event_id()))
-            {
-                dlq.set_state(&self.config.name, letter.event_id(), LetterState::Discarded)
-                    .map_err(|cause| self.dlq_error(cause))?;
+            let wanted = |letter: &&DeadLetter| wanted.contains(&letter.event_id());
+            let letters: Vec<_> = page.iter().filter(wanted).collect();
+            let ids: Vec<_> = letters.iter().map(|letter| letter.event_id()).collect();
+            dlq.set_states(&self.config.name, &ids, LetterState::Discarded)
+                .map_err(|cause| self.dlq_error(cause))?;
+            for letter in letters {
                 if let Ok(Some(keys)) = key_hashes(&letter.event) {
                     self.parked.remove(keys, letter.event.position);
                 }
@@ -166,12 +166,13 @@ impl Running {
             other => return Ok(other),
         }
         self.store_checkpoint()?;
+        {
+            let ids: Vec<_> = done.iter().map(|(id, _)| *id).collect();
+            let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+            dlq.set_states(&self.config.name, &ids, LetterState::Delivered)
+                .map_err(|cause| self.dlq_error(cause))?;
+        }
         for (id, keys) in done {
-            {
-                let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
-                dlq.set_state(&self.config.name, id, LetterState::Delivered)
-                    .map_err(|cause| self.dlq_error(cause))?;
-            }
             if let Some(keys) = keys {
                 self.parked.remove(keys, id.position());
             }

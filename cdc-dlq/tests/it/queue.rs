@@ -315,3 +315,52 @@ fn export_is_a_line_of_json_a_letter() {
         lines[1].contains(r#""message":"line\nfeed \"quoted\"","status":null,"response":null"#)
     );
 }
+
+/// Many letters closed at once, listed page by page, counted without being looked at.
+#[test]
+fn batches_pages_and_counts_agree_with_the_letters() {
+    let disk = SimStorage::default();
+    let mut dlq = open(&disk);
+    let letters: Vec<_> = (1..=100).map(|n| letter("hooks", n)).collect();
+    dlq.append(&letters).unwrap();
+    dlq.append(&[letter("audit", 7)]).unwrap();
+    let closed: Vec<_> = (1..=40).map(id).collect();
+    DeadLetterQueue::set_states(&mut dlq, "hooks", &closed, LetterState::Delivered).unwrap();
+    dlq.set_state("hooks", id(41), LetterState::Parked).unwrap();
+    drop(dlq);
+    // All of it is on the disk.
+    let dlq = open(&disk);
+    let reader = dlq.reader();
+    let filter = LetterFilter::emitter("hooks");
+    let (mut behind, mut seen) = (None, Vec::new());
+    loop {
+        let page = reader.page(&filter, behind.as_ref(), 7, 11).unwrap();
+        assert!(page.letters.len() <= 7);
+        seen.extend(positions(&page.letters));
+        behind = page.next;
+        if behind.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (41..=100).collect::<Vec<_>>());
+    let count = |emitter: &str, state| {
+        let counts = reader.counts();
+        let of = counts
+            .iter()
+            .filter(|c| c.emitter == emitter && c.state == state);
+        of.map(|count| count.letters).sum::<u64>()
+    };
+    assert_eq!(count("hooks", LetterState::Pending), 59);
+    assert_eq!(count("hooks", LetterState::Parked), 1);
+    assert_eq!(count("audit", LetterState::Pending), 1);
+    let groups: u64 = reader
+        .stats()
+        .groups
+        .iter()
+        .map(|group| group.letters)
+        .sum();
+    assert_eq!(
+        reader.counts().iter().map(|c| c.letters).sum::<u64>(),
+        groups
+    );
+}
