@@ -139,7 +139,7 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
     })?;
     match asked {
         // The lane moves itself, between two requests.
-        Some(Reply::Moved { from }) => return moved(args, global, Some(from), position),
+        Some(Reply::Moved { from }) => return moved(args, global, Some(&from), position),
         Some(Reply::Refused { reason }) => {
             return Err(CliError::new(
                 Exit::Position,
@@ -166,14 +166,14 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
     };
     state.checkpoints.reset(&args.emitter, Some(&target))?;
     let before = stored.map(|c| c.position.to_string());
-    moved(args, global, before, position)
+    moved(args, global, before.as_deref(), position)
 }
 
 /// Says what happened.
 fn moved(
     args: &PositionSetArgs,
     global: &Global,
-    before: Option<String>,
+    before: Option<&str>,
     position: Position,
 ) -> Result<Exit, CliError> {
     answer(
@@ -182,7 +182,7 @@ fn moved(
             format!(
                 "emitter {}: {} -> {position}\n",
                 args.emitter,
-                before.as_deref().unwrap_or("no checkpoint"),
+                before.unwrap_or("no checkpoint"),
             )
         },
         || json!({ "emitter": args.emitter, "before": before, "after": position.to_string() }),
