@@ -33,6 +33,19 @@ pub enum HttpVersion {
     Http2,
 }
 
+#[cfg(feature = "tls")]
+impl HttpVersion {
+    /// What the TLS handshake offers, the best first.
+    pub(crate) fn offers(self) -> Vec<Vec<u8>> {
+        let (http1, http2) = (b"http/1.1".to_vec(), b"h2".to_vec());
+        match self {
+            Self::Auto if cfg!(feature = "http2") => vec![http2, http1],
+            Self::Http2 => vec![http2],
+            Self::Auto | Self::Http1 => vec![http1],
+        }
+    }
+}
+
 /// A certificate that this side shows to a receiver that asks for one (mutual TLS).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{ClientCertificate, HttpVersion, WebhookConfig, WebhookConfigError};
+use crate::config::{ClientCertificate, WebhookConfig, WebhookConfigError};
 
 /// TLS to one host.
 #[derive(Clone)]
@@ -46,14 +46,7 @@ impl Tls {
                     .map_err(|error| unusable(&files.chain, &error))?
             }
         };
-        let http1 = || b"http/1.1".to_vec();
-        client.alpn_protocols = match config.http_version {
-            #[cfg(feature = "http2")]
-            HttpVersion::Auto => vec![b"h2".to_vec(), http1()],
-            #[cfg(feature = "http2")]
-            HttpVersion::Http2 => vec![b"h2".to_vec()],
-            _ => vec![http1()],
-        };
+        client.alpn_protocols = config.http_version.offers();
         Ok(Self {
             connector: Arc::new(client).into(),
             server,
