@@ -208,3 +208,47 @@ fn a_destination_that_says_gone_stops_its_emitter() {
     shop.delivers();
     assert_eq!(*receiver.taken.lock().unwrap(), shop.committed());
 }
+
+/// A child that dies, talks nonsense, hangs, and at last does its work: each time it is started again
+/// and gets what it has not answered.
+#[test]
+fn a_child_of_every_bad_habit_gets_everything_in_the_end() {
+    let config = r#"[cdc]
+source = "wal:wal"
+state_path = "state"
+dlq_path = "dlq"
+emitter = "custom"
+batch_size = 10
+[cdc.custom]
+command = ["sh", "consumer.sh"]
+timeout = "1s"
+stop_timeout = "200ms"
+[cdc.retry]
+base = "10ms"
+max = "50ms"
+probe = "50ms"
+"#;
+    let mut shop = Shop::with_config(config);
+    let script = r#"n=$(cat starts 2>/dev/null || echo 0); n=$((n+1)); echo $n > starts
+case $n in
+  1) exit 3;;
+  2) echo nonsense; cat > /dev/null;;
+  3) head -n 4 > /dev/null; kill -9 $$;;
+  4) trap '' TERM; cat > /dev/null;;
+esac
+while read -r line; do
+  printf '%s\n' "$line" >> taken
+  printf '%s\n' "$line" | cut -d '"' -f 4
+done
+"#;
+    std::fs::write(shop.tool.path("consumer.sh"), script).unwrap();
+    shop.commit(50);
+    let mut run = Running::start(shop.tool.command(&["run", "--once"]));
+    let end = run.end();
+    assert_eq!(end.code, 0, "{}", end.err);
+    let taken = std::fs::read_to_string(shop.tool.path("taken")).unwrap();
+    // In order, each once, and none of them in the dead letter queue.
+    assert_eq!(ids(&taken), shop.committed());
+    let starts = std::fs::read_to_string(shop.tool.path("starts")).unwrap();
+    assert_eq!(starts.trim(), "5", "started again once for each bad habit");
+}
