@@ -107,6 +107,30 @@ impl<Q: DeadLetterQueue> DeadLetterQueue for WatchedDlq<Q> {
         set
     }
 
+    fn set_states(
+        &mut self,
+        emitter: &str,
+        ids: &[EventId],
+        state: LetterState,
+    ) -> Result<(), DlqError> {
+        for &id in ids {
+            self.oracle.letter_changing(emitter, id, state);
+        }
+        let set = self.inner.set_states(emitter, ids, state);
+        self.timeline.note(emitter, || {
+            let failed = set.as_ref().err();
+            let failed = failed.map_or(String::new(), |error| format!(" FAILS: {error}"));
+            format!("{} letters are {}{failed}", ids.len(), state.name())
+        });
+        if set.is_ok() {
+            for &id in ids {
+                self.oracle.letter_changed(emitter, id);
+                self.oracle.letter_state(emitter, id, state);
+            }
+        }
+        set
+    }
+
     fn open_letters(
         &mut self,
         emitter: &str,
