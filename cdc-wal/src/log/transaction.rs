@@ -366,8 +366,13 @@ impl Transaction {
             if start > HEAD {
                 self.flush_buffer(start)?;
             }
-            if self.buffer.len() > max {
+            if record + FRAME_HEADER > max {
                 return self.flush_fragments();
+            }
+            // It fits a frame of its own, but not one with a commit record in front of it. Parts
+            // of it would be one part, which has no last one.
+            if self.buffer.len() > max {
+                return self.flush_buffer(self.buffer.len());
             }
         }
         self.in_buffer += 1;

@@ -89,3 +89,34 @@ fn large_transactions_and_records_interleave_with_small_ones() {
         assert_eq!(rest, events[at + 1..], "after {at}");
     }
 }
+
+#[test]
+fn records_of_every_length_around_a_frame_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(config(dir.path())).unwrap();
+    let frame = cdc_wal::format::frame_max(64 << 10);
+    let relation = relation();
+    // From a record that fits a commit frame to one of two parts, alone and behind another one.
+    let lengths = frame - 160..frame + 16;
+    for length in lengths.clone() {
+        let mut tx = log.begin(length as u64);
+        if length % 3 == 0 {
+            tx.insert(&relation, &row(0, "small", "1")).unwrap();
+        }
+        tx.insert(&relation, &row(1, &"x".repeat(length), "1"))
+            .unwrap();
+        if length % 2 == 0 {
+            tx.insert(&relation, &row(2, "behind", "1")).unwrap();
+        }
+        tx.commit_unsynced().unwrap();
+    }
+    log.flush().unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    let events = drain(&mut tail, BatchLimit::default()).unwrap();
+    let found: Vec<_> = events
+        .iter()
+        .filter(|event| event.encoded_len() > 1000)
+        .map(|event| usize::try_from(event.transaction.id).unwrap())
+        .collect();
+    assert_eq!(found, lengths.collect::<Vec<_>>());
+}
