@@ -67,6 +67,7 @@
 //! # Features
 //! - `postgres`: the reader of PostgreSQL's logical replication.
 //! - `tls`: TLS on its connection.
+//! - `rocksdb`: RocksDB's write-ahead log as events, read from its files.
 //! - `testing`: the conformance kit for engines of the eight [`kinds`].
 //! - `sqlite`: the reader of any SQLite database in WAL mode.
 
@@ -83,6 +84,8 @@ mod notify;
 pub mod postgres;
 mod read;
 pub mod repair;
+#[cfg(feature = "rocksdb")]
+pub mod rocksdb;
 mod segment;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

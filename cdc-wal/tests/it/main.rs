@@ -14,6 +14,7 @@ mod mapped;
 mod postgres;
 mod recovery;
 mod repair;
+mod rocksdb;
 mod savepoint;
 #[cfg(feature = "sqlite")]
 mod sqlite;
