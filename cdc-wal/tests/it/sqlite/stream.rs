@@ -235,3 +235,51 @@ async fn limits_of_batches_are_kept() {
     assert!(end.is_transaction_end());
     source.close().await.unwrap();
 }
+
+/// A consumer that applies events one by one by key must not delete what was just inserted.
+#[tokio::test]
+async fn a_key_that_is_taken_over_is_deleted_before_it_is_inserted() {
+    let mut stage = Stage::new("CREATE TABLE names(name TEXT PRIMARY KEY, n);");
+    stage
+        .application
+        .run("INSERT INTO names VALUES ('x', 1), ('y', 2), ('z', 3);");
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage.application.run(
+        "BEGIN; DELETE FROM names WHERE name = 'y'; UPDATE names SET name = 'y' WHERE name = 'x';
+         UPDATE names SET n = 4 WHERE name = 'z'; COMMIT;",
+    );
+    let found = events(&mut source, 4).await;
+    let shown: Vec<String> = found.iter().map(show).collect();
+    assert_eq!(
+        shown,
+        [
+            "delete names 'x',1",
+            "delete names 'y',2",
+            "insert names -> 'y',1",
+            "update names 'z',3 -> 'z',4 .",
+        ]
+    );
+    source.close().await.unwrap();
+}
+
+/// SQLite writes a value of the same size in place: only an overflow page is in the log.
+#[tokio::test]
+async fn a_change_on_an_overflow_page_alone_is_seen() {
+    let mut stage = Stage::new("CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT);");
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1, printf('%.*c', 20000, 'a')), (2, 'b');");
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage
+        .application
+        .run("UPDATE t SET x = substr(x, 1, 19999) || 'z' WHERE id = 1;");
+    let found = events(&mut source, 1).await;
+    let shown = show(&found[0]);
+    assert!(
+        shown.starts_with("update t 1,'aaa"),
+        "{} bytes",
+        shown.len()
+    );
+    assert!(shown.ends_with("aaz' ."), "{} bytes", shown.len());
+    source.close().await.unwrap();
+}
