@@ -87,7 +87,7 @@ Examples:
   cdc-cli tail postgres://cdc@localhost/shop --table 'public.order*' --operation delete
   cdc-cli tail wal:/var/lib/engine/wal -o json | jq .after")]
 pub(crate) struct TailArgs {
-    /// What to look at: postgres://USER@HOST/DB or wal:DIRECTORY.
+    /// What to look at: postgres://USER@HOST/DB, sqlite:FILE or wal:DIRECTORY.
     #[arg(value_name = "SOURCE")]
     pub(crate) from: String,
     /// Only tables that fit this pattern; may be repeated.
@@ -105,8 +105,8 @@ pub(crate) struct TailArgs {
     /// Wire form with -o json.
     #[arg(long, value_enum, default_value_t = WireFormat::Json)]
     pub(crate) format: WireFormat,
-    /// Begin with the oldest retained event (only of a wal: source; a database gives what commits
-    /// from now on).
+    /// Begin with the oldest retained event of a wal: source, or with the rows that are there of an
+    /// sqlite: source; PostgreSQL gives what commits from now on.
     #[arg(long)]
     pub(crate) earliest: bool,
     /// Stop after this many events.
@@ -151,15 +151,28 @@ pub(crate) struct DropSlotArgs {
 /// `demo`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Needs no server and no configuration: an embedded order store is written to, captured, filtered and
-delivered; a consumer fails, an event dies and is redriven, the process is stopped and resumes.")]
+Needs no server and no configuration: an order store is written to, captured, filtered and delivered; a
+consumer fails, an event dies and is redriven, the process is stopped and resumes.")]
 pub(crate) struct DemoArgs {
     /// Keep the demonstration's files here instead of removing them.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) keep: Option<PathBuf>,
+    /// What is captured; without this an SQLite database if `python3` or `sqlite3` is there to
+    /// write it, else an embedded engine.
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<DemoEngine>,
     /// Do not pause between the steps.
     #[arg(long)]
     pub(crate) fast: bool,
+}
+
+/// What the demonstration captures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoEngine {
+    /// An SQLite database that an unmodified application writes.
+    Sqlite,
+    /// An engine that has our log inside.
+    Embedded,
 }
 
 /// `bench`

@@ -6,8 +6,8 @@ pub(crate) mod state;
 use std::path::PathBuf;
 
 pub(crate) use capture::{
-    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, DropSlotArgs, ReplayArgs, RunArgs, TailArgs,
-    VerifyArgs, WireFormat,
+    BenchArgs, BenchEmitter, CheckArgs, DemoArgs, DemoEngine, DropSlotArgs, ReplayArgs, RunArgs,
+    TailArgs, VerifyArgs, WireFormat,
 };
 pub(crate) use state::{
     DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,

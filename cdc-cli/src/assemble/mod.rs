@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod dead_letters;
+pub(crate) mod foreign;
 pub(crate) mod lanes;
 pub(crate) mod redrive;
 pub(crate) mod runner;

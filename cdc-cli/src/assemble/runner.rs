@@ -14,12 +14,12 @@ use cdc_core::{
     SourceError, SourceErrorKind, SourceInfo, SystemClock, TokenRefusal, WalSource, accepted_gap,
     wall_micros,
 };
-use cdc_wal::postgres::PostgresSource;
 use cdc_wal::{FileJournal, JournalConfig, Log, StartAt};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::control::{self, ControlledLane};
+use super::foreign::{Foreign, ForeignConfig};
 use super::lanes::{self, Ended, Range, Shared, Started};
 use super::start::{Extent, LogView, Start};
 use super::state::State;
@@ -101,11 +101,12 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
     let watermark = Watermark::new();
     let (ended, events) = mpsc::unbounded_channel();
     let ready = match &source {
-        Source::Postgres(url) => {
-            let postgres = source::postgres(config, url, !matches!(options.until, Until::Stopped))?;
-            let looked_at = postgres.clone();
+        Source::Postgres(_) | Source::Sqlite(_) => {
+            let waits_for_end = !matches!(options.until, Until::Stopped);
+            let foreign = source::foreign(config, &source, &state, waits_for_end)?;
+            let looked_at = foreign.clone();
             let starting =
-                start_capture(config, postgres, options, &state, &watermark, ended.clone());
+                start_capture(config, foreign, options, &state, &watermark, ended.clone());
             let ready = tokio::select! {
                 ready = starting => ready?,
                 name = signals.next() => {
@@ -113,7 +114,9 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
                     return Ok(Exit::Done);
                 }
             };
-            source::warn_unmatched(config, &looked_at).await;
+            if let ForeignConfig::Postgres(postgres) = &looked_at {
+                source::warn_unmatched(config, postgres).await;
+            }
             ready
         }
         Source::Wal(dir) => open_wal(dir, options)?,
@@ -203,7 +206,7 @@ fn stop_position(
 /// Connects on the capture thread, opens the journal, and waits there for the lanes to register.
 async fn start_capture(
     config: &Config,
-    mut postgres: cdc_wal::postgres::PostgresConfig,
+    mut foreign: ForeignConfig,
     options: &RunOptions,
     state: &State,
     watermark: &Watermark,
@@ -234,8 +237,8 @@ async fn start_capture(
         .iter()
         .map(|(_, checkpoint)| checkpoint.position)
         .min();
-    postgres.captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
-    postgres.accept_gap = options.accept_gap;
+    let captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
+    foreign.resume(captured, options.accept_gap);
     let (trigger, shutdown) = Shutdown::new();
     let (go, started) = oneshot::channel();
     let (tell, told) = oneshot::channel();
@@ -255,7 +258,7 @@ async fn start_capture(
                 .with_cause(cause)
             })?;
             runtime.block_on(async move {
-                let opened = open(postgres, journal, slowest, accept_gap).await;
+                let opened = open(foreign, journal, slowest, accept_gap).await;
                 let (source, journal, server_end) = match opened {
                     Ok(opened) => opened,
                     Err(error) => {
@@ -329,12 +332,12 @@ async fn start_capture(
 /// Connects and opens the journal; checks that nothing is missing between what we have and what
 /// the source will send.
 async fn open(
-    postgres: cdc_wal::postgres::PostgresConfig,
+    foreign: ForeignConfig,
     mut journal: JournalConfig,
     slowest: Option<Position>,
     accept_gap: bool,
-) -> Result<(PostgresSource, FileJournal, Position), SourceError> {
-    let source = PostgresSource::connect(postgres, None).await?;
+) -> Result<(Foreign, FileJournal, Position), SourceError> {
+    let source = foreign.connect(&journal.dir).await?;
     let info = source.source().clone();
     journal.start = source.start();
     let existed = journal.dir.join("control").exists();
@@ -363,8 +366,8 @@ async fn open(
     if journal.end() < source.start() {
         journal.append(&EventBatch::heartbeat(info, source.start()))?;
     }
-    let server_end = Position::before(source.server_end());
-    Ok((source, journal, server_end))
+    let end = source.end_at_start();
+    Ok((source, journal, end))
 }
 
 async fn supervise(

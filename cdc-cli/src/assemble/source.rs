@@ -8,9 +8,12 @@ use std::time::Duration;
 use cdc_core::storage::StdStorage;
 use cdc_core::{EngineKind, Position, Relation, SourceError, SystemClock};
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
+use cdc_wal::sqlite::SqliteConfig;
 use cdc_wal::{LogErrorKind, StartAt, WalTail};
 
-use crate::config::{Config, PostgresUrl};
+use super::foreign::ForeignConfig;
+use super::state::State;
+use crate::config::{Config, PostgresUrl, Source};
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -44,6 +47,41 @@ pub(crate) fn postgres(
         postgres.status_interval = STATUS_INTERVAL_ONCE;
     }
     Ok(postgres)
+}
+
+/// The database a source names, as the runner connects to it.
+///
+/// # Errors
+/// Exit code 3 if the source makes no sense, or is no database with a log of its own.
+pub(crate) fn foreign(
+    config: &Config,
+    source: &Source,
+    state: &State,
+    waits_for_end: bool,
+) -> Result<ForeignConfig, CliError> {
+    match source {
+        Source::Postgres(url) => postgres(config, url, waits_for_end)
+            .map(|postgres| ForeignConfig::Postgres(Box::new(postgres))),
+        Source::Sqlite(path) => {
+            let mut sqlite = sqlite(config, path);
+            sqlite.state_dir = Some(state.paths.sqlite());
+            Ok(ForeignConfig::Sqlite(Box::new(sqlite)))
+        }
+        Source::Wal(dir) => Err(CliError::new(
+            Exit::Configuration,
+            format!("capture from wal:{}: it is read directly", dir.display()),
+        )),
+    }
+}
+
+/// How to follow an SQLite database; without a state directory.
+pub(crate) fn sqlite(config: &Config, path: &Path) -> SqliteConfig {
+    let mut sqlite = SqliteConfig::new(path);
+    sqlite.name.clone_from(&config.name);
+    sqlite.snapshot = config.sqlite.snapshot;
+    sqlite.assist = config.sqlite.assist;
+    sqlite.include_shadow_tables = config.sqlite.include_shadow_tables;
+    sqlite
 }
 
 /// Tables listed in one warning.

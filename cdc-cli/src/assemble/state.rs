@@ -14,6 +14,7 @@ use crate::report::CliError;
 const LOCK: &str = "lock";
 const CHECKPOINTS: &str = "checkpoints";
 const JOURNAL: &str = "journal";
+const SQLITE: &str = "sqlite";
 const CONTROL: &str = "control.sock";
 
 /// Where the files of a pipeline are.
@@ -33,6 +34,11 @@ impl StatePaths {
 
     pub(crate) fn journal(&self) -> PathBuf {
         self.dir.join(JOURNAL)
+    }
+
+    /// What the SQLite reader remembers of the file it follows.
+    pub(crate) fn sqlite(&self) -> PathBuf {
+        self.dir.join(SQLITE)
     }
 
     pub(crate) fn control(&self) -> PathBuf {

@@ -19,6 +19,21 @@ pub(crate) fn run(_args: &CheckArgs, global: &Global) -> Result<Exit, CliError> 
             let postgres = source::postgres(&config, url, false)?;
             super::block_on(postgres::check(&postgres))??
         }
+        Source::Sqlite(path) => {
+            let sqlite = source::sqlite(&config, path);
+            let found = super::block_on(cdc_wal::sqlite::check(&sqlite))??;
+            found
+                .into_iter()
+                .map(|f| {
+                    let severity = match f.severity {
+                        cdc_wal::sqlite::Severity::Ok => Severity::Ok,
+                        cdc_wal::sqlite::Severity::Warning => Severity::Warning,
+                        cdc_wal::sqlite::Severity::Error => Severity::Error,
+                    };
+                    finding(severity, &f.subject, f.found, &f.remedy)
+                })
+                .collect()
+        }
         Source::Wal(dir) => {
             let clock = std::sync::Arc::new(cdc_core::SystemClock::new());
             let storage = cdc_core::storage::StdStorage::shared();

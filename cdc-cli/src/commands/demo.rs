@@ -1,7 +1,10 @@
 //! `demo`: no set-up at all.
 
-use crate::args::{DemoArgs, Global};
-use crate::demo;
+use std::path::Path;
+
+use crate::args::{DemoArgs, DemoEngine, Global};
+use crate::demo::beside::{self, Application, WRITERS};
+use crate::demo::{Narrator, embedded};
 use crate::exit::Exit;
 use crate::output::print;
 use crate::report::CliError;
@@ -22,9 +25,9 @@ pub(crate) fn run(args: &DemoArgs, _global: &Global) -> Result<Exit, CliError> {
                     ),
                 ));
             }
-            let exit = demo::play(dir, args.fast)?;
+            let exit = play(dir, args)?;
             print(&format!(
-                "\nLook around: cdc-cli -c {0}/cdc.toml status; cdc-cli -c {0}/cdc.toml dlq ls; cdc-cli wal info {0}/wal\n",
+                "\nLook around: cdc-cli -c {0}/cdc.toml status; cdc-cli -c {0}/cdc.toml dlq ls; ls {0}\n",
                 dir.display()
             ))?;
             Ok(exit)
@@ -34,7 +37,33 @@ pub(crate) fn run(args: &DemoArgs, _global: &Global) -> Result<Exit, CliError> {
                 .prefix("cdc-demo-")
                 .tempdir()
                 .map_err(failed)?;
-            demo::play(dir.path(), args.fast)
+            play(dir.path(), args)
+        }
+    }
+}
+
+fn play(dir: &Path, args: &DemoArgs) -> Result<Exit, CliError> {
+    let narrator = Narrator::new(args.fast);
+    if args.engine == Some(DemoEngine::Embedded) {
+        return embedded::play(dir, &narrator);
+    }
+    let application = Application::start(&dir.join("shop.db")).map_err(|cause| {
+        CliError::new(Exit::Runtime, "start an application for the demonstration").with_cause(cause)
+    })?;
+    match application {
+        Some(application) => beside::play(dir, application, &narrator),
+        None if args.engine.is_some() => Err(CliError::new(
+            Exit::Runtime,
+            format!(
+                "show capture from SQLite: none of {} is installed to play the application; install one, or say --engine embedded",
+                WRITERS.join(", ")
+            ),
+        )),
+        None => {
+            print(
+                "Neither python3 nor sqlite3 is here to write an SQLite database: this shows an embedded engine.\n",
+            )?;
+            embedded::play(dir, &narrator)
         }
     }
 }

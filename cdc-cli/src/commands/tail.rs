@@ -9,6 +9,7 @@ use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, EventBatch, Filter, Op, SystemClock, WalSource};
 use cdc_filter::{EventFilter, FilterConfig};
 use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 use cdc_wal::{StartAt, WalTail};
 
 use crate::args::{Global, OutputFormat, TailArgs, WireFormat, require_source};
@@ -50,6 +51,18 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 let mut source = PostgresSource::connect(postgres, None).await?;
                 let outcome = follow(&mut source, &mut shown, args.count).await;
                 // Also after an error: the publication must not stay behind.
+                let closed = source.close().await;
+                outcome?;
+                closed?;
+            }
+            Source::Sqlite(path) => {
+                let sqlite = SqliteConfig {
+                    // Only what commits from now on, and nothing remembered.
+                    snapshot: args.earliest,
+                    ..source::sqlite(&config, path)
+                };
+                let mut source = SqliteSource::connect(sqlite, None).await?;
+                let outcome = follow(&mut source, &mut shown, args.count).await;
                 let closed = source.close().await;
                 outcome?;
                 closed?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cdc_core::envelope::Format;
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::FilterConfig;
+use cdc_wal::sqlite::Assist;
 
 use super::check;
 use super::destination;
@@ -13,7 +14,7 @@ use super::http;
 use super::layers::Merged;
 use super::model::{
     Config, Confirm, DeadKey, DeadLetterConfig, Destination, EmitterConfig, HttpConfig,
-    PostgresConfig, RetryConfig,
+    PostgresConfig, RetryConfig, SqliteConfig,
 };
 use super::names;
 use super::problem::Problem;
@@ -112,6 +113,7 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
             .map(|(d, _)| d)
             .unwrap_or_default(),
         postgres: postgres(reading, cdc),
+        sqlite: sqlite(reading, cdc),
         http,
         emitters,
         warnings,
@@ -178,6 +180,18 @@ fn source_name(reading: &mut Reading<'_>, cdc: Section<'_>) -> Option<String> {
         );
     }
     Some(name)
+}
+
+fn sqlite(reading: &mut Reading<'_>, cdc: Section<'_>) -> SqliteConfig {
+    let mut flag = |key| reading.flag(cdc, key).unwrap_or_default();
+    SqliteConfig {
+        snapshot: flag("sqlite.snapshot"),
+        include_shadow_tables: flag("sqlite.include_shadow_tables"),
+        assist: reading
+            .choice(cdc, "sqlite.assist")
+            .and_then(|(name, _)| Assist::from_name(name))
+            .unwrap_or_default(),
+    }
 }
 
 fn postgres(reading: &mut Reading<'_>, cdc: Section<'_>) -> PostgresConfig {

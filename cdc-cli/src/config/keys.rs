@@ -228,6 +228,10 @@ pub(crate) const KEYS: &[Key] = &[
     key("postgres.create_publication", Flag, Cdc, "Create the publication when it is absent.").or("true"),
     key("postgres.connect_timeout", Duration, Cdc, "Longest wait for a connection.").or("\"10s\""),
 
+    key("sqlite.snapshot", Flag, Cdc, "Give the rows that are there as `read` events before the first change, when capture begins.").or("true"),
+    key("sqlite.assist", Choice(&["off", "soft", "hard"]), Cdc, "Help for the application's checkpoints, which capture holds up: none, in its pauses, or also under load by a lock of some milliseconds.").or("\"hard\""),
+    key("sqlite.include_shadow_tables", Flag, Cdc, "Also the tables virtual tables (FTS, R*Tree) keep their contents in.").or("false"),
+
     key("http.listen", Text, Cdc, "Address of the HTTP surface (health, metrics, status, streams, dead letters). Without it there is none. Another address than loopback needs a token.").like("\"127.0.0.1:7979\""),
     key("http.token", Secret, Cdc, "Bearer token, of at least 16 characters, for everything that changes state. Better in a file or as ${NAME}.").like("\"${CDC_HTTP_TOKEN}\""),
     key("http.token_file", Path, Cdc, "File that holds the bearer token.").like("\"/run/secrets/cdc-http\""),

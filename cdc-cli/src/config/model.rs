@@ -8,6 +8,7 @@ use std::time::Duration;
 use cdc_core::envelope::Format;
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::{FilterConfig, TransformConfig};
+use cdc_wal::sqlite::Assist;
 
 use super::source::Source;
 
@@ -56,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_timeout: Duration,
     /// What only PostgreSQL needs.
     pub(crate) postgres: PostgresConfig,
+    /// What only SQLite needs.
+    pub(crate) sqlite: SqliteConfig,
     /// The HTTP surface, if there is one.
     pub(crate) http: Option<HttpConfig>,
     /// One lane each; never empty, names are unique.
@@ -80,6 +83,17 @@ pub(crate) struct DeadLetterConfig {
     pub(crate) bytes_max: u64,
     /// Keys that may be parked behind a dead letter at once.
     pub(crate) keys_max: u64,
+}
+
+/// What only SQLite needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SqliteConfig {
+    /// Give the rows that are there first.
+    pub(crate) snapshot: bool,
+    /// Help for the application's checkpoints.
+    pub(crate) assist: Assist,
+    /// Capture the contents of virtual tables.
+    pub(crate) include_shadow_tables: bool,
 }
 
 /// When the source may forget a transaction.

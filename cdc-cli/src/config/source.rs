@@ -10,6 +10,8 @@ use super::document::redact_passwords;
 pub(crate) enum Source {
     /// A PostgreSQL database.
     Postgres(PostgresUrl),
+    /// An SQLite database file.
+    Sqlite(PathBuf),
     /// A log of an engine that embeds `cdc-wal`.
     Wal(PathBuf),
 }
@@ -47,7 +49,6 @@ pub(crate) struct SourceRefusal {
 }
 
 /// Lets the reader judge the URL, so that a bad one is found before anything starts.
-#[cfg(feature = "postgres")]
 fn check_postgres(url: &str) -> Result<(), SourceRefusal> {
     match cdc_wal::postgres::PostgresConfig::parse(url) {
         Ok(_) => Ok(()),
@@ -58,17 +59,8 @@ fn check_postgres(url: &str) -> Result<(), SourceRefusal> {
     }
 }
 
-#[cfg(not(feature = "postgres"))]
-fn check_postgres(_url: &str) -> Result<(), SourceRefusal> {
-    Err(SourceRefusal {
-        message: "this build cannot capture from PostgreSQL".to_owned(),
-        help: "build it with the feature `postgres`".to_owned(),
-    })
-}
-
 /// What sources look like, for help.
-pub(crate) const SOURCE_HELP: &str =
-    "write a source such as \"postgres://cdc@localhost/shop\" or \"wal:/var/lib/engine/wal\"";
+pub(crate) const SOURCE_HELP: &str = "write a source such as \"postgres://cdc@localhost/shop\", \"sqlite:/var/lib/app/shop.db\" or \"wal:/var/lib/engine/wal\"";
 
 impl Source {
     /// Reads what a user wrote.
@@ -107,10 +99,15 @@ impl Source {
                 }
                 Ok(Self::Wal(PathBuf::from(path)))
             }
-            "sqlite" => refuse(
-                "capture from SQLite is not available in this version".into(),
-                "use a postgres:// or wal: source",
-            ),
+            "sqlite" => match cdc_wal::sqlite::SqliteConfig::parse(rest) {
+                Ok(_) => Ok(Self::Sqlite(PathBuf::from(
+                    rest.strip_prefix("//").unwrap_or(rest),
+                ))),
+                Err(_) => refuse(
+                    "the source sqlite: names no database file".into(),
+                    "name the file, such as \"sqlite:/var/lib/app/shop.db\"",
+                ),
+            },
             other => {
                 let known = ["postgres", "postgresql", "wal", "sqlite"];
                 let help = super::problem::nearest(other, known).map_or_else(
@@ -130,6 +127,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres(url) => fmt::Display::fmt(url, f),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             Self::Wal(path) => write!(f, "wal:{}", path.display()),
         }
     }
@@ -158,6 +156,8 @@ mod tests {
             ),
             ("wal:/var/lib/engine/wal", "wal:/var/lib/engine/wal"),
             ("wal:relative", "wal:relative"),
+            ("sqlite:///var/shop.db", "sqlite:/var/shop.db"),
+            ("SQLITE:shop.db", "sqlite:shop.db"),
             ("wal:///var/wal", "wal:/var/wal"),
         ] {
             assert_eq!(Source::parse(text).unwrap().to_string(), shown);
@@ -168,9 +168,10 @@ mod tests {
             ("shop", "the source has no scheme"),
             ("postgres:", "the source after postgres: is not a URL"),
             ("wal:", "the source wal: names no directory"),
+            ("sqlite:", "the source sqlite: names no database file"),
             (
-                "sqlite:shop.db",
-                "capture from SQLite is not available in this version",
+                "sqlite::memory:",
+                "the source sqlite: names no database file",
             ),
             ("mysql://h/db", "unknown kind of source \"mysql\""),
         ] {

@@ -1,11 +1,11 @@
-//! `demo`: the whole system in one process, on an embedded engine, explained step by step.
+//! `demo`: the whole system on one machine, without set-up, explained step by step.
 //!
-//! Nothing here is simulated: the store commits to a real log on disk, the lanes are those of
-//! `run`, the receiver is a real HTTP server on loopback, and the counts at the end are taken at
-//! the destinations.
+//! Nothing here is simulated: commits go to real files, the lanes are those of `run`, the receiver
+//! is a real HTTP server on loopback, and the counts at the end are taken at the destinations.
 
+pub(crate) mod beside;
+pub(crate) mod embedded;
+mod narrator;
 mod receiver;
-mod steps;
-mod store;
 
-pub(crate) use steps::play;
+pub(crate) use narrator::Narrator;

@@ -90,7 +90,7 @@ fn configurations() -> Vec<(&'static str, String)> {
             "source_misspelt_scheme",
             cdc("source = \"postgre://localhost/shop\""),
         ),
-        ("source_sqlite", cdc("source = \"sqlite:shop.db\"")),
+        ("source_sqlite", cdc("source = \"sqlite:\"")),
         (
             "source_bad_option",
             cdc("source = \"postgres://cdc:hunter2@localhost/shop?sslmod=require\""),

@@ -13,4 +13,6 @@ mod layers;
 #[cfg(test)]
 mod operate;
 #[cfg(test)]
+mod sqlite;
+#[cfg(test)]
 mod tool;

@@ -243,7 +243,7 @@ done
 "#;
     std::fs::write(shop.tool.path("consumer.sh"), script).unwrap();
     shop.commit(50);
-    let mut run = Running::start(shop.tool.command(&["run", "--once"]));
+    let run = Running::start(shop.tool.command(&["run", "--once"]));
     let end = run.end();
     assert_eq!(end.code, 0, "{}", end.err);
     let taken = std::fs::read_to_string(shop.tool.path("taken")).unwrap();

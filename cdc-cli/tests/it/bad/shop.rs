@@ -248,6 +248,11 @@ impl Running {
         assert!(kill.status().unwrap().success());
     }
 
+    /// True once it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Run {
         let status: ExitStatus = until("it ends", || self.child.try_wait().unwrap());

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use cdc_core::pipeline::{LaneCounts, RedriveRequest, Shutdown, ShutdownTrigger, Watermark};
 use cdc_core::{CheckpointStore, DeadLetterQueue, Position, SystemClock, WalSource};
@@ -12,39 +11,20 @@ use cdc_dlq::FileDlq;
 use cdc_wal::{Log, LogConfig, StartAt};
 use tokio::sync::mpsc;
 
-use super::receiver::Receiver;
 use super::store::Store;
 use crate::assemble::lanes::{self, Range, Shared, Started};
 use crate::assemble::state::State;
 use crate::assemble::{dead_letters, runner};
-use crate::config::{self, Config, Environment, Layers, Paint};
+use crate::config::{self, Config, Environment, Layers};
+use crate::demo::narrator::{Narrator, wait};
+use crate::demo::receiver::Receiver;
 use crate::exit::Exit;
 use crate::output::print;
 use crate::pretty::Pretty;
-use crate::report::{CliError, paint};
+use crate::report::CliError;
 
-/// Longest wait for something that the demonstration promises to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The key of the poisoned order's later events is parked behind it: this many statuses follow.
 const STATUSES: [&str; 3] = ["paid", "packed", "shipped"];
-
-/// Prints lines, with pauses for a reader.
-struct Narrator {
-    bold: &'static str,
-    off: &'static str,
-    pause: Duration,
-}
-
-impl Narrator {
-    fn step(&self, number: u32, title: &str) -> Result<(), CliError> {
-        std::thread::sleep(self.pause);
-        print(&format!("\n{}{number}. {title}{}\n", self.bold, self.off))
-    }
-
-    fn say(&self, text: &str) -> Result<(), CliError> {
-        print(&format!("   {text}\n"))
-    }
-}
 
 /// One run of the pipeline over the store's log.
 struct Running {
@@ -58,17 +38,7 @@ struct Running {
 ///
 /// # Errors
 /// Exit code 1 if anything does not happen that is promised.
-pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
-    let colour = paint(std::io::IsTerminal::is_terminal(&std::io::stdout())) == Paint::Color;
-    let narrator = Narrator {
-        bold: if colour { "\x1b[1m" } else { "" },
-        off: if colour { "\x1b[0m" } else { "" },
-        pause: if fast {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(1200)
-        },
-    };
+pub(crate) fn play(dir: &Path, narrator: &Narrator) -> Result<Exit, CliError> {
     let failed = |what: &'static str| move |cause| io_error(what, cause);
     let receiver = Arc::new(Receiver::default());
     let address = receiver.start().map_err(failed("start the receiver"))?;
@@ -107,9 +77,9 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
         }
     }
     wait("deliver the first orders", || {
-        delivered(&receiver) == store.order_events
+        Ok(delivered(&receiver) == store.order_events)
     })?;
-    show_some(&log, &narrator)?;
+    show_some(&log, narrator)?;
     let card = receiver.seen().card.clone().unwrap_or_default();
     narrator.say(&format!(
         "The webhook has {} events of orders, with cards as {card:?}.",
@@ -125,10 +95,10 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
         store.place(500 + n, "").map_err(log_error)?;
     }
     wait("notice the outage", || {
-        receiver.refused.load(Ordering::Relaxed) >= 3
+        Ok(receiver.refused.load(Ordering::Relaxed) >= 3)
     })?;
     wait("go on with the file", || {
-        counts(&running, "archive").delivered == store.events
+        Ok(counts(&running, "archive").delivered == store.events)
     })?;
     let hook = counts(&running, "orders");
     narrator.say(&format!(
@@ -140,7 +110,7 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
     ))?;
     receiver.down.store(false, Ordering::Relaxed);
     wait("catch up after the outage", || {
-        delivered(&receiver) == store.order_events
+        Ok(delivered(&receiver) == store.order_events)
     })?;
     narrator.say("It is back, and everything that waited was delivered.")?;
 
@@ -156,10 +126,10 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
     }
     let behind = STATUSES.len() as u64;
     wait("isolate the poisoned event", || {
-        counts(&running, "orders").parked == behind
-            && delivered(&receiver) + behind + 1 == store.order_events
+        Ok(counts(&running, "orders").parked == behind
+            && delivered(&receiver) + behind + 1 == store.order_events)
     })?;
-    show_letters(&running, &narrator)?;
+    show_letters(&running, narrator)?;
 
     narrator.step(
         4,
@@ -193,9 +163,9 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
     }
     let before = delivered(&receiver);
     running = start(&config, &log)?;
-    wait("resume", || delivered(&receiver) == store.order_events)?;
+    wait("resume", || Ok(delivered(&receiver) == store.order_events))?;
     wait("resume the file", || {
-        counts(&running, "archive").delivered == 150
+        Ok(counts(&running, "archive").delivered == 150)
     })?;
     narrator.say(&format!(
         "stopped at {stopped_at}; committed meanwhile: 75 orders; delivered after the start: {}.",
@@ -204,7 +174,7 @@ pub(crate) fn play(dir: &Path, fast: bool) -> Result<Exit, CliError> {
     stop(running)?;
 
     narrator.step(6, "The counts add up")?;
-    finish(dir, &store, &receiver, &history, &narrator)
+    finish(dir, &store, &receiver, &history, narrator)
 }
 
 fn configuration(dir: &Path, address: &str) -> String {
@@ -319,27 +289,13 @@ fn delivered(receiver: &Receiver) -> u64 {
     receiver.seen().ids.len() as u64
 }
 
-fn wait(what: &str, done: impl Fn() -> bool) -> Result<(), CliError> {
-    let began = Instant::now();
-    while !done() {
-        if began.elapsed() > PATIENCE {
-            return Err(CliError::new(
-                Exit::Runtime,
-                format!("{what}: it did not happen within {} s", PATIENCE.as_secs()),
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
 /// Shows the first transactions of the log, as `tail` does.
 fn show_some(log: &Log, narrator: &Narrator) -> Result<(), CliError> {
     let clock = Arc::new(SystemClock::new());
     let mut tail = log.tail(StartAt::Earliest, clock).map_err(log_error)?;
     let batch = crate::commands::block_on(tail.next_batch(cdc_core::BatchLimit::default()))??;
     let Some(batch) = batch else { return Ok(()) };
-    let mut pretty = Pretty::new(!narrator.off.is_empty());
+    let mut pretty = Pretty::new(narrator.colour());
     let mut text = String::new();
     for event in batch.events().iter().take(4) {
         let shown = pretty.event(batch.source(), event, &mut text);

@@ -1,0 +1,112 @@
+//! A database with a log of its own, whichever it is: what capture needs of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cdc_core::{BatchLimit, EventBatch, Lineage, Position, SourceError, SourceInfo, WalSource};
+use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+
+use super::start::LogView;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub(crate) enum ForeignConfig {
+    Postgres(Box<PostgresConfig>),
+    Sqlite(Box<SqliteConfig>),
+}
+
+/// A connection that streams.
+#[derive(Debug)]
+pub(crate) enum Foreign {
+    Postgres(Box<PostgresSource>),
+    Sqlite(Box<SqliteSource>),
+}
+
+impl ForeignConfig {
+    /// Lets the source know what was captured before, and whether changes may be missing.
+    pub(crate) fn resume(&mut self, captured: Option<Lineage>, accept_gap: bool) {
+        match self {
+            Self::Postgres(config) => {
+                config.captured = captured;
+                config.accept_gap = accept_gap;
+            }
+            Self::Sqlite(config) => config.accept_gap = accept_gap,
+        }
+    }
+
+    /// Connects and begins to stream. `journal` is where what was captured before lies, if any was.
+    ///
+    /// # Errors
+    /// From the source, and from a journal that is damaged.
+    pub(crate) async fn connect(self, journal: &Path) -> Result<Foreign, SourceError> {
+        match self {
+            // The slot knows where it stands; the journal is compared with it afterwards.
+            Self::Postgres(config) => PostgresSource::connect(*config, None)
+                .await
+                .map(|source| Foreign::Postgres(Box::new(source))),
+            Self::Sqlite(config) => {
+                let held = if journal.join("control").exists() {
+                    Some(LogView::Directory(journal.to_path_buf()).extent()?.end)
+                } else {
+                    None
+                };
+                SqliteSource::connect(*config, held)
+                    .await
+                    .map(|source| Foreign::Sqlite(Box::new(source)))
+            }
+        }
+    }
+}
+
+impl Foreign {
+    /// Everything up to here is not part of the stream.
+    pub(crate) fn start(&self) -> Position {
+        match self {
+            Self::Postgres(source) => source.start(),
+            Self::Sqlite(source) => source.start(),
+        }
+    }
+
+    /// Where what was committed when this connected ends.
+    pub(crate) fn end_at_start(&self) -> Position {
+        match self {
+            Self::Postgres(source) => Position::before(source.server_end()),
+            Self::Sqlite(source) => source.end_at_start(),
+        }
+    }
+
+    /// Delivers the last confirmation and leaves.
+    ///
+    /// # Errors
+    /// From the source.
+    pub(crate) async fn close(self) -> Result<(), SourceError> {
+        match self {
+            Self::Postgres(source) => source.close().await,
+            Self::Sqlite(source) => source.close().await,
+        }
+    }
+}
+
+impl WalSource for Foreign {
+    fn source(&self) -> &Arc<SourceInfo> {
+        match self {
+            Self::Postgres(source) => source.source(),
+            Self::Sqlite(source) => source.source(),
+        }
+    }
+
+    async fn next_batch(&mut self, limit: BatchLimit) -> Result<Option<EventBatch>, SourceError> {
+        match self {
+            Self::Postgres(source) => source.next_batch(limit).await,
+            Self::Sqlite(source) => source.next_batch(limit).await,
+        }
+    }
+
+    async fn confirm(&mut self, up_to: Position) -> Result<(), SourceError> {
+        match self {
+            Self::Postgres(source) => source.confirm(up_to).await,
+            Self::Sqlite(source) => source.confirm(up_to).await,
+        }
+    }
+}
