@@ -133,15 +133,15 @@ fn apply(storage: &dyn Storage, which: &Index, change: &Change) {
 }
 
 /// What a reader of the directory gets: each file's name without `.gz`, and its content if it has
-/// any; and the manifest.
-fn reading(storage: &dyn Storage) -> BTreeMap<String, Option<Vec<u8>>> {
-    let names = names(storage).into_iter();
-    let read = names.map(|name| {
+/// any, twice if it is there in both forms; and the manifest.
+fn reading(storage: &dyn Storage) -> BTreeMap<String, Vec<Option<Vec<u8>>>> {
+    let mut read = BTreeMap::<_, Vec<_>>::new();
+    for name in names(storage) {
         let plain = name.trim_end_matches(".gz").to_owned();
         let inside = try_content(storage, &name);
-        (plain, inside)
-    });
-    read.collect()
+        read.entry(plain).or_default().push(inside);
+    }
+    read
 }
 
 fn written(compress: Compress, bincode: bool) -> (SimStorage, bytes::Bytes) {
