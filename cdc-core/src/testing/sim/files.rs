@@ -59,8 +59,29 @@ fn read(storage: &dyn Storage, path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// The text of a member of a whole JSON object.
 fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a str> {
+    // A hole that the power left in one line and the next reads as zeros in a line that begins
+    // and ends well.
+    if line.iter().any(u8::is_ascii_control) {
+        return None;
+    }
     let line = std::str::from_utf8(line).ok()?;
     let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
     let (text, _) = rest.split_once('"')?;
     (line.starts_with('{') && line.ends_with('}')).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_a_hole_is_no_line() {
+        let whole = br#"{"id":"a","position":"0/1:0","op":"insert"}"#;
+        assert_eq!(member(whole, "position"), Some("0/1:0"));
+        let mut torn = whole.to_vec();
+        torn[30..36].fill(0);
+        for line in [&torn[..], &whole[..20], &whole[1..]] {
+            assert_eq!(member(line, "position"), None);
+        }
+    }
 }
