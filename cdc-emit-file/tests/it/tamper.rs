@@ -177,7 +177,14 @@ proptest! {
         let before = reading(&*storage);
         prop_assert!(verified(&*storage).is_whole());
         apply(&*storage, &which, &change);
-        let after = reading(&*storage);
+        let mut after = reading(&*storage);
+        // What stands in the open file behind the checkpoint is cut off at the next start.
+        for (name, forms) in &mut after {
+            let known = before.get(name).and_then(|forms| forms.first()?.as_ref());
+            if let (true, Some(known), [Some(bytes)]) = (name.ends_with(".part"), known, &mut forms[..]) {
+                bytes.truncate(known.len());
+            }
+        }
         let found = verify_against(&*storage, &dir(), STREAM, &state).unwrap();
         prop_assert!(
             !found.is_whole() || after == before,
