@@ -46,6 +46,8 @@ pub(super) struct Judged {
     pub(super) checkpoint: Position,
     /// Asked to be stored.
     pub(super) attempted: Position,
+    /// A move that could not be stored for sure: the next start may find it.
+    pub(super) maybe_moved: Option<Position>,
     /// All events before this number are done.
     pub(super) done: usize,
     pub(super) reset: bool,

@@ -98,6 +98,7 @@ impl Oracle {
             discarded: HashSet::new(),
             checkpoint: Position::ZERO,
             attempted: Position::ZERO,
+            maybe_moved: None,
             done: 0,
             reset: false,
             rules,
@@ -245,12 +246,22 @@ impl Oracle {
         }
     }
 
+    /// Storing a move failed: the next start may find it or what was there before.
+    pub fn maybe_moved(&self, emitter: &str, position: Position) {
+        if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
+            judged.maybe_moved = Some(position);
+        }
+    }
+
     /// A process found this checkpoint when it started.
     pub fn loaded(&self, emitter: &str, position: Option<Position>) {
         let position = position.unwrap_or(Position::ZERO);
         let mut violation = None;
         if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
-            if position < judged.checkpoint {
+            if judged.maybe_moved.take() == Some(position) {
+                judged.attempted = position;
+                judged.reset = true;
+            } else if position < judged.checkpoint {
                 violation = Some(format!(
                     "{emitter}: checkpoint {} was stored, {position} is found",
                     judged.checkpoint

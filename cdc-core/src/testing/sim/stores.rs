@@ -42,8 +42,10 @@ impl CheckpointStore for WatchedCheckpoints {
     fn reset(&self, emitter: &str, checkpoint: Option<&Checkpoint>) -> Result<(), CheckpointError> {
         let position = checkpoint.map_or(Position::ZERO, |checkpoint| checkpoint.position);
         let stored = self.inner.reset(emitter, checkpoint);
-        if stored.is_ok() {
-            self.oracle.moved(emitter, position);
+        match &stored {
+            Ok(()) => self.oracle.moved(emitter, position),
+            // It may be on the disk, or not.
+            Err(_) => self.oracle.maybe_moved(emitter, position),
         }
         stored
     }
