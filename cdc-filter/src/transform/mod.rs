@@ -22,7 +22,8 @@ const PLANS_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct TransformConfig {
     /// Table patterns as in [`FilterConfig::tables`](crate::FilterConfig::tables); empty means all
-    /// tables.
+    /// tables. Unlike a filter, a transform looks at a graph node's first label and at a moved
+    /// document's new folder only: to mask a property wherever it stands, leave this empty.
     ///
     /// With patterns, a column of the action that a matching table lacks is an error and the event
     /// becomes a dead letter. Without, the action applies to the columns that are there.
