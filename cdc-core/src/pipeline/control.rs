@@ -68,8 +68,8 @@ impl LaneControl {
     }
 
     /// Sends dead letters again and waits for the outcome. Live events wait meanwhile, also of
-    /// other keys. Ends at once, with [`RedriveReport::stopped`], while the lane is paused or its
-    /// destination unwell.
+    /// other keys. Ends at once, with [`RedriveReport::stopped`], while the lane is paused, or while
+    /// it tries again to send events to a destination that is unwell.
     pub async fn redrive(&self, request: RedriveRequest) -> Option<RedriveReport> {
         self.order(|reply| LaneCommand::Redrive { request, reply })
             .await

@@ -298,6 +298,10 @@ impl Running {
             LaneCommand::Redrive { request, reply } => {
                 let stopped = if self.paused {
                     Some("the lane is paused".to_owned())
+                } else if self.is_idle() {
+                    // What went wrong last may be long over, and nothing else would find out: the
+                    // redrive itself does.
+                    None
                 } else {
                     self.reason().map(str::to_owned)
                 };
