@@ -66,7 +66,7 @@ impl Compressor {
         match begun {
             Ok(thread) => self.running = Some((name, thread)),
             Err(error) => {
-                warn!(file = %name, %error, "start a thread that compresses; the file stays as it is until the next start");
+                warn!(file = %name, %error, "start a thread that compresses; the file stays as it is until another is closed");
                 self.waiting.push_front(name);
                 self.paused = true;
             }
