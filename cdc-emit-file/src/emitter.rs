@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use blake3::Hasher;
 use bytes::Bytes;
 use cdc_core::storage::{OpenMode, StorageFile, StorageLock};
 use cdc_core::{
     Checkpoint, DurableMark, EmitError, EmitErrorKind, Emitter, EventBatch, Lineage, Lsn, Position,
     Receipt, Rejection,
 };
-use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use crate::compress::{Compressor, GZ, with_end};
@@ -81,7 +81,7 @@ pub(crate) struct OpenFile {
     pub(crate) events: u64,
     pub(crate) lines: u64,
     pub(crate) crc: u32,
-    pub(crate) sha: Sha256,
+    pub(crate) hash: Hasher,
     pub(crate) opened_micros: i64,
     /// On the clock that never goes back.
     pub(crate) opened_at: Duration,
@@ -283,7 +283,7 @@ impl FileEmitter {
         open.torn = false;
         open.length += self.buffer.len() as u64;
         open.crc = crc32c::crc32c_append(open.crc, &self.buffer);
-        open.sha.update(&self.buffer);
+        open.hash.update(&self.buffer);
         open.events += pending.events;
         open.lines += pending.lines;
         open.last = Some(last);
@@ -325,7 +325,7 @@ impl FileEmitter {
                 events: 0,
                 lines: 0,
                 crc: 0,
-                sha: Sha256::new(),
+                hash: Hasher::new(),
                 opened_micros: self.config.clock.wall_micros(),
                 opened_at: self.config.clock.elapsed(),
                 last: None,
@@ -382,7 +382,7 @@ impl FileEmitter {
             lines: open.lines,
             bytes: open.length,
             crc: open.crc,
-            sha: open.sha.clone().finalize().into(),
+            hash: open.hash.finalize().into(),
         };
         let range = match (self.out.lineage, open.last) {
             (Some(lineage), Some(last)) => Some(Range {

@@ -5,9 +5,9 @@
 
 use std::io::{self, Read};
 
+use blake3::Hasher;
 use cdc_core::envelope::Format;
 use cdc_core::storage::StorageFile;
-use sha2::{Digest, Sha256};
 
 use crate::compress::FileReader;
 
@@ -65,7 +65,7 @@ pub(crate) struct Scan {
     /// Checksum of the whole part.
     pub(crate) crc: u32,
     /// Hash of the whole part, to be continued.
-    pub(crate) sha: Sha256,
+    pub(crate) hash: Hasher,
 }
 
 /// Reads `limit` bytes from the start of a file, or all of it if it is shorter, and says which are
@@ -80,7 +80,7 @@ pub(crate) fn scan_from(from: &mut impl Read, limit: u64, framing: Framing) -> i
     let mut walker = Walker::new(framing);
     let mut buffer = vec![0; READ_SIZE];
     // Runs ahead of the last whole event, which may end many reads later.
-    let (mut crc, mut sha) = (0, Sha256::new());
+    let (mut crc, mut hash) = (0, Hasher::new());
     let mut offset = 0;
     while offset < limit {
         let want = usize::try_from(limit - offset)
@@ -94,15 +94,15 @@ pub(crate) fn scan_from(from: &mut impl Read, limit: u64, framing: Framing) -> i
         let (lines, end) = walker.feed(chunk);
         let end = end.map_or(0, |end| {
             crc = crc32c::crc32c_append(crc, &chunk[..end]);
-            sha.update(&chunk[..end]);
+            hash.update(&chunk[..end]);
             scan.crc = crc;
-            scan.sha = sha.clone();
+            scan.hash = hash.clone();
             scan.whole = offset + end as u64;
             scan.lines += lines;
             end
         });
         crc = crc32c::crc32c_append(crc, &chunk[end..]);
-        sha.update(&chunk[end..]);
+        hash.update(&chunk[end..]);
         offset += got as u64;
         scan.read = offset;
         if walker.broken {

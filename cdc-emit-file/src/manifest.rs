@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use blake3::Hasher;
 use cdc_core::storage::{OpenMode, Storage, StorageFile};
 use cdc_core::{Lineage, Position, ResumeToken};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::MANIFEST;
 use crate::state::Hash;
@@ -24,7 +24,7 @@ pub(crate) struct Entry {
     pub(crate) lines: u64,
     pub(crate) bytes: u64,
     pub(crate) crc: u32,
-    pub(crate) sha: Hash,
+    pub(crate) hash: Hash,
 }
 
 /// First and last token of a file; unknown for what was taken over after a crash.
@@ -56,20 +56,20 @@ pub(crate) fn line(entry: &Entry, range: Option<Range>, chain: &Hash) -> (String
     } = entry;
     // Names and tokens hold nothing that JSON escapes.
     let head = format!(
-        "{{\"v\":1,\"sequence\":{sequence},\"name\":\"{name}\",\"first\":{first},\"last\":{last},\"events\":{events},\"lines\":{lines},\"bytes\":{bytes},\"crc32c\":\"{crc:08x}\",\"sha256\":\"{}\"",
-        hex(&entry.sha)
+        "{{\"v\":1,\"sequence\":{sequence},\"name\":\"{name}\",\"first\":{first},\"last\":{last},\"events\":{events},\"lines\":{lines},\"bytes\":{bytes},\"crc32c\":\"{crc:08x}\",\"blake3\":\"{}\"",
+        hex(&entry.hash)
     );
     let next = chained(chain, &head);
     (format!("{head}{CHAIN_KEY}{}\"}}\n", hex(&next)), next)
 }
 
-/// `sha256(chain before | the line up to its chain member)`: covers the file's hash and every
+/// `blake3(chain before | the line up to its chain member)`: covers the file's hash and every
 /// other member of the line.
 fn chained(chain: &Hash, head: &str) -> Hash {
-    let mut sha = Sha256::new();
-    sha.update(chain);
-    sha.update(head.as_bytes());
-    sha.finalize().into()
+    let mut hash = Hasher::new();
+    hash.update(chain);
+    hash.update(head.as_bytes());
+    hash.finalize().into()
 }
 
 /// A line read back.
@@ -98,7 +98,7 @@ pub(crate) fn parse(text: &[u8], before: &Hash) -> Option<Read> {
         lines: number("lines")?,
         bytes: number("bytes")?,
         crc: u32::from_str_radix(words("crc32c")?, 16).ok()?,
-        sha: unhex(words("sha256")?)?,
+        hash: unhex(words("blake3")?)?,
     };
     Some(Read {
         entry,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use cdc_core::storage::OpenMode;
 use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Position};
-use sha2::Digest;
 use tracing::{error, info, warn};
 
 use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
@@ -272,7 +271,7 @@ impl FileEmitter {
             events: state.events,
             lines: state.lines,
             crc: state.crc,
-            sha: sha2::Sha256::new(),
+            hash: blake3::Hasher::new(),
             opened_micros: state.opened_micros,
             opened_at: Duration::ZERO,
             last: Some(last),
@@ -284,10 +283,10 @@ impl FileEmitter {
             whole,
             lines,
             crc,
-            sha,
+            hash,
             read: _,
         } = scan(&*open.file, state.length, framing).map_err(failed)?;
-        open.sha = sha;
+        open.hash = hash;
         if (whole, lines, crc) != (state.length, state.lines, state.crc) {
             if self.config.fsync != Fsync::None {
                 let what = if length < state.length {
@@ -374,7 +373,7 @@ impl FileEmitter {
             lines: open.lines,
             bytes: open.length,
             crc: open.crc,
-            sha: open.sha.finalize().into(),
+            hash: open.hash.finalize().into(),
         };
         let (line, chain) = manifest::line(&entry, None, &self.out.chain);
         let manifest = manifest::path(&self.config.path);
@@ -415,7 +414,7 @@ impl FileEmitter {
             events: scan.lines,
             lines: scan.lines,
             crc: scan.crc,
-            sha: scan.sha,
+            hash: scan.hash,
             opened_micros: self.config.clock.wall_micros(),
             opened_at: Duration::ZERO,
             last: None,

@@ -6,7 +6,6 @@ use std::io;
 use std::path::Path;
 
 use cdc_core::storage::{OpenMode, Storage};
-use sha2::Digest;
 
 use crate::compress::{GZ, GZ_TMP, Unpacked, is_damage};
 use crate::framing::{Framing, Scan, scan, scan_from};
@@ -282,7 +281,7 @@ fn check(
             continue;
         };
         verified.compressed += u64::from(packed);
-        let sha: Hash = scan.sha.finalize().into();
+        let hash: Hash = scan.hash.finalize().into();
         if found != entry.bytes {
             let expected = entry.bytes;
             verified.problem(Problem::Length {
@@ -290,7 +289,7 @@ fn check(
                 expected,
                 found,
             });
-        } else if sha != entry.sha || scan.crc != entry.crc {
+        } else if hash != entry.hash || scan.crc != entry.crc {
             verified.problem(Problem::Edited { name });
         } else if scan.lines != entry.lines {
             verified.problem(Problem::Lines {
@@ -417,8 +416,8 @@ fn contents(
             Err(cause) if packed && is_damage(&cause) => (0, Scan::default()),
             Err(cause) => return Err(failed(cause)),
         };
-        let sha: Hash = scan.sha.clone().finalize().into();
-        let whole = found == entry.bytes && sha == entry.sha;
+        let hash: Hash = scan.hash.finalize().into();
+        let whole = found == entry.bytes && hash == entry.hash;
         contents = Some(Contents {
             packed,
             found,
