@@ -149,7 +149,8 @@ pub trait DeadLetterQueue: Send {
     /// already there is not stored twice, unless that one is closed (delivered or discarded).
     ///
     /// # Errors
-    /// [`DlqError`]; the lane halts, nothing is dropped. Blocking: call it off async workers.
+    /// [`DlqError`]; nothing is dropped: the lane waits for room if it is [`DlqError::Full`], which must
+    /// have stored nothing, and halts otherwise. Blocking: call it off async workers.
     fn append(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError>;
 
     /// Records what has become of a letter, durably.

@@ -239,7 +239,8 @@ pub struct TransformError {
     pub message: String,
 }
 
-/// The dead letter queue could not take a letter: the lane halts, nothing is dropped.
+/// The dead letter queue could not take a letter: nothing is dropped. Full, it blocks the lane; any
+/// other failure halts it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DlqError {

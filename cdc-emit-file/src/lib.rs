@@ -8,7 +8,10 @@
 //! `docs/formats/file-emitter.md`.
 //!
 //! # Guarantees
-//! - **Ordering.** Lines stand in position order, over all files sorted by name.
+//! - **Ordering.** Lines stand in the order in which events were given: read the files in the order
+//!   of the manifest, then the open one. Without redriven dead letters and replays that is position
+//!   order, and the order of the names; what is redriven stands where it was delivered, and a file
+//!   that begins with a redriven letter sorts by that letter's position.
 //! - **Durability.** Marks follow the sync ([`Fsync`]); every receipt is *accepted*, because the
 //!   state that belongs to a position comes with its mark.
 //! - **No repeats.** On restart everything behind the checkpoint is cut off before it is written

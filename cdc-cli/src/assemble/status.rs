@@ -84,9 +84,9 @@ impl LaneReading {
     pub(crate) fn status(&self, lineage: &Lineage) -> LaneStatus {
         let counts = self.metrics.counts();
         let reason = match &counts.health {
-            LaneHealth::Retrying { reason } | LaneHealth::Refused { reason } => {
-                Some(reason.clone())
-            }
+            LaneHealth::Retrying { reason }
+            | LaneHealth::Blocked { reason }
+            | LaneHealth::Refused { reason } => Some(reason.clone()),
             LaneHealth::Stopped { reason } => reason.clone(),
             LaneHealth::Starting | LaneHealth::Running | LaneHealth::Paused => None,
         };

@@ -111,10 +111,9 @@ impl Running {
             status: cause.status,
             response: cause.response,
         };
-        self.bury(w, &slice, vec![(0, failure)])?;
         let bytes = slice.batch.encoded_len();
         self.taken_off(1, bytes);
-        Ok(())
+        self.bury(w, &slice, vec![(0, failure)])
     }
 
     /// The emitter took a slice, but for what it rejected.
@@ -220,7 +219,8 @@ impl Running {
         }
     }
 
-    /// Dead-letters events of a slice, by their index in it. Durable on return.
+    /// Dead-letters events of a slice, by their index in it. Durable on return; without room for
+    /// them the lane blocks, and they go out again, one by one, when it goes on.
     fn bury(
         &mut self,
         w: usize,
@@ -230,8 +230,9 @@ impl Running {
         if culprits.is_empty() {
             return Ok(());
         }
-        let mut letters = Vec::with_capacity(culprits.len());
+        let mut indices = Vec::with_capacity(culprits.len());
         let mut numbers = Vec::with_capacity(culprits.len());
+        let mut found = Vec::with_capacity(culprits.len());
         for (nth, failure) in culprits {
             let Some(job) = &self.workers[w].job else {
                 continue;
@@ -239,13 +240,34 @@ impl Running {
             let Some(index) = slice.index(nth) else {
                 continue;
             };
+            indices.push(index);
             numbers.push(job.numbers.at(index));
-            let source = job.batch.source().clone();
-            let original = job.original(index).clone();
-            letters.push(self.letter(&source, original, failure, 1)?);
+            found.push((job.original(index).clone(), failure));
         }
-        self.store_letters(&letters)?;
-        self.done(&Numbers::List(numbers), Fate::DeadLettered);
+        self.parked.begin();
+        let source = slice.batch.source();
+        let stored = found
+            .into_iter()
+            .map(|(original, failure)| self.letter(source, &original, failure, 1))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|letters| self.store_letters(&letters));
+        let Err(error) = stored else {
+            self.done(&Numbers::List(numbers), Fate::DeadLettered);
+            return Ok(());
+        };
+        self.parked.undo();
+        self.block(error)?;
+        // They are refused once more when they are sent once more.
+        let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
+        self.culprits = self.culprits.saturating_sub(count);
+        let Some(job) = &mut self.workers[w].job else {
+            return Ok(());
+        };
+        self.queued += indices.len();
+        for &index in indices.iter().rev() {
+            self.queued_bytes += job.batch.events()[index].encoded_len();
+            job.ranges.push(index..index + 1);
+        }
         Ok(())
     }
 }

@@ -170,7 +170,7 @@ impl Running {
 
     /// Starts what may start; true if anything changed.
     fn dispatch(&mut self) -> Result<bool, LaneError> {
-        if self.paused || self.quiet {
+        if self.paused || self.quiet || self.blocked.is_some() {
             return Ok(false);
         }
         let mut changed = self.workers.len() > 1 && self.pass_fences();
@@ -326,6 +326,12 @@ impl Running {
                 return Ok((None, changed));
             }
             self.park_in(w, range.clone())?;
+            if self.blocked.is_some() {
+                if let Some(job) = &mut self.workers[w].job {
+                    job.ranges.push(range);
+                }
+                return Ok((None, changed));
+            }
             if let Some(slice) = self.workers[w]
                 .job
                 .as_ref()
@@ -346,6 +352,7 @@ impl Running {
         if job.generation == generation || self.config.on_dead_key != OnDeadKey::Park {
             return Ok(());
         }
+        self.parked.begin();
         let mut found = Vec::new();
         for index in range.clone().filter(|&index| !job.is_gone(index)) {
             let original = job.original(index);
@@ -360,10 +367,8 @@ impl Running {
         if found.is_empty() {
             return Ok(());
         }
-        job.gone.resize(job.batch.len(), false);
         let mut letters = Vec::with_capacity(found.len());
         for &index in &found {
-            job.gone[index] = true;
             letters.push((job.batch.source().clone(), job.original(index).clone()));
         }
         let numbers = Numbers::List(found.iter().map(|&index| job.numbers.at(index)).collect());
@@ -373,7 +378,16 @@ impl Running {
             .into_iter()
             .map(|(source, original)| self.parked_letter(&source, original))
             .collect();
-        self.store_letters(&letters)?;
+        if let Err(error) = self.store_letters(&letters) {
+            self.parked.undo();
+            return self.block(error);
+        }
+        if let Some(job) = &mut self.workers[w].job {
+            job.gone.resize(job.batch.len(), false);
+            for &index in &found {
+                job.gone[index] = true;
+            }
+        }
         self.taken_off(count, bytes);
         self.done(&numbers, Fate::Parked);
         Ok(())

@@ -64,7 +64,8 @@ pub struct LaneConfig {
     /// Order behind dead letters.
     pub on_dead_key: OnDeadKey,
     /// Most keys that may wait behind dead letters, with [`OnDeadKey::Park`]; default 65 536. At
-    /// the bound the lane halts before the event, which is not dead-lettered.
+    /// the bound the lane blocks before the event, which is not dead-lettered, until letters are
+    /// redriven or discarded.
     pub parked_keys_max: usize,
     /// Failures of single events in a row, with no success between them, that mean that the
     /// destination refuses everything; default 10.
@@ -128,7 +129,7 @@ pub enum LaneError {
         #[source]
         cause: EmitError,
     },
-    /// A dead letter could not be stored.
+    /// A dead letter could not be stored, for another reason than lack of room.
     #[error("store dead letters of emitter {emitter}")]
     Dlq {
         /// The emitter.

@@ -1,8 +1,9 @@
 //! Dead letters of a lane: making them, parking the keys behind them, storing them.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::OnDeadKey;
 use super::lane::LaneError;
@@ -10,6 +11,9 @@ use super::parked::key_hashes;
 use super::run::Running;
 use crate::crash;
 use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
+
+/// Shortest wait before a full queue is looked at again by itself.
+const LOOK_MIN: Duration = Duration::from_millis(1);
 
 impl Running {
     /// The event as its transforms leave it, `None` if one drops it, or why one failed.
@@ -68,7 +72,7 @@ impl Running {
     pub(super) fn letter(
         &mut self,
         source: &Arc<SourceInfo>,
-        event: ChangeEvent,
+        event: &ChangeEvent,
         failure: Failure,
         attempts: u32,
     ) -> Result<DeadLetter, LaneError> {
@@ -80,7 +84,7 @@ impl Running {
             });
         }
         if self.config.on_dead_key == OnDeadKey::Park
-            && let Ok(Some(keys)) = key_hashes(&event)
+            && let Ok(Some(keys)) = key_hashes(event)
         {
             let max = self.config.parked_keys_max;
             if self.parked.len() >= max && !self.parked.knows(keys) {
@@ -94,7 +98,13 @@ impl Running {
             }
             self.parked.add(keys, event.position);
         }
-        Ok(self.new_letter(source, event, failure, attempts, LetterState::Pending))
+        Ok(self.new_letter(
+            source,
+            event.clone(),
+            failure,
+            attempts,
+            LetterState::Pending,
+        ))
     }
 
     fn new_letter(
@@ -134,6 +144,49 @@ impl Running {
         let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
         dlq.append(letters).map_err(|cause| self.dlq_error(cause))?;
         crash::point("letter");
+        Ok(())
+    }
+
+    /// Letters could not be stored. For lack of room the lane blocks: nothing more goes out and
+    /// nothing more is read until letters are redriven or discarded. Any other failure halts it.
+    ///
+    /// # Errors
+    /// What it was given, if it is not for lack of room.
+    pub(super) fn block(&mut self, error: LaneError) -> Result<(), LaneError> {
+        let LaneError::Dlq {
+            cause: cause @ DlqError::Full { .. },
+            ..
+        } = error
+        else {
+            return Err(error);
+        };
+        let wait = self.config.retry.probe_interval.max(LOOK_MIN);
+        self.look_again = self.clock.elapsed() + wait;
+        let reason = cause.to_string();
+        if self.blocked.as_deref() != Some(&*reason) {
+            error!(
+                emitter = %self.config.name,
+                %reason,
+                "dead letter queue is full; the lane waits, nothing is lost: mend the destination and redrive, or discard letters, or raise the bound"
+            );
+        }
+        self.blocked = Some(reason);
+        self.show();
+        Ok(())
+    }
+
+    /// There may be room for letters again.
+    ///
+    /// # Errors
+    /// [`LaneError`] that halts the lane.
+    pub(super) fn unblock(&mut self) -> Result<(), LaneError> {
+        if self.blocked.take().is_none() {
+            return Ok(());
+        }
+        if let Some(held) = self.held.take() {
+            self.admit(held)?;
+        }
+        self.show();
         Ok(())
     }
 

@@ -21,6 +21,12 @@ pub enum LaneHealth {
     },
     /// An operator paused the lane.
     Paused,
+    /// Letters do not fit into the dead letter queue; the lane waits until some are redriven or
+    /// discarded.
+    Blocked {
+        /// Which bound is reached.
+        reason: String,
+    },
     /// The destination refuses everything; the lane probes it rarely until a person acts.
     Refused {
         /// The last failure.
@@ -41,6 +47,7 @@ impl LaneHealth {
             Self::Running => "running",
             Self::Retrying { .. } => "retrying",
             Self::Paused => "paused",
+            Self::Blocked { .. } => "blocked",
             Self::Refused { .. } => "refused",
             Self::Stopped { .. } => "stopped",
         }

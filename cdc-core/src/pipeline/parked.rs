@@ -72,6 +72,8 @@ pub(super) struct ParkedKeys {
     /// Events with an open letter: after a crash they are read again, and each counts once.
     letters: HashSet<Position>,
     additions: u64,
+    /// Added since [`begin`](Self::begin).
+    since: Vec<((KeyHash, KeyHash), Position)>,
 }
 
 impl ParkedKeys {
@@ -89,10 +91,23 @@ impl ParkedKeys {
         self.additions
     }
 
+    /// What is added from here on may be taken back: its letters are not stored yet.
+    pub(super) fn begin(&mut self) {
+        self.since.clear();
+    }
+
+    /// Takes back what was added since [`begin`](Self::begin): the queue had no room.
+    pub(super) fn undo(&mut self) {
+        for (keys, position) in std::mem::take(&mut self.since) {
+            self.remove(keys, position);
+        }
+    }
+
     pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
         if !self.letters.insert(position) {
             return;
         }
+        self.since.push(((old, new), position));
         self.additions += 1;
         for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
             let waiting = self.keys.entry(key).or_insert(Waiting {

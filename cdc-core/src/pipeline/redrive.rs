@@ -9,8 +9,8 @@ use super::lane::LaneError;
 use super::parked::key_hashes;
 use super::run::{Running, Settled};
 use crate::{
-    DeadLetter, Delivery, EmitError, Emitter, EventBatch, EventId, Failure, FailureAction,
-    LetterState, Stage, failure_action,
+    DeadLetter, Delivery, DlqError, EmitError, Emitter, EventBatch, EventId, Failure,
+    FailureAction, LetterState, Stage, failure_action,
 };
 
 /// Letters handled between two looks at the queue.
@@ -261,7 +261,14 @@ impl Running {
             state: LetterState::Pending,
             ..letter
         };
-        self.store_letters(std::slice::from_ref(&letter))
+        match self.store_letters(std::slice::from_ref(&letter)) {
+            // No room to say so: the letter stays as it was.
+            Err(LaneError::Dlq {
+                cause: DlqError::Full { .. },
+                ..
+            }) => Ok(()),
+            other => other,
+        }
     }
 }
 

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::crash;
 use crate::{
-    Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetterQueue, DlqError, DurableMark,
-    EmitError, EmitErrorKind, Emitter, FailureAction, Filter, Position, SourceError, Transform,
-    WalSource, failure_action,
+    ChangeEvent, Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetterQueue, DlqError,
+    DurableMark, EmitError, EmitErrorKind, Emitter, FailureAction, Filter, Position, SourceError,
+    SourceInfo, Transform, WalSource, failure_action,
 };
 
 /// How waiting for the destination ended.
@@ -33,6 +33,15 @@ pub(super) enum Settled {
     Interrupted,
     /// The emitter lost something: back to the checkpoint.
     Lost,
+}
+
+/// Events that were read and filtered, and that wait until their letters can be stored.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) source: Arc<SourceInfo>,
+    pub(super) events: Vec<ChangeEvent>,
+    pub(super) end: Position,
+    pub(super) last_commit: Option<i64>,
 }
 
 /// What is wrong with the destination.
@@ -102,6 +111,12 @@ pub(super) struct Running {
     pub(super) pending: Option<LaneCommand>,
 
     pub(super) parked: ParkedKeys,
+    /// Why nothing goes on: letters do not fit into the dead letter queue.
+    pub(super) blocked: Option<String>,
+    /// While blocked: when to try again though nobody said that there is room.
+    pub(super) look_again: Duration,
+    /// What was read when a letter of it did not fit.
+    pub(super) held: Option<Held>,
     /// Tables without key that were named.
     pub(super) keyless: HashSet<String>,
 }
@@ -136,6 +151,9 @@ impl Running {
             ending: None,
             pending: None,
             parked: ParkedKeys::default(),
+            blocked: None,
+            look_again: Duration::ZERO,
+            held: None,
             keyless: HashSet::new(),
             config,
             filter: lane.filter,
@@ -241,6 +259,8 @@ impl Running {
         self.fences.clear();
         self.queued = 0;
         self.queued_bytes = 0;
+        self.blocked = None;
+        self.held = None;
         self.window.rewind(checkpoint.position);
         self.metrics.broken_off(0);
         self.stored = checkpoint.position;
@@ -443,6 +463,9 @@ impl Running {
     pub(super) fn show(&mut self) {
         let health = match &self.trouble {
             _ if self.paused => LaneHealth::Paused,
+            _ if let Some(reason) = &self.blocked => LaneHealth::Blocked {
+                reason: reason.clone(),
+            },
             None => LaneHealth::Running,
             Some(Trouble {
                 refused: true,

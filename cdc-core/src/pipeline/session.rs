@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::lane::LaneError;
 use super::metrics::Fate;
-use super::run::{Running, Settled};
+use super::run::{Held, Running, Settled};
 use super::workers::Worker;
 use super::{LaneCommand, LaneEnd, RedriveReport};
 use crate::crash;
@@ -53,6 +53,10 @@ impl Running {
             }
             if self.shutdown.is_asked() && self.draining.is_none() {
                 self.draining = Some(now + self.config.shutdown_timeout);
+                continue;
+            }
+            if self.blocked.is_some() && now >= self.look_again && self.draining.is_none() {
+                self.unblock()?;
                 continue;
             }
             let busy = self.workers.iter().any(Worker::is_busy);
@@ -115,7 +119,7 @@ impl Running {
 
     /// True if nothing is in flight and nothing waits to be.
     fn is_idle(&self) -> bool {
-        self.workers.iter().all(Worker::is_idle)
+        self.held.is_none() && self.workers.iter().all(Worker::is_idle)
     }
 
     /// True while the window takes no more events.
@@ -129,6 +133,7 @@ impl Running {
         let fed = self.workers.len() == 1 && self.queued > 0;
         !full
             && !fed
+            && self.blocked.is_none()
             && !self.paused
             && self.pending.is_none()
             && self.draining.is_none()
@@ -161,6 +166,9 @@ impl Running {
         wake = wake
             .min(later(self.hold_until))
             .min(later(self.breaker.until()));
+        if self.blocked.is_some() {
+            wake = wake.min(later(self.look_again));
+        }
         for worker in self.workers.iter().filter(|worker| worker.retry.is_some()) {
             wake = wake.min(later(worker.retry_at));
         }
@@ -219,16 +227,44 @@ impl Running {
             self.tell_keyless(&events);
         }
 
+        self.admit(Held {
+            source,
+            events,
+            end,
+            last_commit,
+        })
+    }
+
+    /// Transforms what the filter kept and gives it to the workers; what cannot be, or must wait
+    /// behind a dead letter, goes into the dead letter queue. Without room there the lane blocks,
+    /// and all of it waits.
+    ///
+    /// # Errors
+    /// [`LaneError`] that halts the lane.
+    pub(super) fn admit(&mut self, read: Held) -> Result<(), LaneError> {
+        let Held {
+            source,
+            mut events,
+            end,
+            last_commit,
+        } = read;
         let (mut parked, mut failed, mut dropped) = (0, 0, 0);
         let mut letters = Vec::new();
         let mut originals = Vec::new();
         if !self.transforms.is_empty() || !self.parked.is_empty() {
+            self.parked.begin();
+            let changing = !self.transforms.is_empty();
             let mut kept = Vec::with_capacity(events.len());
-            originals.reserve(events.len());
-            for original in events {
+            let mut refused = None;
+            let mut rest = events.into_iter();
+            while let Some(original) = rest.next() {
                 if let Some(letter) = self.park(&source, &original) {
                     parked += 1;
                     letters.push(letter);
+                    continue;
+                }
+                if !changing {
+                    kept.push(original);
                     continue;
                 }
                 match self.transform(original.clone()) {
@@ -237,16 +273,39 @@ impl Running {
                         originals.push(original);
                     }
                     Ok(None) => dropped += 1,
-                    Err(failure) => {
-                        failed += 1;
-                        letters.push(self.letter(&source, original, failure, 1)?);
-                    }
+                    Err(failure) => match self.letter(&source, &original, failure, 1) {
+                        Ok(letter) => {
+                            failed += 1;
+                            letters.push(letter);
+                        }
+                        Err(error) => {
+                            originals.push(original);
+                            refused = Some(error);
+                            break;
+                        }
+                    },
                 }
             }
+            if refused.is_none() && !letters.is_empty() {
+                refused = self.store_letters(&letters).err();
+            }
+            if let Some(error) = refused {
+                self.block(error)?;
+                self.parked.undo();
+                self.metrics.settle(Fate::Filtered, dropped);
+                let mut events = if changing { originals } else { kept };
+                events.extend(letters.into_iter().map(|letter| letter.event));
+                events.extend(rest);
+                events.sort_by_key(|event| event.position);
+                self.held = Some(Held {
+                    source,
+                    events,
+                    end,
+                    last_commit,
+                });
+                return Ok(());
+            }
             events = kept;
-        }
-        if !letters.is_empty() {
-            self.store_letters(&letters)?;
         }
         self.metrics.settle(Fate::Filtered, dropped);
         self.metrics.settle(Fate::Parked, parked);
@@ -273,7 +332,10 @@ impl Running {
         let busy = self.workers.iter().any(Worker::is_busy);
         // Whoever asked may be gone: a reply that nobody takes is none of the lane's business.
         match command {
-            LaneCommand::Discard { ids, reply } => drop(reply.send(self.discard(&ids)?)),
+            LaneCommand::Discard { ids, reply } => {
+                _ = reply.send(self.discard(&ids)?);
+                self.unblock()?;
+            }
             LaneCommand::Resume { reply } => {
                 self.paused = false;
                 self.show();
@@ -298,7 +360,7 @@ impl Running {
             LaneCommand::Redrive { request, reply } => {
                 let stopped = if self.paused {
                     Some("the lane is paused".to_owned())
-                } else if self.is_idle() {
+                } else if self.is_idle() || self.blocked.is_some() {
                     // What went wrong last may be long over, and nothing else would find out: the
                     // redrive itself does.
                     None
@@ -310,11 +372,12 @@ impl Running {
                         stopped,
                         ..RedriveReport::default()
                     }));
-                } else if !self.is_idle() {
+                } else if busy || !(self.is_idle() || self.blocked.is_some()) {
                     self.pending = Some(LaneCommand::Redrive { request, reply });
                 } else {
                     let (report, settled) = self.obey_redrive(&request).await?;
                     drop(reply.send(report));
+                    self.unblock()?;
                     if settled == Settled::Lost {
                         return Ok(Some(SessionEnd::Rewind));
                     }

@@ -566,40 +566,6 @@ async fn a_failing_transform_dead_letters_the_original_and_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_dead_letter_queue_halts_the_lane_and_loses_nothing() {
-    let rig = Rig::new();
-    rig.emitter.state().poison.push(at(2, 0));
-    rig.dlq.lock().unwrap().full = true;
-    rig.log.push(transaction(1, 1, 1));
-    rig.log.push(transaction(2, 2, 1));
-    assert!(matches!(rig.finish().await, Err(LaneError::Dlq { .. })));
-    assert!(rig.stored() < at(2, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn too_many_parked_keys_halt_the_lane_before_the_event() {
-    let rig = Rig {
-        parked_keys_max: 2,
-        ..Rig::new()
-    };
-    rig.emitter
-        .state()
-        .poison
-        .extend([at(1, 0), at(2, 0), at(3, 0)]);
-    for commit in 1..5 {
-        let events = vec![insert(commit, 0, commit as i64), insert(commit, 1, 50)];
-        rig.log.push(EventBatch::new(
-            source(),
-            events,
-            Position::end_of(Lsn(commit)),
-        ));
-    }
-    assert!(matches!(rig.finish().await, Err(LaneError::Dlq { .. })));
-    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0), at(2, 0)]);
-    assert!(rig.stored() < at(3, 0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn stop_at_cuts_inside_a_transaction() {
     let rig = Rig::new();
     rig.log.push(transaction(1, 1, 5));
@@ -644,6 +610,7 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
     assert_eq!(rig.stored(), Position::ZERO);
 }
 
+mod bounds;
 mod concurrency;
 mod orders;
 mod replay;

@@ -1,0 +1,226 @@
+//! Bounds that are reached block a lane: nothing is lost, nothing halts, and it goes on by itself
+//! when there is room.
+
+use super::*;
+
+/// Runs a lane beside `orders`, with the counters looked at all the while.
+async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, control) = rig.lane(&shutdown);
+    let metrics = rig.metrics.clone();
+    let lane = async {
+        let mut lane = std::pin::pin!(lane);
+        std::future::poll_fn(|cx| {
+            let counts = metrics.counts();
+            assert!(counts.adds_up(), "{counts:?}");
+            lane.as_mut().poll(cx)
+        })
+        .await
+    };
+    let orders = async {
+        orders(&control).await;
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, lane);
+    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    let counts = rig.metrics.counts();
+    assert!(counts.adds_up(), "{counts:?}");
+}
+
+async fn wait(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn blocked_by(rig: &Rig) -> String {
+    match rig.metrics.counts().health {
+        LaneHealth::Blocked { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn full(rig: &Rig, full: bool) {
+    rig.dlq.lock().unwrap().full = full;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_blocks_the_lane_and_a_discard_lets_it_go_on() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.extend([at(1, 0), at(2, 0)]);
+    for commit in 1..6 {
+        rig.log.push(transaction(commit, commit as i64 * 10, 2));
+    }
+    with_lane(&rig, async |control| {
+        wait(1).await;
+        // The second poison came with the first; make the queue full before anything else comes.
+        full(&rig, true);
+        rig.emitter.state().poison.push(at(6, 0));
+        rig.log.push(transaction(6, 60, 2));
+        rig.log.push(transaction(7, 70, 2));
+        wait(3000).await;
+        assert!(blocked_by(&rig).contains("dlq_letters_max"));
+        assert!(rig.stored() < at(6, 0), "before what has no letter");
+        assert!(!rig.emitter.taken().contains(&at(7, 0)), "reads no further");
+        full(&rig, false);
+        let first = rig.dlq.lock().unwrap().letters[0].event_id();
+        control.discard(vec![first]).await.unwrap();
+        wait(1).await;
+        assert_eq!(rig.metrics.counts().health, LaneHealth::Running);
+    })
+    .await;
+    assert_eq!(rig.stored(), Position::end_of(Lsn(7)));
+    assert_eq!(
+        rig.letters(LetterState::Pending),
+        [at(2, 0), at(6, 0)],
+        "one is discarded, the blocked one has its letter"
+    );
+    let counts = rig.metrics.counts();
+    assert_eq!((counts.dead_lettered, counts.delivered), (3, 11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_looked_at_again_by_itself() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    full(&rig, true);
+    rig.log.push(transaction(1, 1, 1));
+    rig.log.push(transaction(2, 2, 1));
+    with_lane(&rig, async |_| {
+        wait(200).await;
+        blocked_by(&rig);
+        full(&rig, false);
+        wait(100).await;
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), [at(2, 0)]);
+    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_bound_of_keys_the_lane_blocks_and_a_redrive_makes_room() {
+    let rig = Rig {
+        parked_keys_max: 2,
+        ..Rig::new()
+    };
+    let poison = [at(1, 0), at(2, 0), at(3, 0)];
+    rig.emitter.state().poison.extend(poison);
+    for commit in 1..5 {
+        let events = vec![insert(commit, 0, commit as i64), insert(commit, 1, 50)];
+        rig.log.push(EventBatch::new(
+            source(),
+            events,
+            Position::end_of(Lsn(commit)),
+        ));
+    }
+    with_lane(&rig, async |control| {
+        wait(3000).await;
+        assert!(blocked_by(&rig).contains("dlq_keys_max"));
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 0), at(2, 0)]);
+        assert!(rig.stored() < at(3, 0));
+        rig.emitter.state().poison = vec![at(3, 0)];
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (2, None));
+        wait(1).await;
+    })
+    .await;
+    assert_eq!(rig.letters(LetterState::Pending), [at(3, 0)]);
+    let mut taken = rig.emitter.taken();
+    taken.sort();
+    let mut expected = all(1..5, 2);
+    expected.retain(|position| *position != at(3, 0));
+    assert_eq!(taken, expected, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_transform_refuses_waits_for_room_too_and_nothing_overtakes_it() {
+    let rig = Rig {
+        transform: Some(|event| match event.position.commit {
+            Lsn(2) => Err(TransformError {
+                message: "no".into(),
+            }),
+            Lsn(3) => Ok(None),
+            _ => Ok(Some(event)),
+        }),
+        ..Rig::new()
+    };
+    full(&rig, true);
+    // One read: delivered, refused, dropped, delivered; row 7 first and last.
+    let events = vec![
+        insert(1, 0, 1),
+        insert(2, 0, 7),
+        insert(3, 0, 3),
+        insert(4, 0, 7),
+    ];
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(4))));
+    with_lane(&rig, async |_| {
+        wait(300).await;
+        blocked_by(&rig);
+        assert_eq!(
+            rig.emitter.taken(),
+            [],
+            "what was read together waits together"
+        );
+        full(&rig, false);
+        wait(100).await;
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), [at(1, 0)]);
+    assert_eq!(rig.letters(LetterState::Pending), [at(2, 0)]);
+    assert_eq!(rig.letters(LetterState::Parked), [at(4, 0)], "behind it");
+    let counts = rig.metrics.counts();
+    assert_eq!(
+        (counts.read, counts.filtered, counts.dead_lettered),
+        (4, 1, 1),
+        "each counted once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_lane_shuts_down_and_the_next_start_blocks_again() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    full(&rig, true);
+    rig.log.push(transaction(1, 1, 2));
+    with_lane(&rig, async |_| wait(10).await).await;
+    assert!(rig.stored() < at(1, 0));
+    let rig = Rig {
+        metrics: Arc::default(),
+        ..rig
+    };
+    with_lane(&rig, async |_| {
+        wait(10).await;
+        blocked_by(&rig);
+        full(&rig, false);
+        wait(100).await;
+    })
+    .await;
+    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+    assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
+}
+
+/// A failed request behind which everything came to be parked: with nothing left to send, nothing
+/// but the redrive can find out that the destination is well again.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_goes_though_the_last_request_failed_if_nothing_is_left_to_send() {
+    let rig = Rig::new();
+    // Two events of one row in one request. The first is refused alone; then the destination goes
+    // down and the second is parked before it is sent again.
+    rig.emitter.state().script.extend([
+        Answer::Fail(EmitErrorKind::Event, Some(400)),
+        DOWN,
+        Answer::Fail(EmitErrorKind::Event, Some(400)),
+        DOWN,
+    ]);
+    let mut events = vec![insert(1, 0, 7), insert(1, 1, 7)];
+    events[1].last = true;
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+    with_lane(&rig, async |control| {
+        wait(600).await;
+        let health = rig.metrics.counts().health;
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (2, None), "{health:?}");
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), all(1..2, 2));
+}
