@@ -12,6 +12,7 @@ mod http;
 mod logging;
 mod output;
 mod pretty;
+mod progress;
 mod report;
 mod time;
 

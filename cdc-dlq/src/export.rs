@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use cdc_core::envelope::{Encoder, Format, json_string, rfc3339_micros};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cdc_core::envelope::{EncodeError, Encoder, Format, json_string, rfc3339_micros};
 use cdc_core::{DeadLetter, DlqError};
 
 use crate::filter::LetterFilter;
 use crate::reader::DlqReader;
+use crate::record;
 
 /// Appends one letter as one JSON object, without line feed behind it.
 ///
@@ -60,8 +63,28 @@ pub fn letter_json(letter: &DeadLetter, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
+/// Appends one letter as a line of an export, with its line feed: [`letter_json`] with one more
+/// member, `record`, the letter itself for an import ([`crate::parse_line`]): the payload of its
+/// record as in `docs/formats/dlq.md` and its CRC-32C (little-endian), in base64.
+///
+/// # Errors
+/// The event cannot be encoded.
+pub fn letter_line(letter: &DeadLetter, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let mut payload = Vec::new();
+    record::letter(&mut payload, letter)?;
+    let crc = crc32c::crc32c(&payload);
+    payload.extend_from_slice(&crc.to_le_bytes());
+    letter_json(letter, out);
+    // The object goes on.
+    out.pop();
+    out.extend_from_slice(b",\"record\":\"");
+    out.extend_from_slice(STANDARD.encode(&payload).as_bytes());
+    out.extend_from_slice(b"\"}\n");
+    Ok(())
+}
+
 impl DlqReader {
-    /// Writes the matching open letters, a line each ([`letter_json`]); gives how many.
+    /// Writes the matching open letters, a line each ([`letter_line`]); gives how many.
     ///
     /// # Errors
     /// [`DlqError::Corrupt`], [`DlqError::Io`]; also if `out` fails.
@@ -69,9 +92,8 @@ impl DlqReader {
         let (mut count, mut line, mut failed) = (0, Vec::new(), None);
         self.scan(filter, |letter| {
             line.clear();
-            letter_json(&letter, &mut line);
-            line.push(b'\n');
-            match out.write_all(&line) {
+            let written = letter_line(&letter, &mut line).map_err(std::io::Error::other);
+            match written.and_then(|()| out.write_all(&line)) {
                 Ok(()) => {
                     count += 1;
                     ControlFlow::Continue(())

@@ -2,6 +2,8 @@
 
 use cdc_core::{DeadLetter, LetterState};
 
+use crate::key::KeyFilter;
+
 /// Picks letters; every set field must match. The default picks all open letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LetterFilter {
@@ -9,6 +11,8 @@ pub struct LetterFilter {
     pub emitter: Option<String>,
     /// Of this table: `table`, or `schema.table`. Exact, no patterns.
     pub table: Option<String>,
+    /// Of this row.
+    pub key: Option<KeyFilter>,
     /// Whose last failure had this class.
     pub class: Option<String>,
     /// In this state.
@@ -54,11 +58,19 @@ impl LetterFilter {
 
     /// True if letters must be read to know.
     pub(crate) const fn needs_letter(&self) -> bool {
-        self.table.is_some()
+        self.table.is_some() || self.key.is_some()
     }
 
     /// What only the letter says.
     pub(crate) fn matches_letter(&self, letter: &DeadLetter) -> bool {
+        self.matches_table(letter)
+            && self
+                .key
+                .as_ref()
+                .is_none_or(|key| key.matches(&letter.source, &letter.event))
+    }
+
+    fn matches_table(&self, letter: &DeadLetter) -> bool {
         let Some(wanted) = self.table.as_deref() else {
             return true;
         };

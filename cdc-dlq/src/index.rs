@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cdc_core::{LetterState, Position};
 
 use crate::record::{Identity, LetterRecord};
+use crate::sidecar::Operation;
 
 /// Most different failure classes told apart; the classes of this project are a dozen.
 const CLASSES_MAX: usize = 1024;
@@ -119,29 +120,74 @@ impl Index {
     /// Takes in a letter record: opens the letter, or replaces what was known. A letter that was
     /// written closed (which the writer never does) is not there.
     pub(crate) fn apply_letter(&mut self, record: &LetterRecord<'_>, at: At) {
+        let last_failed = record.last_failed_micros;
+        self.open(
+            &record.identity,
+            record.class,
+            record.state,
+            last_failed,
+            at,
+        );
+    }
+
+    /// Takes in what a letter record says.
+    fn open(
+        &mut self,
+        identity: &Identity<'_>,
+        class: &str,
+        state: LetterState,
+        last_failed_micros: i64,
+        at: At,
+    ) {
         let class = if self.classes.list.len() < CLASSES_MAX {
-            record.class
+            class
         } else {
             OTHER_CLASS
         };
         let key = Key {
-            emitter: self.emitters.number(record.identity.emitter),
-            position: record.identity.position,
-            source: record.identity.source,
+            emitter: self.emitters.number(identity.emitter),
+            position: identity.position,
+            source: identity.source,
         };
         let entry = Entry {
             at,
-            state: record.state,
+            state,
             class: u16::try_from(self.classes.number(class)).unwrap_or(u16::MAX),
-            last_failed_micros: record.last_failed_micros,
+            last_failed_micros,
         };
         self.close(key);
-        if record.state.is_open() {
+        if state.is_open() {
             let live = self.live.entry(at.segment).or_default();
             live.letters += 1;
             live.bytes += u64::from(at.length);
-            self.count(key, record.state, 1);
+            self.count(key, state, 1);
             self.letters.insert(key, entry);
+        }
+    }
+
+    /// Takes in what a segment's index says of one of its records.
+    pub(crate) fn apply_operation(&mut self, operation: &Operation<'_>, segment: u64) {
+        match *operation {
+            Operation::Letter {
+                identity,
+                class,
+                state,
+                last_failed_micros,
+                offset,
+                length,
+            } => {
+                let at = At {
+                    segment,
+                    offset,
+                    length,
+                };
+                self.open(&identity, class, state, last_failed_micros, at);
+            }
+            Operation::State(identity, state) => {
+                if let Some(key) = self.key(&identity) {
+                    self.apply_state(key, state);
+                }
+            }
         }
     }
 

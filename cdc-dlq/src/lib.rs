@@ -33,13 +33,18 @@
 mod export;
 mod filter;
 mod format;
+mod import;
 mod index;
+mod key;
 mod queue;
 mod reader;
 mod record;
+mod sidecar;
 mod walk;
 
-pub use export::letter_json;
+pub use export::{letter_json, letter_line};
 pub use filter::LetterFilter;
+pub use import::{ImportError, Imported, parse_line};
+pub use key::{KeyFilter, KeyFilterError};
 pub use queue::{DlqOptions, FileDlq};
 pub use reader::{DlqCount, DlqGroup, DlqPage, DlqReader, DlqStats};

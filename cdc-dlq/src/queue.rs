@@ -14,6 +14,7 @@ use crate::format::{Frames, LOCK_NAME, Place, SEGMENT_HEADER_LEN, segment_header
 use crate::index::{At, Key};
 use crate::reader::{DlqReader, Segment, event_id};
 use crate::record::{self, EMITTER_MAX, Identity, Record};
+use crate::sidecar::sidecar_name;
 
 /// Bytes of records written and synced as one; a larger append is written in parts.
 const PART_MAX: usize = 64 << 20;
@@ -139,6 +140,7 @@ impl FileDlq {
             return self.create_segment(1);
         };
         self.active = sequence;
+        self.drop_index(sequence)?;
         if cut == Some(0) {
             return self.write(sequence, "create", |file| {
                 file.set_len(0)?;
@@ -169,6 +171,18 @@ impl FileDlq {
             file.sync_data()?;
             Ok(end)
         })?;
+        self.sync_dir()
+    }
+
+    /// Removes the index of a segment that is appended to again: the process died between ending it
+    /// and beginning the next. An index that is there says what the segment says, always.
+    fn drop_index(&mut self, sequence: u64) -> Result<(), DlqError> {
+        let index = self.letters.path.join(sidecar_name(sequence));
+        if !self.storage.exists(&index) {
+            return Ok(());
+        }
+        let removed = self.storage.remove(&index);
+        removed.map_err(|cause| self.letters.io("remove the index of", sequence, cause))?;
         self.sync_dir()
     }
 
@@ -296,8 +310,16 @@ impl FileDlq {
         self.sync_dir()
     }
 
+    /// Ends the active segment, with its index beside it, and begins the next.
     fn rotate(&mut self) -> Result<(), DlqError> {
-        self.create_segment(self.active.saturating_add(1))
+        let ended = self.active;
+        if let Some(segment) = self.letters.segments.get(&ended) {
+            let written = self
+                .letters
+                .write_index(self.storage.as_ref(), ended, segment);
+            written.inspect_err(|_| self.dead = true)?;
+        }
+        self.create_segment(ended.saturating_add(1))
     }
 
     fn active_length(&self) -> u64 {
@@ -390,6 +412,13 @@ impl FileDlq {
                 self.dead = true;
                 self.letters.io("remove", oldest, cause)
             })?;
+            let index = self.letters.path.join(sidecar_name(oldest));
+            if self.storage.exists(&index) {
+                self.storage.remove(&index).map_err(|cause| {
+                    self.dead = true;
+                    self.letters.io("remove the index of", oldest, cause)
+                })?;
+            }
             // One at a time: were a newer removal durable and this one not, letters that the
             // newer segment closed would be open again.
             self.sync_dir()?;
@@ -497,6 +526,40 @@ impl FileDlq {
         self.commit()
     }
 
+    /// Refuses more letters than there may be.
+    pub(crate) fn room_for_letters(&self, fresh: u64) -> Result<(), DlqError> {
+        let (open, max) = (self.letters.len() as u64, self.options.letters_max);
+        if open.saturating_add(fresh) > max {
+            return Err(self.full(open, max, "letters", "dlq_letters_max"));
+        }
+        Ok(())
+    }
+
+    /// Makes room for everything an import is going to write, or refuses it before it begins.
+    pub(crate) fn begin_import(&mut self, bytes: u64) -> Result<(), DlqError> {
+        self.alive()?;
+        self.frames.clear();
+        self.make_room(bytes)
+    }
+
+    /// Writes a letter that is not open; synced with those after it, at [`FileDlq::end_import`] at
+    /// the latest.
+    pub(crate) fn import_one(&mut self, letter: &DeadLetter) -> Result<(), DlqError> {
+        self.push_letter(letter)?;
+        if self.frames.len() >= PART_MAX {
+            self.append_part()?;
+        }
+        Ok(())
+    }
+
+    /// Makes an import durable.
+    pub(crate) fn end_import(&mut self) -> Result<(), DlqError> {
+        if !self.frames.is_empty() {
+            self.append_part()?;
+        }
+        self.reclaim()
+    }
+
     fn append_all(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError> {
         let mut fresh = HashSet::new();
         for letter in letters {
@@ -505,10 +568,8 @@ impl FileDlq {
                 fresh.insert((&*letter.emitter, letter.event_id()));
             }
         }
-        let open = self.letters.len() as u64;
-        if !fresh.is_empty() && open + fresh.len() as u64 > self.options.letters_max {
-            let max = self.options.letters_max;
-            return Err(self.full(open, max, "letters", "dlq_letters_max"));
+        if !fresh.is_empty() {
+            self.room_for_letters(fresh.len() as u64)?;
         }
         for letter in letters.iter().filter(|letter| letter.state.is_open()) {
             if let Some(letter) = self.as_stored(letter)? {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 use cdc_core::{DeadLetter, DlqError, EventId, LetterState};
+use tracing::warn;
 
 use crate::filter::LetterFilter;
 use crate::format::{
@@ -16,6 +17,7 @@ use crate::format::{
 };
 use crate::index::{At, Entry, Index, Key};
 use crate::record::{self, Identity, Record};
+use crate::sidecar::{self, Seal, sidecar_name};
 use crate::walk::{self, End, Walked};
 
 /// How often a reader looks again when the writer removed a segment, or wrote, meanwhile.
@@ -131,10 +133,10 @@ impl DlqReader {
             segments,
             index: Index::default(),
         };
-        reader.replay(writer)
+        reader.replay(storage, writer)
     }
 
-    fn replay(mut self, writer: bool) -> Result<Loaded, DlqError> {
+    fn replay(mut self, storage: &dyn Storage, writer: bool) -> Result<Loaded, DlqError> {
         let newest = self
             .segments
             .last_key_value()
@@ -150,6 +152,9 @@ impl DlqReader {
             if !self.check_header(sequence, segment, is_newest)? {
                 (cut, last_append) = (Some(0), None);
                 break;
+            }
+            if !is_newest && self.take_index(storage, sequence, segment) {
+                continue;
             }
             let mut tries = 0;
             let walked = loop {
@@ -167,6 +172,12 @@ impl DlqReader {
                 End::Torn(offset) => cut = Some(offset),
                 End::Damaged(offset) => {
                     return Err(self.corrupt(sequence, offset, "a frame is not whole"));
+                }
+            }
+            if writer && !is_newest {
+                // Only the next opening is slower without it.
+                if let Err(error) = self.write_index(storage, sequence, segment) {
+                    warn!(error = %error, "dead letter queue: no index beside an ended segment");
                 }
             }
         }
@@ -202,6 +213,90 @@ impl DlqReader {
             0,
             "this is not a segment of version 1, or not this one",
         ))
+    }
+
+    /// Takes an ended segment in from the index beside it; false if there is none that fits, and
+    /// the segment must be read. Letters are then checked when they are read, not now.
+    fn take_index(&mut self, storage: &dyn Storage, sequence: u64, segment: &Segment) -> bool {
+        let path = self.path.join(sidecar_name(sequence));
+        let bytes = || -> io::Result<Option<Vec<u8>>> {
+            let file = storage.open(&path, OpenMode::Read)?;
+            let length = file.len()?;
+            if length > sidecar::len_max(segment.length) {
+                return Ok(None);
+            }
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+            read_exact_at(file.as_ref(), &mut bytes, 0)?;
+            Ok(Some(bytes))
+        };
+        let Ok(Some(bytes)) = bytes() else {
+            return false;
+        };
+        let fits = |seal: &Seal| {
+            seal.sequence == sequence
+                && seal.length == segment.length
+                && last_crc(segment, seal.last_at).is_ok_and(|crc| crc == seal.last_crc)
+        };
+        // What was taken in of one that turns out damaged is said again when the segment is read.
+        let index = &mut self.index;
+        let read = sidecar::read(&bytes, fits, |operation| {
+            index.apply_operation(&operation, sequence);
+        });
+        read.is_some()
+    }
+
+    /// Writes the index beside an ended segment. A crash may lose or tear it: then it is no index.
+    pub(crate) fn write_index(
+        &self,
+        storage: &dyn Storage,
+        sequence: u64,
+        segment: &Segment,
+    ) -> Result<(), DlqError> {
+        let path = self.path.join(sidecar_name(sequence));
+        let mut builder = sidecar::Builder::default();
+        let mut last_at = 0;
+        let write = || -> io::Result<()> {
+            let walked = walk::frames(
+                segment.file.as_ref(),
+                segment.length,
+                sequence,
+                false,
+                |offset, payload| -> Result<(), io::Error> {
+                    last_at = offset;
+                    let length = u32::try_from(FRAME_HEADER_LEN + payload.len());
+                    match record::read(payload) {
+                        Ok(Record::Letter(record)) => {
+                            builder.letter(&record, offset, length.unwrap_or(u32::MAX));
+                        }
+                        Ok(Record::State(identity, state)) => builder.state(&identity, state),
+                        Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+                    }
+                    Ok(())
+                },
+            )?;
+            if walked.end != End::Clean {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let seal = Seal {
+                sequence,
+                length: segment.length,
+                last_at,
+                last_crc: last_crc(segment, last_at)?,
+            };
+            let Some(bytes) = builder.finish(seal) else {
+                return Ok(());
+            };
+            if storage.exists(&path) {
+                storage.remove(&path)?;
+            }
+            let file = storage.open(&path, OpenMode::CreateNew)?;
+            file.write_all_at(&bytes, 0)
+        };
+        write().map_err(|cause| DlqError::Io {
+            what: "write the index",
+            path: path.display().to_string(),
+            cause,
+        })
     }
 
     fn walk(&mut self, sequence: u64, segment: &Segment, newest: bool) -> Result<Walked, DlqError> {
@@ -284,6 +379,11 @@ impl DlqReader {
             Some((_, entry)) => Ok(Some(self.read(&entry)?)),
             None => Ok(None),
         }
+    }
+
+    /// True if the letter of this emitter and event is open.
+    pub(crate) fn is_open(&self, emitter: &str, id: EventId) -> bool {
+        self.index.find(&Identity::new(emitter, id)).is_some()
     }
 
     /// Calls `each` with the matching open letters, by emitter and then in position order, until
@@ -440,6 +540,17 @@ impl DlqReader {
         letter.state = entry.state;
         Ok(letter)
     }
+}
+
+/// The checksum in the header of the frame there; 0 for none.
+fn last_crc(segment: &Segment, at: u32) -> io::Result<u32> {
+    if at == 0 {
+        return Ok(0);
+    }
+    let mut crc = [0; 4];
+    let at = u64::from(at) + FRAME_HEADER_LEN as u64 - 4;
+    read_exact_at(segment.file.as_ref(), &mut crc, at)?;
+    Ok(u32::from_le_bytes(crc))
 }
 
 /// The event id of a key.

@@ -10,9 +10,9 @@ pub(crate) use capture::{
     TailArgs, VerifyArgs, WireFormat,
 };
 pub(crate) use state::{
-    DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs,
-    EmitterCommand, LetterSelection, PositionCommand, PositionSetArgs, PositionShowArgs,
-    StatusArgs, WalCommand, WalDumpArgs, WalRepairArgs,
+    DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqImportArgs, DlqLsArgs, DlqRedriveArgs,
+    DlqShowArgs, EmitterCommand, LetterSelection, PositionCommand, PositionSetArgs,
+    PositionShowArgs, StatusArgs, WalCommand, WalDumpArgs, WalRepairArgs,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

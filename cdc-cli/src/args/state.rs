@@ -78,6 +78,8 @@ pub(crate) enum DlqCommand {
     Discard(DlqDiscardArgs),
     /// Write dead letters as lines of JSON.
     Export(DlqExportArgs),
+    /// Take dead letters in from lines that `dlq export` wrote.
+    Import(DlqImportArgs),
     /// Count dead letters.
     Stats(DlqStatsArgs),
 }
@@ -92,6 +94,9 @@ pub(crate) struct LetterSelection {
     /// Of this table, `schema.table` or `table`.
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
+    /// Of this row: a value, column=value with commas between several, or the key as a JSON object.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
     /// Of this class: event, transform, encode, ...
     #[arg(long, value_name = "CLASS")]
     pub(crate) class: Option<String>,
@@ -108,6 +113,11 @@ pub(crate) struct LetterSelection {
 
 /// `dlq ls`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cdc-cli dlq ls --emitter hooks --since -1h
+  cdc-cli dlq ls --table public.orders --key 42
+  cdc-cli dlq ls --key 'tenant=a,id=7' -o json")]
 pub(crate) struct DlqLsArgs {
     /// Which.
     #[command(flatten)]
@@ -119,13 +129,17 @@ pub(crate) struct DlqLsArgs {
 
 /// `dlq show`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cdc-cli dlq show 65c74a1b02d3e4f5-00000000016b3748-00000001
+  cdc-cli dlq show --table public.orders --key 42")]
 pub(crate) struct DlqShowArgs {
-    /// The event's id, as `dlq ls` prints it.
-    #[arg(value_name = "ID")]
-    pub(crate) id: String,
-    /// Of this emitter, if several failed on the event.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) emitter: Option<String>,
+    /// The events' ids, as `dlq ls` prints them; without any, all that are selected.
+    #[arg(value_name = "ID", required_unless_present_any = ["emitter", "table", "key", "class", "since", "until", "state"])]
+    pub(crate) ids: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) selection: LetterSelection,
 }
 
 /// `dlq redrive`
@@ -136,7 +150,9 @@ they had.
 
 Examples:
   cdc-cli dlq redrive --emitter audit --dry-run
-  cdc-cli dlq redrive --emitter audit --table 'public.orders'")]
+  cdc-cli dlq redrive --emitter audit --table public.orders
+  cdc-cli dlq redrive --table public.orders --key 42
+  cdc-cli dlq redrive --emitter hooks --rate 50")]
 pub(crate) struct DlqRedriveArgs {
     /// Only these; without any, all that are selected.
     #[arg(value_name = "ID")]
@@ -157,6 +173,13 @@ pub(crate) struct DlqRedriveArgs {
 
 /// `dlq discard`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Their events will never be delivered. What waits behind them stays, and goes with the next redrive.
+
+Examples:
+  cdc-cli dlq discard 65c74a1b02d3e4f5-00000000016b3748-00000001
+  cdc-cli dlq discard --emitter hooks --until -30d          # counts, and asks for --yes
+  cdc-cli dlq discard --emitter hooks --until -30d --yes")]
 pub(crate) struct DlqDiscardArgs {
     /// Only these; without any, all that are selected.
     #[arg(value_name = "ID")]
@@ -169,8 +192,32 @@ pub(crate) struct DlqDiscardArgs {
     pub(crate) yes: bool,
 }
 
+/// `dlq import`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Letters come back as they were exported: ids, states, times, attempts; in whatever order the lines are.
+Those that are open already stay as they are. One damaged or edited line, and nothing is imported. The
+pipeline must not run meanwhile: when it starts, later events of their rows wait behind them.
+
+Examples:
+  cdc-cli dlq export --emitter hooks --to letters.ndjson
+  cdc-cli dlq import letters.ndjson --dry-run
+  cdc-cli dlq import letters.ndjson")]
+pub(crate) struct DlqImportArgs {
+    /// The lines; - for standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only read the lines and count what would be taken in.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `dlq export`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cdc-cli dlq export --emitter hooks --to letters.ndjson
+  cdc-cli dlq export | jq -c 'del(.record)'      # for people; `record` is for `dlq import`")]
 pub(crate) struct DlqExportArgs {
     /// Which.
     #[command(flatten)]

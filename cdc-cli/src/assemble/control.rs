@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::EventId;
@@ -13,12 +14,15 @@ use cdc_core::pipeline::{LaneControl, RedriveReport, RedriveRequest};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::status::{LaneReading, PipelineStatus};
 
 /// Longest request or answer in bytes.
 const LINE_MAX: u64 = 16 << 20;
+/// Requests answered at once; more wait.
+const REQUESTS_MAX: usize = 64;
 /// Longest wait for a client's request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -140,23 +144,32 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Answers requests, one after the other, for ever.
+/// Answers requests for ever: several at once, since a redrive may take long and `status` should
+/// not wait for it.
 pub(crate) async fn serve(
     listener: UnixListener,
     lanes: Vec<ControlledLane>,
-    status: impl Fn() -> PipelineStatus,
+    status: impl Fn() -> PipelineStatus + Send + Sync + 'static,
 ) {
+    let (lanes, status) = (Arc::new(lanes), Arc::new(status));
+    let mut requests = JoinSet::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(error = %error, "control socket");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-        };
-        if let Err(error) = answer(stream, &lanes, &status).await {
-            warn!(error = %error, "control request");
+        tokio::select! {
+            _ = requests.join_next(), if !requests.is_empty() => {}
+            accepted = listener.accept(), if requests.len() < REQUESTS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    let (lanes, status) = (lanes.clone(), status.clone());
+                    requests.spawn(async move {
+                        if let Err(error) = answer(stream, &lanes, &*status).await {
+                            warn!(error = %error, "control request");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(error = %error, "control socket");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cdc_core::pipeline::{RedriveRequest, Shutdown, Watermark};
+use cdc_core::pipeline::{RedriveRequest, Shutdown, ShutdownTrigger, Watermark};
 use cdc_core::{
     BatchLimit, CheckpointStore, DeadLetterQueue, EventBatch, EventId, Position, SourceError,
     SourceInfo, WalSource,
@@ -10,11 +10,11 @@ use cdc_core::{
 use tokio::sync::mpsc;
 
 use super::control::Redriven;
-use super::lanes::{self, Range, Shared};
+use super::lanes::{self, Range, Shared, Started};
 use super::state::State;
 use super::{dead_letters, runner};
 use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, Destination};
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -36,61 +36,123 @@ impl WalSource for Silence {
     }
 }
 
-/// Sends letters of one emitter again, holding the locks of state and dead letters.
-///
-/// # Errors
-/// Exit code 3 if the emitter is not configured, 7 if a pipeline holds the locks, the lane's
-/// otherwise.
-pub(crate) fn offline(
-    config: &Config,
-    name: &str,
-    ids: Vec<EventId>,
-    as_was: bool,
-) -> Result<Redriven, CliError> {
-    let emitter = config.emitter(name).ok_or_else(|| {
-        CliError::new(
-            Exit::Configuration,
-            format!("redrive the letters of emitter {name}: the configuration has no emitter of this name"),
-        )
-    })?;
-    let state = State::open(&config.state_path)?;
-    let mut dlq = dead_letters::open(config)?;
-    let Some(letter) = dlq.open_letters(name, None, 1)?.into_iter().next() else {
-        return Ok(Redriven::default());
-    };
-    let stored = state.checkpoints.load(name)?;
-    let mut source = SourceInfo::clone(&letter.source);
-    if let Some(stored) = &stored {
-        source.lineage = stored.lineage;
+/// A lane that only sends letters, holding the locks of state and dead letters.
+pub(crate) struct Offline {
+    /// `None` once the emitter has no letters.
+    lane: Option<(Started, ShutdownTrigger)>,
+    _state: State,
+}
+
+impl Offline {
+    /// Starts it for one emitter.
+    ///
+    /// # Errors
+    /// Exit code 3 if the emitter is not configured, 7 if a pipeline holds the locks.
+    pub(crate) fn open(config: &Config, name: &str) -> Result<Self, CliError> {
+        let emitter = config.emitter(name).ok_or_else(|| {
+            CliError::new(
+                Exit::Configuration,
+                format!("redrive the letters of emitter {name}: the configuration has no emitter of this name"),
+            )
+        })?;
+        if let Destination::Pull(_) = emitter.destination {
+            return Err(CliError::new(
+                Exit::Usage,
+                format!(
+                    "redrive the letters of emitter {name}: its consumers fetch; start the pipeline first"
+                ),
+            ));
+        }
+        let state = State::open(&config.state_path)?;
+        let mut dlq = dead_letters::open(config)?;
+        let Some(letter) = dlq.open_letters(name, None, 1)?.into_iter().next() else {
+            return Ok(Self {
+                lane: None,
+                _state: state,
+            });
+        };
+        let stored = state.checkpoints.load(name)?;
+        let mut source = SourceInfo::clone(&letter.source);
+        if let Some(stored) = &stored {
+            source.lineage = stored.lineage;
+        }
+        let source = Arc::new(source);
+        let (trigger, shutdown) = Shutdown::new();
+        let (ended, _nobody) = mpsc::unbounded_channel();
+        let shared = Shared {
+            source: source.clone(),
+            checkpoints: state.checkpoints.clone(),
+            dlq: Arc::new(Mutex::new(dlq)),
+            shutdown,
+            ended,
+        };
+        let handle = Watermark::new().register(name, None);
+        let range = Range {
+            start: Position::ZERO,
+            stop_at: None,
+        };
+        let open = move |_: Position| Ok(Silence(source.clone()));
+        let lane = lanes::start(config, emitter, shared, handle, range, open)?;
+        Ok(Self {
+            lane: Some((lane, trigger)),
+            _state: state,
+        })
     }
-    let source = Arc::new(source);
-    let (trigger, shutdown) = Shutdown::new();
-    let (ended, _nobody) = mpsc::unbounded_channel();
-    let shared = Shared {
-        source: source.clone(),
-        checkpoints: state.checkpoints.clone(),
-        dlq: Arc::new(Mutex::new(dlq)),
-        shutdown,
-        ended,
-    };
-    let handle = Watermark::new().register(name, None);
-    let range = Range {
-        start: Position::ZERO,
-        stop_at: None,
-    };
-    let open = move |_: Position| Ok(Silence(source.clone()));
-    let lane = lanes::start(config, emitter, shared, handle, range, open)?;
-    let control = lane.controlled.control.clone();
-    let report = commands::block_on(control.redrive(RedriveRequest { ids, as_was }))?;
-    trigger.trigger();
-    let end = lane.thread.join();
-    drop(state);
-    match (report, end) {
-        (_, Ok(Err(error))) => Err(runner::lane_error(error)),
-        (Some(report), _) => Ok(report.into()),
-        (None, _) => Err(CliError::new(
-            Exit::Runtime,
-            "redrive: the lane ended before it began",
-        )),
+
+    /// Sends these letters, all that are open if there are none of them.
+    ///
+    /// # Errors
+    /// The lane's.
+    pub(crate) fn redrive(&mut self, ids: &[EventId], as_was: bool) -> Result<Redriven, CliError> {
+        let Some((lane, _)) = &self.lane else {
+            return Ok(Redriven::default());
+        };
+        let control = lane.controlled.control.clone();
+        let ids = ids.to_vec();
+        match commands::block_on(control.redrive(RedriveRequest { ids, as_was }))? {
+            Some(report) => Ok(report.into()),
+            // It ended: the reason is its own.
+            None => Err(self.end().err().unwrap_or_else(|| {
+                CliError::new(Exit::Runtime, "redrive: the lane ended before it began")
+            })),
+        }
+    }
+
+    /// Ends the lane.
+    ///
+    /// # Errors
+    /// The lane's.
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), CliError> {
+        let Some((lane, trigger)) = self.lane.take() else {
+            return Ok(());
+        };
+        trigger.trigger();
+        let ended = lane.thread.join();
+        // What a queue has taken is on standard output when its printer has ended.
+        if let Some(Ok(Err(cause))) = lane.printer.map(std::thread::JoinHandle::join) {
+            return Err(
+                CliError::new(Exit::EmitterStopped, "write events to standard output")
+                    .with_cause(cause),
+            );
+        }
+        match ended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(runner::lane_error(error)),
+            Err(_) => Err(CliError::new(
+                Exit::Runtime,
+                "redrive: the lane's thread panicked",
+            )),
+        }
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        // Only after an error, which is what is said.
+        drop(self.end());
     }
 }

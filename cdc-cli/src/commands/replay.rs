@@ -1,6 +1,5 @@
 //! `replay`: a retained range of events to an emitter once more.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use cdc_core::{BatchLimit, Position, ResumeToken, SystemClock};
 use cdc_wal::StartAt;
 use serde_json::json;
 
-use crate::args::{Global, OutputFormat, ReplayArgs, require_source};
+use crate::args::{Global, ReplayArgs, require_source};
 use crate::assemble::lanes::{self, Built, Range};
 use crate::assemble::source::wal_error;
 use crate::assemble::start::{Extent, LogView, Start};
@@ -19,6 +18,7 @@ use crate::assemble::{runner, stages};
 use crate::config::{Config, Destination, EmitterConfig, Source};
 use crate::exit::Exit;
 use crate::output::answer;
+use crate::progress::Bar;
 use crate::report::CliError;
 
 /// How often progress is shown.
@@ -161,7 +161,9 @@ fn deliver(
             metrics: metrics.clone(),
             shutdown,
         };
-        let mut bar = Bar::new(range, global);
+        let mut bar = Bar::new(global);
+        let end = range.stop_at.unwrap_or(Position::MAX).commit.0;
+        let all = end.saturating_sub(range.start.commit.0);
         let replaying = replay.run();
         tokio::pin!(replaying);
         loop {
@@ -171,7 +173,11 @@ fn deliver(
                     return ended.map_err(runner::lane_error);
                 }
                 _ = signals.next() => trigger.trigger(),
-                () = tokio::time::sleep(PROGRESS) => bar.show(&metrics),
+                () = tokio::time::sleep(PROGRESS) => {
+                    let counts = metrics.counts();
+                    let done = counts.position.commit.0.saturating_sub(range.start.commit.0);
+                    bar.show(done, all, &format!("{} delivered", counts.delivered));
+                }
             }
         }
     })?;
@@ -231,47 +237,4 @@ fn count(
         || json!({ "dry_run": true, "emitter": name, "read": read, "kept": kept }),
     )?;
     Ok(Exit::Done)
-}
-
-/// Progress on a terminal.
-struct Bar {
-    range: Option<(u64, u64)>,
-}
-
-impl Bar {
-    const WIDTH: u64 = 30;
-
-    fn new(range: Range, global: &Global) -> Self {
-        let shown = std::io::stderr().is_terminal() && global.output == OutputFormat::Text;
-        let end = range.stop_at.unwrap_or(Position::MAX).commit.0;
-        Self {
-            range: shown.then_some((range.start.commit.0, end)),
-        }
-    }
-
-    fn show(&mut self, metrics: &LaneMetrics) {
-        let Some((start, end)) = self.range else {
-            return;
-        };
-        let counts = metrics.counts();
-        let done = counts.position.commit.0.saturating_sub(start);
-        let all = end.saturating_sub(start).max(1);
-        let share = u128::from(done.min(all)) * u128::from(Self::WIDTH) / u128::from(all);
-        let filled = usize::try_from(share).unwrap_or_default();
-        let empty = usize::try_from(Self::WIDTH).unwrap_or_default() - filled;
-        let line = format!(
-            "\r[{}{}] {} delivered",
-            "#".repeat(filled),
-            ".".repeat(empty),
-            counts.delivered
-        );
-        // A terminal that went away is nobody's loss.
-        drop(std::io::stderr().write_all(line.as_bytes()));
-    }
-
-    fn clear(&self) {
-        if self.range.is_some() {
-            drop(std::io::stderr().write_all(b"\r\x1b[K"));
-        }
-    }
 }

@@ -8,6 +8,8 @@ mod command;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod http;
 mod layers;
 #[cfg(test)]

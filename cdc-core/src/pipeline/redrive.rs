@@ -35,7 +35,7 @@ pub struct RedriveReport {
     pub delivered: u64,
     /// Letters that failed again and stay.
     pub failed: u64,
-    /// Letters left alone: not asked for, behind one that failed or was not asked for, or ahead of
+    /// Letters left alone, up to the last that was asked for: not asked for, behind one that failed or was not asked for, or ahead of
     /// the lane's position, where earlier events of their key may still be due.
     pub skipped: u64,
     /// Why the redrive ended early, if it did.
@@ -74,8 +74,12 @@ impl Running {
         }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
         let mut blocked = HashSet::new();
-        let mut after = None;
+        let (mut after, mut met) = (None, 0);
         loop {
+            // What stands behind the last letter that was asked for need not be looked at.
+            if !wanted.is_empty() && met == wanted.len() {
+                return Ok(Settled::Done);
+            }
             let page = {
                 let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
                 dlq.open_letters(&self.config.name, after, PAGE)
@@ -91,6 +95,7 @@ impl Running {
                 let behind =
                     keys.is_some_and(|(a, b)| blocked.contains(&a) || blocked.contains(&b));
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
+                met += usize::from(asked);
                 // After a crash or a replay the lane reads the events before it once more.
                 let ahead = letter.event.position > self.window.position();
                 let outcome = if behind || !asked || ahead {

@@ -3,6 +3,8 @@
 
 mod bounds;
 mod crash;
+mod import;
+mod index;
 mod model;
 mod queue;
 mod sample;

@@ -228,6 +228,24 @@ fn filters_pick_and_stats_count() {
         }),
         [1, 2, 3]
     );
+    let key = |text: &str| Some(text.parse().unwrap());
+    for (row, found) in [("7", &[1, 2, 3][..]), ("id=7", &[1, 2, 3]), ("8", &[])] {
+        assert_eq!(
+            pick(LetterFilter {
+                key: key(row),
+                ..any()
+            }),
+            found,
+            "{row}"
+        );
+    }
+    assert_eq!(
+        pick(LetterFilter {
+            key: key("7"),
+            ..LetterFilter::emitter("b")
+        }),
+        [3]
+    );
     for table in ["orders", "public.orders"] {
         assert_eq!(
             pick(LetterFilter {
@@ -310,7 +328,11 @@ fn export_is_a_line_of_json_a_letter() {
         r#""last_failed":"1970-01-01T00:00:00.001000Z","event":{"id":"5a5a5a5a5a5a5a5a-0000000000000001-00000000","#
     );
     assert!(lines[0].starts_with(expected), "{}", lines[0]);
-    assert!(lines[0].ends_with(r#""after":{"id":7,"name":"name","total":"1.50"}}}"#));
+    assert!(lines[0].contains(r#""after":{"id":7,"name":"name","total":"1.50"}},"record":""#));
+    let mut shown = Vec::new();
+    cdc_dlq::letter_json(&letter("a", 1), &mut shown);
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.ends_with(r#""total":"1.50"}}}"#), "{shown}");
     assert!(
         lines[1].contains(r#""message":"line\nfeed \"quoted\"","status":null,"response":null"#)
     );

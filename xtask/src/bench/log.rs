@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use super::Settings;
+use super::{Settings, example, verdicts};
 use crate::error::Context;
 use crate::{Error, Result, command, ensure};
 
@@ -40,30 +40,15 @@ const TOLERANCE: f64 = 5.0;
 /// # Errors
 /// Something fails, or its answer is no JSON.
 pub(super) fn run(settings: &Settings) -> Result<Value> {
-    let mut example = Command::new(example()?);
+    let mut example = Command::new(example("cdc-wal", "throughput")?);
     example.args(["--scale", &settings.scale.to_string(), "--dir"]);
     example.arg(crate::root().join("target"));
     let text = command::output(&mut example)?;
     let measures: Map<String, Value> = serde_json::from_str(&text)
         .context(|| format!("parse the answer of `{}`", command::shown(&example)))?;
-    let verdicts: Map<String, Value> = TARGETS
-        .iter()
-        .filter_map(|(name, least, bound)| {
-            let value = measures.get(*name)?.as_f64()?;
-            let holds = if *least {
-                value >= *bound
-            } else {
-                value <= *bound
-            };
-            let word = if holds { "holds" } else { "MISSED" };
-            let side = if *least { "at least" } else { "at most" };
-            let verdict = format!("{word}: {value:.2}, {side} {bound} is asked for");
-            Some(((*name).to_owned(), verdict.into()))
-        })
-        .collect();
     Ok(json!({
         "measures": measures,
-        "targets": verdicts,
+        "targets": verdicts(&TARGETS, &measures),
         "delivery": delivery(settings)?,
     }))
 }
@@ -93,22 +78,6 @@ fn delivery(settings: &Settings) -> Result<Value> {
     Ok(Value::Array(results))
 }
 
-/// Builds the example.
-fn example() -> Result<PathBuf> {
-    let mut build = Command::new("cargo");
-    build
-        .args(["build", "--quiet", "--release", "--package", "cdc-wal"])
-        .args(["--example", "throughput", "--message-format", "json"])
-        .current_dir(crate::root());
-    let text = command::output(&mut build)?;
-    let executable = text.lines().rev().find_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "throughput")
-            .then(|| message["executable"].as_str().map(PathBuf::from))?
-    });
-    executable.ok_or_else(|| Error::new("build the example throughput: cargo names no executable"))
-}
-
 fn baseline() -> PathBuf {
     crate::root().join("xtask/baselines/log-instructions.json")
 }
@@ -123,7 +92,7 @@ pub(super) fn instructions(write: bool) -> Result<Value> {
         found.is_ok_and(|output| output.status.success()),
         "count instructions: valgrind is not installed; install the package `valgrind`"
     );
-    let example = example()?;
+    let example = example("cdc-wal", "throughput")?;
     let dir = crate::guard::TempDir::new("instructions")?;
     let mut counts = Map::new();
     for what in COUNTED {

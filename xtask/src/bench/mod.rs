@@ -1,20 +1,21 @@
 //! Benchmarks: counts are checked at the destination, ratios come from one run.
 
+mod dlq;
 mod log;
 mod measure;
 mod postgres;
 mod report;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use serde_json::{Map, Value};
 
 use crate::options::Options;
-use crate::{Error, Result, ensure, runs};
+use crate::{Error, Result, command, ensure, runs};
 
 /// The benchmarks, in the order they run without a name.
-const NAMES: [&str; 3] = ["postgres", "large", "log"];
+const NAMES: [&str; 4] = ["postgres", "large", "log", "dlq"];
 
 /// How a benchmark is done.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         let result = match name {
             "postgres" => postgres::catch_up(&settings)?,
             "large" => postgres::large(&settings)?,
+            "dlq" => dlq::run(&settings)?,
             _ => log::run(&settings)?,
         };
         results.insert(name.to_owned(), result);
@@ -109,4 +111,42 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         print!("{}", report::table(&results));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds an example of a crate; its executable.
+fn example(package: &str, name: &str) -> Result<PathBuf> {
+    let mut build = Command::new("cargo");
+    build
+        .args(["build", "--quiet", "--release", "--package", package])
+        .args(["--example", name, "--message-format", "json"])
+        .current_dir(crate::root());
+    let text = command::output(&mut build)?;
+    let executable = text.lines().rev().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executable.ok_or_else(|| {
+        Error::new(format!(
+            "build the example {name}: cargo names no executable"
+        ))
+    })
+}
+
+/// What is asked for, and whether the measures hold it: each is at least (true) or at most (false)
+/// this.
+fn verdicts(targets: &[(&str, bool, f64)], measures: &Map<String, Value>) -> Map<String, Value> {
+    let verdict = |(name, least, bound): &(&str, bool, f64)| {
+        let value = measures.get(*name)?.as_f64()?;
+        let holds = if *least {
+            value >= *bound
+        } else {
+            value <= *bound
+        };
+        let word = if holds { "holds" } else { "MISSED" };
+        let side = if *least { "at least" } else { "at most" };
+        let verdict = format!("{word}: {value:.2}, {side} {bound} is asked for");
+        Some(((*name).to_owned(), verdict.into()))
+    };
+    targets.iter().filter_map(verdict).collect()
 }

@@ -133,6 +133,18 @@ impl Shop {
         log
     }
 
+    /// Commits one row after the other, each with a text, again for an id that was there.
+    pub(crate) fn write(&mut self, rows: &[(i64, &str)]) {
+        let log = self.log();
+        for (id, text) in rows {
+            let mut transaction = log.begin(self.next.unsigned_abs());
+            let row = RowImage::from_values(&[Value::Int(*id), Value::Text((*text).into())]);
+            transaction.insert(&self.rows, &row).unwrap();
+            transaction.commit().unwrap();
+        }
+        log.flush().unwrap();
+    }
+
     /// Everything committed.
     pub(crate) fn committed(&self) -> Vec<i64> {
         (1..self.next).collect()

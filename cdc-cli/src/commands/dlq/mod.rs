@@ -1,23 +1,25 @@
-//! `dlq`: dead letters, listed, shown, sent again, given up.
+//! `dlq`: dead letters, listed, shown, sent again, given up, taken elsewhere.
 
-use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
+mod import;
+mod redrive;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
 
 use cdc_core::storage::StdStorage;
-use cdc_core::{EventId, LetterState};
+use cdc_core::{DlqError, EventId, LetterState};
 use cdc_dlq::{DlqReader, LetterFilter, letter_json};
 use serde_json::{Value, json};
 
 use super::block_on;
 use crate::args::{
-    DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqRedriveArgs, DlqShowArgs, Global,
-    LetterSelection, OutputFormat,
+    DlqCommand, DlqDiscardArgs, DlqExportArgs, DlqLsArgs, DlqShowArgs, Global, LetterSelection,
+    OutputFormat,
 };
-use crate::assemble::control::{self, Redriven, Reply, Request};
+use crate::assemble::control::{self, Reply, Request};
+use crate::assemble::dead_letters;
 use crate::assemble::state::StatePaths;
-use crate::assemble::{dead_letters, redrive};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{answer, finish, pairs, print, print_json};
@@ -29,12 +31,16 @@ pub(crate) fn run(command: &DlqCommand, global: &Global) -> Result<Exit, CliErro
     match command {
         DlqCommand::Ls(args) => ls(args, global, &config),
         DlqCommand::Show(args) => show(args, global, &config),
-        DlqCommand::Redrive(args) => redrive(args, global, &config),
+        DlqCommand::Redrive(args) => redrive::run(args, global, &config),
         DlqCommand::Discard(args) => discard(args, global, &config),
-        DlqCommand::Export(args) => export(args, &config),
+        DlqCommand::Export(args) => export(args, global, &config),
+        DlqCommand::Import(args) => import::run(args, global, &config),
         DlqCommand::Stats(_) => stats(global, &config),
     }
 }
+
+/// Most ids of one request to a running process: far below what it reads of one line.
+const IDS_MAX: usize = 100_000;
 
 fn reader(config: &Config) -> Result<DlqReader, CliError> {
     Ok(DlqReader::open(&StdStorage, &config.dead_letters.path)?)
@@ -68,9 +74,14 @@ fn filter(selection: &LetterSelection) -> Result<LetterFilter, CliError> {
         });
         parsed.transpose()
     };
+    let key = selection.key.as_deref().map(|key| {
+        key.parse()
+            .map_err(|error| CliError::from_error(Exit::Usage, error))
+    });
     Ok(LetterFilter {
         emitter: selection.emitter.clone(),
         table: selection.table.clone(),
+        key: key.transpose()?,
         class: selection.class.clone(),
         state: state.transpose()?,
         since_micros: micros(&selection.since)?,
@@ -85,10 +96,10 @@ fn selected(
     ids: &[String],
     selection: &LetterSelection,
 ) -> Result<BTreeMap<String, Vec<EventId>>, CliError> {
-    let mut wanted = Vec::with_capacity(ids.len());
+    let mut wanted = BTreeSet::new();
     for id in ids {
         let id: Result<EventId, _> = id.parse();
-        wanted.push(id.map_err(|error| CliError::from_error(Exit::Usage, error))?);
+        wanted.insert(id.map_err(|error| CliError::from_error(Exit::Usage, error))?);
     }
     let mut found: BTreeMap<String, Vec<EventId>> = BTreeMap::new();
     for (emitter, id) in reader.ids(&filter(selection)?)? {
@@ -163,11 +174,8 @@ fn ls(args: &DlqLsArgs, global: &Global, config: &Config) -> Result<Exit, CliErr
 
 fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
     let reader = reader(config)?;
-    let selection = LetterSelection {
-        emitter: args.emitter.clone(),
-        ..LetterSelection::default()
-    };
-    for (emitter, ids) in selected(&reader, std::slice::from_ref(&args.id), &selection)? {
+    let mut shown = false;
+    for (emitter, ids) in selected(&reader, &args.ids, &args.selection)? {
         for id in ids {
             let Some(letter) = reader.get(&emitter, id)? else {
                 continue;
@@ -191,116 +199,15 @@ fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, Cl
                     (name.clone(), plain)
                 })
                 .collect();
-            print(&format!("{}event\n{:#}\n", pairs(&rows), row["event"]))?;
+            let gap = if shown { "\n" } else { "" };
+            shown = true;
+            print(&format!("{gap}{}event\n{:#}\n", pairs(&rows), row["event"]))?;
         }
+    }
+    if !shown && global.output == OutputFormat::Text {
+        print("no dead letters\n")?;
     }
     Ok(Exit::Done)
-}
-
-fn redrive(args: &DlqRedriveArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
-    let found = selected(&reader(config)?, &args.ids, &args.selection)?;
-    if args.dry_run {
-        return counted("would be redriven", &found, global);
-    }
-    let everything = args.ids.is_empty()
-        && args.selection.table.is_none()
-        && args.selection.class.is_none()
-        && args.selection.state.is_none()
-        && args.selection.since.is_none()
-        && args.selection.until.is_none()
-        && args.rate.is_none();
-    let mut reports = Vec::new();
-    for (emitter, ids) in found {
-        // All of an emitter: also what dies while this runs.
-        let ids = if everything { Vec::new() } else { ids };
-        let report = match args.rate {
-            Some(rate) => redrive_slowly(config, &emitter, &ids, args.as_was, rate)?,
-            None => redrive_one(config, &emitter, ids, args.as_was)?,
-        };
-        reports.push((emitter, report));
-    }
-    let failed = reports
-        .iter()
-        .any(|(_, r)| r.failed > 0 || r.stopped.is_some());
-    answer(
-        global.output,
-        || {
-            if reports.is_empty() {
-                return "no dead letters\n".to_owned();
-            }
-            let line = |(emitter, r): &(String, Redriven)| {
-                let stopped = r
-                    .stopped
-                    .as_ref()
-                    .map_or_else(String::new, |why| format!("; stopped: {why}"));
-                format!(
-                    "{emitter}: {} delivered, {} failed again, {} left alone{stopped}\n",
-                    r.delivered, r.failed, r.skipped
-                )
-            };
-            reports.iter().map(line).collect()
-        },
-        || json!({ "redriven": reports.iter().map(|(e, r)| (e.clone(), json!(r))).collect::<serde_json::Map<_, _>>() }),
-    )?;
-    Ok(if failed { Exit::Partly } else { Exit::Done })
-}
-
-/// A second's worth of letters at a time, in order; a key's later letters follow in a later part.
-fn redrive_slowly(
-    config: &Config,
-    emitter: &str,
-    ids: &[EventId],
-    as_was: bool,
-    rate: u32,
-) -> Result<Redriven, CliError> {
-    let mut sum = Redriven::default();
-    let mut due = Instant::now();
-    let progress = io::stderr().is_terminal();
-    for part in ids.chunks(usize::try_from(rate).unwrap_or(usize::MAX)) {
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        due = Instant::now() + Duration::from_secs(1);
-        let report = redrive_one(config, emitter, part.to_vec(), as_was)?;
-        sum.delivered += report.delivered;
-        sum.failed += report.failed;
-        sum.stopped = report.stopped;
-        if progress {
-            let line = format!(
-                "\r{emitter}: {} of {} delivered, {} failed",
-                sum.delivered,
-                ids.len(),
-                sum.failed
-            );
-            drop(io::stderr().write_all(line.as_bytes()));
-        }
-        if sum.stopped.is_some() {
-            break;
-        }
-    }
-    if progress {
-        drop(io::stderr().write_all(b"\r\x1b[K"));
-    }
-    // Each part leaves the letters of all others alone: what counts is what nobody dealt with.
-    sum.skipped = (ids.len() as u64).saturating_sub(sum.delivered + sum.failed);
-    Ok(sum)
-}
-
-/// Asks the running process, or does it here if there is none.
-fn redrive_one(
-    config: &Config,
-    emitter: &str,
-    ids: Vec<EventId>,
-    as_was: bool,
-) -> Result<Redriven, CliError> {
-    let request = Request::Redrive {
-        emitter: emitter.to_owned(),
-        ids: ids.iter().map(ToString::to_string).collect(),
-        as_was,
-    };
-    match ask(config, &request)? {
-        Some(Reply::Redrive(report)) => Ok(report),
-        Some(other) => Err(refused(other)),
-        None => redrive::offline(config, emitter, ids, as_was),
-    }
 }
 
 fn discard(args: &DlqDiscardArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
@@ -314,18 +221,21 @@ fn discard(args: &DlqDiscardArgs, global: &Global, config: &Config) -> Result<Ex
     }
     let mut done: BTreeMap<String, u64> = BTreeMap::new();
     for (emitter, ids) in found {
-        let request = Request::Discard {
-            emitter: emitter.clone(),
-            ids: ids.iter().map(ToString::to_string).collect(),
-        };
-        let count = match ask(config, &request)? {
-            Some(Reply::Discarded { count }) => count,
-            Some(other) => return Err(refused(other)),
-            None => {
-                let letters = ids.iter().map(|id| (emitter.as_str(), *id));
-                dead_letters::open(config)?.set_states(letters, LetterState::Discarded)?
-            }
-        };
+        let mut count = 0;
+        for ids in ids.chunks(IDS_MAX) {
+            let request = Request::Discard {
+                emitter: emitter.clone(),
+                ids: ids.iter().map(ToString::to_string).collect(),
+            };
+            count += match ask(config, &request)? {
+                Some(Reply::Discarded { count }) => count,
+                Some(other) => return Err(refused(other)),
+                None => {
+                    let letters = ids.iter().map(|id| (emitter.as_str(), *id));
+                    dead_letters::open(config)?.set_states(letters, LetterState::Discarded)?
+                }
+            };
+        }
         done.insert(emitter, count);
     }
     answer(
@@ -380,12 +290,18 @@ fn counted(
     Ok(Exit::Done)
 }
 
-fn export(args: &DlqExportArgs, config: &Config) -> Result<Exit, CliError> {
+fn export(args: &DlqExportArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
     let reader = reader(config)?;
     let filter = filter(&args.selection)?;
     let Some(path) = &args.to else {
         let mut out = io::BufWriter::new(io::stdout().lock());
-        reader.export(&filter, &mut out)?;
+        match reader.export(&filter, &mut out) {
+            // `| head`
+            Err(DlqError::Io { cause, .. }) if cause.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(Exit::Done);
+            }
+            written => drop(written?),
+        }
         finish(out.flush())?;
         return Ok(Exit::Done);
     };
@@ -393,7 +309,10 @@ fn export(args: &DlqExportArgs, config: &Config) -> Result<Exit, CliError> {
     let refuse = |cause| {
         CliError::new(
             Exit::Runtime,
-            format!("write dead letters to {}", path.display()),
+            format!(
+                "write dead letters to {}: name a file that is not there yet, on a disk with room",
+                path.display()
+            ),
         )
         .with_cause(cause)
     };
@@ -404,8 +323,16 @@ fn export(args: &DlqExportArgs, config: &Config) -> Result<Exit, CliError> {
         .mode(0o600)
         .open(path);
     let mut out = io::BufWriter::new(file.map_err(refuse)?);
-    reader.export(&filter, &mut out)?;
-    out.flush().map_err(refuse)?;
+    let count = reader.export(&filter, &mut out)?;
+    let file = out
+        .into_inner()
+        .map_err(|error| refuse(error.into_error()))?;
+    file.sync_all().map_err(refuse)?;
+    answer(
+        global.output,
+        || format!("{}: {count} letters\n", path.display()),
+        || json!({ "file": path.display().to_string(), "letters": count }),
+    )?;
     Ok(Exit::Done)
 }
 
