@@ -1,4 +1,5 @@
-//! What writing an event costs in each format, in nanoseconds, on one core. Takes the number of events.
+//! What writing an event costs in each format, in nanoseconds, on one core. Takes the number of events, and the
+//! one format to measure.
 //!
 //! `cargo run --release -p cdc-core --example encode`
 
@@ -57,7 +58,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "an update with both rows, {} bytes encoded",
         event.encoded_len()
     );
+    let only = std::env::args().nth(2);
     for format in Format::ALL {
+        if only.as_ref().is_some_and(|only| only != format.name()) {
+            continue;
+        }
         let encoder = Encoder::new(format);
         let mut out = Vec::new();
         let start = Instant::now();

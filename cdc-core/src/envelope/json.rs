@@ -3,7 +3,7 @@
 use super::image::{self, Missing};
 use super::spelled::{self, Spelled};
 use super::value::{self, Object, Spelling};
-use super::{EncodeError, text, time};
+use super::{EncodeError, text};
 use crate::{Cause, ChangeEvent, EventId, Image, Position, SourceInfo};
 
 /// Room reserved for the members around the images; a longer event only grows the buffer.
@@ -47,7 +47,7 @@ fn members(
     out.extend_from_slice(b",\"last\":");
     out.extend_from_slice(if event.last { b"true" } else { b"false" });
     out.extend_from_slice(b"},\"ts\":\"");
-    time::commit_time(out, event.transaction.commit_micros);
+    spelled.commit_time(out, event.transaction.commit_micros);
     out.extend_from_slice(b"\",\"key\":");
     let (before, after) = (event.before.row(), event.after.row());
     image::key(out, event, [after, before], spelling)?;

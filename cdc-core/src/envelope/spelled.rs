@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::text;
+use super::{text, time};
 use crate::{Relation, SourceInfo};
 
 /// Relations a thread remembers; a stream that alternates between more spells some again.
@@ -23,10 +23,20 @@ pub(super) struct Spelled {
     source: SourceInfo,
     /// From behind `op` (or `cause`) to before the transaction's id.
     middle: Vec<u8>,
-    /// `,"name":` of every column.
+    /// `,"name":` of every column, and room behind the last one for [`text::piece`].
     members: Vec<u8>,
     /// Where each member ends.
     ends: Vec<usize>,
+    /// A commit's time and its text: a transaction's events say it again and again.
+    time: Cell<Option<(i64, [u8; time::COMMIT_LEN])>>,
+}
+
+/// One name among the spelled ones.
+#[derive(Clone, Copy)]
+pub(super) struct Member<'a> {
+    pub(super) members: &'a [u8],
+    pub(super) from: usize,
+    pub(super) end: usize,
 }
 
 impl Spelled {
@@ -54,12 +64,14 @@ impl Spelled {
             members.len()
         });
         let ends = ends.collect();
+        members.resize(members.len() + text::STEP, 0);
         Self {
             relation: relation.clone(),
             source: source.clone(),
             middle,
             members,
             ends,
+            time: Cell::new(None),
         }
     }
 
@@ -76,13 +88,28 @@ impl Spelled {
     }
 
     /// `,"name":` of every column, in order.
-    pub(super) fn members(&self) -> impl Iterator<Item = &[u8]> {
-        let mut from = 0;
+    pub(super) fn members(&self) -> impl Iterator<Item = Member<'_>> {
+        let (members, mut from) = (&*self.members, 0);
         self.ends.iter().map(move |&end| {
-            let member = self.members.get(from..end).unwrap_or_default();
+            let member = Member { members, from, end };
             from = end;
             member
         })
+    }
+
+    /// Appends the time of a commit.
+    #[inline]
+    pub(super) fn commit_time(&self, out: &mut Vec<u8>, micros: i64) {
+        if let Some((known, text)) = self.time.get()
+            && known == micros
+        {
+            out.extend_from_slice(&text);
+            return;
+        }
+        let start = out.len();
+        time::commit_time(out, micros);
+        let text = out.get(start..).and_then(|text| text.try_into().ok());
+        self.time.set(text.map(|text| (micros, text)));
     }
 }
 
@@ -127,7 +154,8 @@ mod tests {
     /// says its own source, table and columns.
     #[test]
     fn no_document_has_another_relations_words() {
-        let template = testing::insert(1, 0, 7);
+        let mut template = testing::insert(1, 0, 7);
+        template.transaction.commit_micros = 7_000_007;
         for round in 0..3 {
             for table in 0..3 * SLOTS {
                 for name in ["a", "b"] {
@@ -135,14 +163,20 @@ mod tests {
                     source.name = name.into();
                     let mut relation = Relation::clone(&template.relation);
                     relation.table = format!("t{table}").into();
-                    relation.columns[1].name = format!("c{table}\"{round}").into();
+                    // Shorter and longer than a block that is copied at once.
+                    let column = format!("c{table}{}", "-".repeat(table));
+                    relation.columns[1].name = format!("{column}\"{round}").into();
                     let mut event = template.clone();
                     event.relation = Arc::new(relation);
+                    let before = line(&source, &event);
+                    assert!(before.contains("T00:00:07.000007Z"), "{before}");
+                    event.transaction.commit_micros = 8_000_008;
                     let line = line(&source, &event);
                     for part in [
                         format!("\"source\":{{\"name\":\"{name}\","),
                         format!("\"table\":\"t{table}\",\"tx\":"),
-                        format!(",\"c{table}\\\"{round}\":"),
+                        format!(",\"{column}\\\"{round}\":"),
+                        "T00:00:08.000008Z".to_owned(),
                     ] {
                         assert!(line.contains(&part), "{line} lacks {part}");
                     }

@@ -39,10 +39,26 @@ const fn any_escape(word: u64) -> bool {
     (control | quote | slash) & HIGHS != 0
 }
 
-/// True if no byte needs an escape. Looks at whole words only: the last one overlaps the one
-/// before, and short text is read twice into one word.
+/// Bytes looked at in one step: two registers of the smallest vector unit.
+pub(super) const STEP: usize = 32;
+
+/// True if no byte of a step needs an escape. No early end, so that it becomes vector code.
+#[inline]
+fn is_clean_step(step: &[u8; STEP]) -> bool {
+    let hits = step.iter().fold(0, |hits, &byte| {
+        hits | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    });
+    hits == 0
+}
+
+/// True if no byte needs an escape. Looks at whole steps and words only: the last one overlaps the
+/// one before, and short text is read twice into one word.
 #[inline]
 fn is_clean(bytes: &[u8]) -> bool {
+    if let Some(last) = bytes.last_chunk::<STEP>() {
+        let (steps, _) = bytes.as_chunks::<STEP>();
+        return is_clean_step(last) && steps.iter().all(is_clean_step);
+    }
     if let Some(last) = bytes.last_chunk::<8>() {
         let (words, _) = bytes.as_chunks::<8>();
         return !any_escape(u64::from_le_bytes(*last))
@@ -55,6 +71,21 @@ fn is_clean(bytes: &[u8]) -> bool {
         return !any_escape(first | last << 32);
     }
     bytes.iter().all(|&b| ESCAPE[usize::from(b)] == 0)
+}
+
+/// Appends `bytes[from..to]`, a short piece of something longer, as one block of fixed size where
+/// there is enough behind it: a few bytes are copied faster so than by their number.
+#[inline]
+pub(super) fn piece(out: &mut Vec<u8>, bytes: &[u8], from: usize, to: usize) {
+    let block = bytes.get(from..).and_then(<[u8]>::first_chunk::<STEP>);
+    match (block, to.checked_sub(from)) {
+        (Some(block), Some(length @ 0..=STEP)) => {
+            let start = out.len();
+            out.extend_from_slice(block);
+            out.truncate(start + length);
+        }
+        _ => out.extend_from_slice(bytes.get(from..to).unwrap_or_default()),
+    }
 }
 
 /// Length of the prefix that can be copied as it is.
@@ -287,12 +318,13 @@ mod tests {
     #[test]
     fn every_byte_is_escaped_as_json_says() {
         for code in 0..=0x7fu8 {
-            for padding in 0..9 {
+            // Before it and behind it: parts of words, words, and steps.
+            for (padding, behind) in (0..9).map(|n| (n, 9)).chain((0..70).map(|n| (n, 70 - n))) {
                 let text = format!(
                     "{}{}{}",
                     "a".repeat(padding),
                     char::from(code),
-                    "b".repeat(9)
+                    "b".repeat(behind)
                 );
                 let mut out = Vec::new();
                 string(&mut out, &text);

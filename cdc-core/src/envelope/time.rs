@@ -158,6 +158,9 @@ pub(super) fn timestamp(out: &mut Vec<u8>, micros: i64) {
     }
 }
 
+/// Length of a commit's time in the years 0000 to 9999.
+pub(super) const COMMIT_LEN: usize = 27;
+
 /// Appends `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always with six digits of fraction.
 pub(super) fn commit_time(out: &mut Vec<u8>, micros: i64) {
     match usual(micros) {

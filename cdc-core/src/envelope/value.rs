@@ -1,5 +1,6 @@
 //! One value as JSON.
 
+use super::spelled::Member;
 use super::{JsonOptions, NumberStyle, raw_json, text, time};
 use crate::row::{ArrayRef, MapRef, NESTING_MAX, RowError, Value, ValueRef};
 
@@ -260,11 +261,10 @@ impl<'a> Object<'a> {
 
     /// As [`member`](Self::member), of a name that is spelled with a comma, quotes and colon.
     #[inline]
-    pub(super) fn spelled_member(&mut self, member: &[u8]) -> &mut Vec<u8> {
-        let from = usize::from(self.first);
+    pub(super) fn spelled_member(&mut self, member: Member<'_>) -> &mut Vec<u8> {
+        let Member { members, from, end } = member;
+        text::piece(self.out, members, from + usize::from(self.first), end);
         self.first = false;
-        self.out
-            .extend_from_slice(member.get(from..).unwrap_or_default());
         self.out
     }
 

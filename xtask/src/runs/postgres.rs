@@ -251,12 +251,13 @@ pub(super) fn crash(plan: &Plan) -> Result<String> {
             running.said()
         );
     }
+    // The crashes cut their writers short: the whole work is done behind them.
     Writers::start(
         &stage.postgres,
         &stage.dir,
         plan.seed,
         plan.crashes.into(),
-        part,
+        plan.transactions,
     )?
     .finish()?;
     capture.shut_down(running)?;
