@@ -133,10 +133,12 @@ fn example(package: &str, name: &str) -> Result<PathBuf> {
     })
 }
 
-/// What is asked for, and whether the measures hold it: each is at least (true) or at most (false)
-/// this.
-fn verdicts(targets: &[(&str, bool, f64)], measures: &Map<String, Value>) -> Map<String, Value> {
-    let verdict = |(name, least, bound): &(&str, bool, f64)| {
+/// What is asked for: a measure, and the least (true) or most (false) it may be.
+type Target = (&'static str, bool, f64);
+
+/// Whether the measures hold what is asked for.
+fn verdicts(targets: &[Target], measures: &Map<String, Value>) -> Map<String, Value> {
+    let verdict = |(name, least, bound): &Target| {
         let value = measures.get(*name)?.as_f64()?;
         let holds = if *least {
             value >= *bound
