@@ -322,8 +322,10 @@ impl View {
 
     fn alive(&self) -> Result<(), LogError> {
         match self {
-            Self::Local { shared, .. } => shared.alive(&shared.lock()),
-            Self::Remote { .. } => Ok(()),
+            Self::Local { shared, .. } if shared.failed.load(Ordering::SeqCst) => {
+                shared.alive(&shared.lock())
+            }
+            Self::Local { .. } | Self::Remote { .. } => Ok(()),
         }
     }
 
@@ -350,7 +352,7 @@ impl View {
                 let changed = std::future::poll_fn(|context| {
                     shared.notify.register(*number, context.waker());
                     let closed = shared.closed.load(Ordering::SeqCst);
-                    let dead = shared.lock().dead.is_some();
+                    let dead = shared.failed.load(Ordering::SeqCst);
                     if shared.visible() != seen || closed || dead {
                         return Poll::Ready(true);
                     }

@@ -9,6 +9,7 @@ mod registry;
 mod retention;
 mod savepoint;
 pub(crate) mod state;
+mod sync;
 mod transaction;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -59,7 +60,7 @@ pub struct Log {
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
-    helper: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     cut: u64,
     repaired: Option<RepairReport>,
     _lock: Box<dyn StorageLock>,
@@ -156,18 +157,21 @@ impl Log {
             )?;
             drop(appended);
         }
-        let helper =
-            if background {
-                Some(helper::spawn(shared.clone()).map_err(|cause| {
-                    LogError::io("start a thread for the log", &shared.dir, cause)
-                })?)
-            } else {
-                None
-            };
+        let mut threads = Vec::new();
+        if background {
+            let failed = |cause| LogError::io("start a thread for the log", &shared.dir, cause);
+            threads.push(helper::spawn(shared.clone()).map_err(failed)?);
+            if shared.config.sync == SyncPolicy::Always {
+                // Without it the helper has to end.
+                let flusher = sync::spawn(shared.clone()).map_err(failed);
+                threads.push(flusher.inspect_err(|_| stop(&shared))?);
+                shared.lock().queue.has_flusher = true;
+            }
+        }
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
-                helper,
+                threads,
                 cut,
                 repaired,
                 _lock: lock,
@@ -280,8 +284,8 @@ impl Log {
         self.handle.repaired.as_ref()
     }
 
-    /// Calls the hook after each sync with the new durable end, from the thread that synced. It
-    /// must only notify.
+    /// Calls the hook after each sync with the new durable end, from the thread that synced: a
+    /// committer, or the log's own. It must only notify.
     pub fn add_hook(&self, hook: Arc<dyn WalHook>) {
         let mut hooks = self
             .shared()
@@ -380,15 +384,23 @@ impl Drop for Handle {
         if let Err(error) = shared.flush_to(next) {
             tracing::warn!(%error, dir = %shared.dir.display(), "log closed without a last flush");
         }
-        shared.work.notify_all();
-        if let Some(helper) = self.helper.take()
-            && helper.join().is_err()
-        {
-            tracing::error!(dir = %shared.dir.display(), "the log's thread panicked");
+        stop(shared);
+        for thread in self.threads.drain(..) {
+            // A hook or a waker may have held the last handle.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!(dir = %shared.dir.display(), "a thread of the log panicked");
+            }
         }
         shared.closed.store(true, Ordering::SeqCst);
         shared.notify.wake();
     }
+}
+
+/// Has the log's threads end.
+fn stop(shared: &Shared) {
+    shared.lock().closing = true;
+    shared.work.notify_all();
+    shared.sync_due.notify_all();
 }
 
 /// Locks a log's directory for writing.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cdc_core::storage::{Storage, StorageFile};
 use cdc_core::{Position, SourceInfo, WalHook, wall_micros};
 
@@ -13,6 +13,7 @@ use super::config::{LogConfig, SyncPolicy, Visibility};
 use super::cursors::Cursors;
 use super::recent::Recent;
 use super::registry::{Known, Registry};
+use super::sync::Queue;
 use crate::control::Control;
 use crate::format::frame::{self, FRAME_HEADER, Fragment, FrameKind, Heartbeat, SEAL_ROOM};
 use crate::format::header::SegmentHeader;
@@ -63,10 +64,12 @@ pub(crate) struct State {
     pub(crate) pending: BytesMut,
     /// A thread is writing or syncing without the lock.
     pub(crate) busy: bool,
+    /// Who waits for which sync.
+    pub(crate) queue: Queue,
     pub(crate) written: u64,
     pub(crate) flushed: u64,
     /// Sealed segments whose bytes were not synced yet, oldest first.
-    unsynced: Vec<Arc<Segment>>,
+    pub(super) unsynced: Vec<Arc<Segment>>,
     /// Relations defined in the current segment.
     defined: HashSet<u32>,
     /// Begin LSNs of open transactions that have frames in the log.
@@ -109,12 +112,18 @@ pub(crate) struct Shared {
     pub(crate) id: LogId,
     pub(crate) frame_max: usize,
     pub(crate) state: Mutex<State>,
-    /// Signalled when `busy` ends, a segment is prepared, or the log dies.
+    /// Signalled when `busy` ends and somebody waits for that, a segment is prepared, or the log dies.
     pub(crate) turn: Condvar,
+    /// Signalled when a sync ends, by turns.
+    pub(super) synced: [Condvar; 2],
+    /// Signalled when the flusher has something to do.
+    pub(super) sync_due: Condvar,
     /// Signalled when the helper has something to do.
     pub(crate) work: Condvar,
-    written: AtomicU64,
-    flushed: AtomicU64,
+    pub(super) written: AtomicU64,
+    pub(super) flushed: AtomicU64,
+    /// Set with `State::dead`, for tails that wait.
+    pub(crate) failed: AtomicBool,
     pub(crate) closed: AtomicBool,
     pub(crate) notify: Notify,
     pub(crate) hooks: RwLock<Vec<Arc<dyn WalHook>>>,
@@ -167,17 +176,6 @@ impl Place {
     }
 }
 
-/// Bytes on their way to the disk.
-struct Job {
-    bytes: Bytes,
-    segment: Arc<Segment>,
-    at: u64,
-    end: u64,
-    unsynced: Vec<Arc<Segment>>,
-    sync: bool,
-    flushed: u64,
-}
-
 impl Shared {
     pub(crate) fn new(
         config: LogConfig,
@@ -194,9 +192,12 @@ impl Shared {
             id,
             frame_max: frame_max(id.segment_bytes),
             turn: Condvar::new(),
+            synced: [Condvar::new(), Condvar::new()],
+            sync_due: Condvar::new(),
             work: Condvar::new(),
             written: AtomicU64::new(next),
             flushed: AtomicU64::new(next),
+            failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             notify: Notify::default(),
             hooks: RwLock::default(),
@@ -210,6 +211,7 @@ impl Shared {
                 next,
                 pending: BytesMut::new(),
                 busy: false,
+                queue: Queue::default(),
                 written: next,
                 flushed: next,
                 unsynced: Vec::new(),
@@ -234,12 +236,6 @@ impl Shared {
 
     pub(crate) fn lock_files(&self) -> MutexGuard<'_, ()> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.turn
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn written(&self) -> u64 {
@@ -271,11 +267,12 @@ impl Shared {
         }
     }
 
-    fn die(&self, state: &mut State, error: &LogError) {
+    pub(super) fn die(&self, state: &mut State, error: &LogError) {
         let cause =
             std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
         state.dead.get_or_insert_with(|| format!("{error}{cause}"));
-        self.turn.notify_all();
+        self.failed.store(true, Ordering::SeqCst);
+        self.wake_everybody();
         self.notify.wake();
     }
 
@@ -353,84 +350,13 @@ impl Shared {
                 return Ok(state);
             }
             if state.busy {
-                state = self.wait(state);
+                state = self.wait_for_turn(state);
             } else if fits {
-                state = self.run(state, false)?;
+                state = self.write(state)?;
             } else {
                 state = self.roll(state)?;
             }
         }
-    }
-
-    /// Hands the buffer to the operating system, with a sync or without. The caller has seen that
-    /// nobody else does.
-    fn run<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        sync: bool,
-    ) -> Result<MutexGuard<'a, State>, LogError> {
-        let job = Job {
-            bytes: state.pending.split().freeze(),
-            segment: state.current.clone(),
-            at: state.written,
-            end: state.next,
-            unsynced: if sync {
-                std::mem::take(&mut state.unsynced)
-            } else {
-                Vec::new()
-            },
-            sync,
-            flushed: state.flushed,
-        };
-        state.busy = true;
-        drop(state);
-        let result = self.execute(&job);
-        let mut state = self.lock();
-        state.busy = false;
-        match result {
-            Ok(()) => {
-                state.written = job.end;
-                if job.sync {
-                    state.flushed = job.end;
-                }
-                self.recent.push(job.at, &job.bytes);
-                self.publish(&state);
-                self.turn.notify_all();
-                if state.prepare_due() {
-                    self.work.notify_one();
-                }
-                Ok(state)
-            }
-            Err(error) => {
-                self.die(&mut state, &error);
-                Err(error)
-            }
-        }
-    }
-
-    fn execute(&self, job: &Job) -> Result<(), LogError> {
-        let segment = &job.segment;
-        if !job.bytes.is_empty() {
-            segment
-                .file
-                .write_all_at(&job.bytes, job.at - segment.base())
-                .map_err(|cause| LogError::io("write the log segment", &segment.path, cause))?;
-        }
-        if job.sync {
-            for segment in job.unsynced.iter().chain([segment]) {
-                segment
-                    .file
-                    .sync_data()
-                    .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
-            }
-            if !job.unsynced.is_empty() {
-                self.storage
-                    .sync_dir(&self.dir)
-                    .map_err(|cause| LogError::io("sync the log directory", &self.dir, cause))?;
-            }
-        }
-        let flushed = if job.sync { job.end } else { job.flushed };
-        self.write_control(job.end, flushed)
     }
 
     /// Tells readers of other processes. Only whoever holds `busy`, or the lock while nobody
@@ -454,15 +380,6 @@ impl Shared {
             })
     }
 
-    fn publish(&self, state: &State) {
-        let before = self.visible();
-        self.written.store(state.written, Ordering::Release);
-        self.flushed.store(state.flushed, Ordering::Release);
-        if self.visible() != before {
-            self.notify.wake();
-        }
-    }
-
     /// Seals the current segment and goes on in the next one. The caller has seen that nobody is
     /// writing.
     fn roll<'a>(
@@ -471,7 +388,7 @@ impl Shared {
     ) -> Result<MutexGuard<'a, State>, LogError> {
         // The helper may be preparing the file: let it finish rather than make two.
         if state.preparing && state.prepared.is_none() {
-            return Ok(self.wait(state));
+            return Ok(self.wait_for_file(state));
         }
         let mut seal = vec![0; FRAME_HEADER];
         let position = Heartbeat {
@@ -482,8 +399,10 @@ impl Shared {
         Self::put(&mut state, &mut seal, FrameKind::Seal, Fragment::None, 0);
         match self.roll_sealed(&mut state) {
             Ok(()) => {
-                self.publish(&state);
-                self.turn.notify_all();
+                if self.publish(&state) {
+                    self.notify.wake();
+                }
+                self.wake_everybody();
                 self.work.notify_all();
                 Ok(state)
             }
@@ -558,58 +477,5 @@ impl Shared {
             self.id.segment_bytes,
             zero,
         )
-    }
-
-    /// Makes everything below `target` durable; joins a sync that is under way or runs one that
-    /// covers all that wait.
-    pub(crate) fn flush_to(&self, target: u64) -> Result<(), LogError> {
-        let mut state = self.lock();
-        loop {
-            if state.flushed >= target {
-                return Ok(());
-            }
-            self.alive(&state)?;
-            if state.busy {
-                state = self.wait(state);
-                continue;
-            }
-            state = self.run(state, true)?;
-            let end = state.flushed;
-            drop(state);
-            self.call_hooks(end);
-            state = self.lock();
-        }
-    }
-
-    /// Hands the buffer to the operating system without a sync, unless somebody is doing so.
-    pub(crate) fn write_out(&self) -> Result<(), LogError> {
-        let state = self.lock();
-        self.alive(&state)?;
-        if !state.busy && !state.pending.is_empty() {
-            drop(self.run(state, false)?);
-        }
-        Ok(())
-    }
-
-    /// Hands everything appended so far to the operating system; gives the end of it.
-    pub(crate) fn drain(&self) -> Result<u64, LogError> {
-        let mut state = self.lock();
-        let target = state.next;
-        while state.written < target {
-            self.alive(&state)?;
-            state = if state.busy {
-                self.wait(state)
-            } else {
-                self.run(state, false)?
-            };
-        }
-        Ok(state.written)
-    }
-
-    fn call_hooks(&self, end: u64) {
-        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner);
-        for hook in hooks.iter() {
-            hook.on_commit(cdc_core::Lsn(end));
-        }
     }
 }

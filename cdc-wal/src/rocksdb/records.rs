@@ -130,6 +130,12 @@ impl FileRecords {
             };
             let length = usize::from(u16::from_le_bytes([l0, l1]));
             if kind == 0 && length == 0 {
+                if left < HEADER_RECYCLED as u64 {
+                    // The rest of a block that holds no header of a recycled file. If it is
+                    // one that was not written yet, nothing is in the next block either.
+                    self.at += left;
+                    continue;
+                }
                 // Space that was reserved and not written.
                 return Ok(None);
             }

@@ -1,5 +1,6 @@
 //! Integration tests of this crate, one binary.
 
+mod commit;
 mod crash;
 mod damage;
 mod decode;

@@ -369,6 +369,28 @@ proptest! {
 }
 
 #[test]
+fn the_zeros_at_the_end_of_a_block_are_passed_over() {
+    // Ten bytes are left, for which a recycled file has no header and another one would.
+    for (recycled, length) in [
+        (true, 32_729),
+        (true, 32_731),
+        (false, 32_738),
+        (false, 32_733),
+    ] {
+        let payloads = [batch(1, &[&vec![7; length]]), batch(2, &[b""])];
+        let disk = SimStorage::new();
+        let content = file(recycled.then_some(5), &payloads);
+        put(&disk, "/db/000005.log", &content);
+        let found = all(&mut after(&disk, 0)).unwrap();
+        assert!(
+            found == payloads,
+            "{recycled} {length}: {} found",
+            found.len()
+        );
+    }
+}
+
+#[test]
 fn what_an_older_file_left_behind_is_not_read() {
     let disk = SimStorage::new();
     let new = file(Some(5), &[batch(1, &[b"new"])]);

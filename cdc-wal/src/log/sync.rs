@@ -1,0 +1,392 @@
+//! Group commit: who writes and syncs, and who waits for it.
+//!
+//! The sync under way is the batching window: what is appended meanwhile goes with the next one. A thread
+//! that finds nobody syncing does it itself, so a lone committer pays for no other thread. When others
+//! have come in the meantime, it hands over to the *flusher*, a thread that begins the next sync in the
+//! same breath in which one ends, as long as somebody waits: a committer that had to be woken
+//! first would leave the disk idle for as long as that takes, behind all the others that are woken.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use cdc_core::Lsn;
+
+use super::state::{Shared, State};
+use crate::LogError;
+use crate::segment::Segment;
+
+/// Who waits for which sync. Syncs are numbered; those who wait for the one under way and those
+/// who wait for the next one sleep apart, so that nobody is woken for nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    /// Number of the newest sync that began.
+    number: u64,
+    /// Where what it covers ends; of the one under way only.
+    covers: Option<u64>,
+    /// How many wait for a sync, by whether its number is odd.
+    waiting: [u32; 2],
+    /// One of these was woken, and is to wake the others, and the tails if so: what the next sync
+    /// does not have to wait for.
+    wake_on: [Option<WakeOn>; 2],
+    /// How many wait for `busy` to end, to write or to go on in another segment.
+    wanting: u32,
+    /// There is a flusher.
+    pub(super) has_flusher: bool,
+    /// The flusher does the syncs.
+    handed_over: bool,
+}
+
+impl Queue {
+    const fn half(number: u64) -> usize {
+        (number % 2) as usize
+    }
+
+    /// How many wait for the sync that comes next.
+    const fn waiting_next(&self) -> u32 {
+        self.waiting[Self::half(self.number + 1)]
+    }
+}
+
+/// Whom the first that is woken wakes beside the others that committed.
+#[derive(Clone, Copy, Debug)]
+struct WakeOn {
+    tails: bool,
+}
+
+/// Whom to tell of a sync.
+struct Told {
+    /// Where those sleep who committed.
+    half: Option<usize>,
+    tails: bool,
+    end: u64,
+}
+
+/// Bytes on their way to the disk.
+struct Job {
+    bytes: Bytes,
+    segment: Arc<Segment>,
+    at: u64,
+    end: u64,
+    unsynced: Vec<Arc<Segment>>,
+    sync: bool,
+    flushed: u64,
+}
+
+/// Starts the flusher.
+pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("cdc-wal-sync".into())
+        .spawn(move || shared.flusher())
+}
+
+impl Shared {
+    /// Takes what is buffered, to be written without the lock. The caller has seen that nobody else
+    /// does.
+    fn begin(state: &mut State, sync: bool) -> Job {
+        state.busy = true;
+        if sync {
+            state.queue.number += 1;
+            state.queue.covers = Some(state.next);
+        }
+        Job {
+            bytes: state.pending.split().freeze(),
+            segment: state.current.clone(),
+            at: state.written,
+            end: state.next,
+            unsynced: if sync {
+                std::mem::take(&mut state.unsynced)
+            } else {
+                Vec::new()
+            },
+            sync,
+            flushed: state.flushed,
+        }
+    }
+
+    /// Notes what was done; true if tails may read more now.
+    fn end(
+        &self,
+        state: &mut State,
+        job: &Job,
+        result: Result<(), LogError>,
+    ) -> Result<bool, LogError> {
+        state.busy = false;
+        state.queue.covers = None;
+        if let Err(error) = result {
+            self.die(state, &error);
+            return Err(error);
+        }
+        state.written = job.end;
+        if job.sync {
+            state.flushed = job.end;
+        }
+        self.recent.push(job.at, &job.bytes);
+        let more = self.publish(state);
+        if state.queue.wanting > 0 {
+            self.turn.notify_all();
+        }
+        if state.prepare_due() {
+            self.work.notify_one();
+        }
+        Ok(more)
+    }
+
+    /// Tells what is written and flushed now; true if tails may read more than before.
+    pub(super) fn publish(&self, state: &State) -> bool {
+        let before = self.visible();
+        self.written.store(state.written, Ordering::Release);
+        self.flushed.store(state.flushed, Ordering::Release);
+        self.visible() != before
+    }
+
+    /// Hands the buffer to the operating system, without a sync. The caller has seen that nobody
+    /// else does.
+    pub(super) fn write<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, LogError> {
+        let job = Self::begin(&mut state, false);
+        drop(state);
+        let result = self.execute(&job);
+        let mut state = self.lock();
+        if self.end(&mut state, &job, result)? {
+            self.notify.wake();
+        }
+        self.pass_on(&mut state);
+        Ok(state)
+    }
+
+    fn execute(&self, job: &Job) -> Result<(), LogError> {
+        let segment = &job.segment;
+        if !job.bytes.is_empty() {
+            segment
+                .file
+                .write_all_at(&job.bytes, job.at - segment.base())
+                .map_err(|cause| LogError::io("write the log segment", &segment.path, cause))?;
+        }
+        if job.sync {
+            for segment in job.unsynced.iter().chain([segment]) {
+                segment
+                    .file
+                    .sync_data()
+                    .map_err(|cause| LogError::io("sync the log segment", &segment.path, cause))?;
+            }
+            if !job.unsynced.is_empty() {
+                self.storage
+                    .sync_dir(&self.dir)
+                    .map_err(|cause| LogError::io("sync the log directory", &self.dir, cause))?;
+            }
+        }
+        let flushed = if job.sync { job.end } else { job.flushed };
+        self.write_control(job.end, flushed)
+    }
+
+    /// Makes everything below `target` durable: waits for the sync that covers it, or runs one that
+    /// covers all that wait.
+    pub(crate) fn flush_to(&self, target: u64) -> Result<(), LogError> {
+        let mut state = self.lock();
+        loop {
+            if state.flushed >= target {
+                return Ok(());
+            }
+            self.alive(&state)?;
+            if !state.busy && !state.queue.handed_over {
+                return self.lead(state);
+            }
+            let next = state.queue.covers.is_none_or(|covered| covered < target);
+            let half = Queue::half(state.queue.number + u64::from(next));
+            state.queue.waiting[half] += 1;
+            state = self.synced[half]
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.queue.waiting[half] -= 1;
+            if let Some(on) = state.queue.wake_on[half].take() {
+                let others = state.queue.waiting[half] > 0;
+                drop(state);
+                if others {
+                    self.synced[half].notify_all();
+                }
+                if on.tails {
+                    self.notify.wake();
+                }
+                state = self.lock();
+            }
+        }
+    }
+
+    /// One sync, by the calling thread.
+    fn lead(&self, mut state: MutexGuard<'_, State>) -> Result<(), LogError> {
+        let job = Self::begin(&mut state, true);
+        drop(state);
+        let result = self.execute(&job);
+        let mut state = self.lock();
+        let more = self.end(&mut state, &job, result)?;
+        self.pass_on(&mut state);
+        let told = Self::tell(&mut state, more, job.end);
+        drop(state);
+        self.announce(&told);
+        Ok(())
+    }
+
+    /// Whom to tell of the sync that just ended. Tails are woken by the first of those who
+    /// committed, if there are any.
+    fn tell(state: &mut State, tails: bool, end: u64) -> Told {
+        let half = Queue::half(state.queue.number);
+        let any = state.queue.waiting[half] > 0;
+        if any {
+            let late = state.queue.wake_on[half].is_some_and(|on| on.tails);
+            state.queue.wake_on[half] = Some(WakeOn {
+                tails: tails || late,
+            });
+        }
+        Told {
+            half: any.then_some(half),
+            tails: tails && !any,
+            end,
+        }
+    }
+
+    /// Tells of a sync that ended, without the lock: the first of those who committed, the hooks,
+    /// the tails.
+    fn announce(&self, told: &Told) {
+        if let Some(half) = told.half {
+            self.synced[half].notify_one();
+        }
+        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner);
+        for hook in hooks.iter() {
+            hook.on_commit(Lsn(told.end));
+        }
+        drop(hooks);
+        if told.tails {
+            self.notify.wake();
+        }
+    }
+
+    /// Sees to it that somebody runs the sync that others wait for. The caller has ended what it
+    /// did.
+    fn pass_on(&self, state: &mut State) {
+        if state.queue.waiting_next() == 0 {
+            // Whoever comes next syncs for itself.
+            state.queue.handed_over = false;
+        } else if state.queue.has_flusher {
+            state.queue.handed_over = true;
+            self.sync_due.notify_one();
+        } else {
+            self.synced[Queue::half(state.queue.number + 1)].notify_one();
+        }
+    }
+
+    /// Runs syncs as long as somebody waits for one, each as soon as the one before has ended.
+    fn flusher(&self) {
+        let mut state = self.lock();
+        loop {
+            let idle = state.queue.waiting_next() == 0;
+            if state.dead.is_some() || (idle && state.closing) {
+                (state.queue.handed_over, state.queue.has_flusher) = (false, false);
+                return;
+            }
+            if idle {
+                state.queue.handed_over = false;
+            }
+            // Whoever needs the segment for itself goes first: it was here before the next sync.
+            if !state.queue.handed_over || state.busy || state.queue.wanting > 0 {
+                state = self
+                    .sync_due
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let mut job = Self::begin(&mut state, true);
+            drop(state);
+            loop {
+                let result = self.execute(&job);
+                state = self.lock();
+                // Whoever waits finds the log dead.
+                let Ok(more) = self.end(&mut state, &job, result) else {
+                    break;
+                };
+                let told = Self::tell(&mut state, more, job.end);
+                let again = state.queue.waiting_next() > 0 && state.queue.wanting == 0;
+                if again {
+                    job = Self::begin(&mut state, true);
+                }
+                drop(state);
+                self.announce_guarded(&told);
+                if !again {
+                    state = self.lock();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// As [`announce`](Self::announce): a hook that panics, against its contract, must not take
+    /// the thread away that everybody waits for.
+    fn announce_guarded(&self, told: &Told) {
+        let called = catch_unwind(AssertUnwindSafe(|| self.announce(told)));
+        if called.is_err() {
+            tracing::error!(dir = %self.dir.display(), "a hook or a waker of the log panicked");
+        }
+    }
+
+    /// Waits until nobody writes, in front of the next sync.
+    pub(super) fn wait_for_turn<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        state.queue.wanting += 1;
+        let mut state = self
+            .turn
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.queue.wanting -= 1;
+        if state.queue.wanting == 0 && state.queue.handed_over {
+            self.sync_due.notify_one();
+        }
+        state
+    }
+
+    /// Waits until the next segment's file is prepared.
+    pub(super) fn wait_for_file<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.turn
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has everybody who waits look again.
+    pub(super) fn wake_everybody(&self) {
+        self.turn.notify_all();
+        for synced in &self.synced {
+            synced.notify_all();
+        }
+        self.sync_due.notify_all();
+    }
+
+    /// Hands the buffer to the operating system without a sync, unless somebody is doing so.
+    pub(crate) fn write_out(&self) -> Result<(), LogError> {
+        let state = self.lock();
+        self.alive(&state)?;
+        if !state.busy && !state.pending.is_empty() {
+            drop(self.write(state)?);
+        }
+        Ok(())
+    }
+
+    /// Hands everything appended so far to the operating system; gives the end of it.
+    pub(crate) fn drain(&self) -> Result<u64, LogError> {
+        let mut state = self.lock();
+        let target = state.next;
+        while state.written < target {
+            self.alive(&state)?;
+            state = if state.busy {
+                self.wait_for_turn(state)
+            } else {
+                self.write(state)?
+            };
+        }
+        Ok(state.written)
+    }
+}
