@@ -48,7 +48,7 @@ fn work(log: &Log, worker: u64) {
             }
         }
         if id % 37 == 0 {
-            let start = if n % 2 == 0 {
+            let start = if n.is_multiple_of(2) {
                 StartAt::Latest
             } else {
                 StartAt::Earliest
