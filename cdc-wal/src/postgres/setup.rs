@@ -137,6 +137,7 @@ pub(crate) async fn start(
     refuse_other(&info, config)?;
     refuse_ahead(&info, resume, wal_end)?;
     refuse_gone_slot(&mut connection, config, resume).await?;
+    let server_end = settled_end(&mut connection, wal_end).await?;
     let created_publication = ensure_publication(&mut connection, config).await?;
     let (confirmed, fresh) = ensure_slot(&mut connection, config).await?;
     let floor = floor(config, resume, confirmed, fresh)?;
@@ -158,7 +159,7 @@ pub(crate) async fn start(
         stream,
         buffer,
         info,
-        server_end: wal_end,
+        server_end,
         floor,
         confirmed,
         status_interval,
@@ -215,6 +216,43 @@ async fn identify(
         SourceInfo::new(name, config.database.as_str(), lineage),
         end,
     ))
+}
+
+/// Longest wait for commits that are not on the server's disk yet. With `synchronous_commit = off`
+/// they are after at most three times `wal_writer_delay`, 0.6 s by default.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at the server's disk.
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
+/// The server's log pages, and the longest header of one: `XLOG_BLCKSZ` and `SizeOfXLogLongPHD`.
+const LOG_PAGE: u64 = 8192;
+const LOG_PAGE_HEADER: u64 = 40;
+
+/// Where the server's log ends, with the commits that its clients know of and its disk does not:
+/// it streams none of them before they are there. Waits for them; gives what is on disk after
+/// [`SETTLE_MAX`] all the same, and on a standby, which writes nothing.
+async fn settled_end(connection: &mut Connection, flushed: Lsn) -> Result<Lsn, SourceError> {
+    const ATTEMPTED: &str = "ask where the server's log ends";
+    let written =
+        "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END";
+    let lsn = |rows| single(rows).and_then(|text| text.parse::<Lsn>().ok());
+    let Some(written) = lsn(connection.query(written, ATTEMPTED).await?) else {
+        return Ok(flushed);
+    };
+    let begun = Instant::now();
+    loop {
+        let sql = "SELECT pg_current_wal_flush_lsn()";
+        let flushed = lsn(connection.query(sql, ATTEMPTED).await?).unwrap_or(flushed);
+        if flushed >= written || only_header(flushed, written) || begun.elapsed() >= SETTLE_MAX {
+            return Ok(flushed.min(written));
+        }
+        sleep(SETTLE_PAUSE).await;
+    }
+}
+
+/// True if nothing but a page's header can stand between the two: the next record goes behind it,
+/// and no record has made the server write the page.
+const fn only_header(flushed: Lsn, written: Lsn) -> bool {
+    flushed.0.is_multiple_of(LOG_PAGE) && written.0.saturating_sub(flushed.0) <= LOG_PAGE_HEADER
 }
 
 /// `system identifier (8, big-endian) | database oid (4, big-endian) | 0 (4)`.
@@ -499,6 +537,18 @@ mod tests {
             (Duration::ZERO, "60000", Duration::from_millis(100)),
         ] {
             assert_eq!(status_interval(configured, server_ms), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_header_is_no_unwritten_commit() {
+        for (flushed, written, expected) in [
+            (0x0200_0000, 0x0200_0028, true),
+            (0x0200_2000, 0x0200_2018, true),
+            (0x0200_2000, 0x0200_2029, false),
+            (0x0200_2008, 0x0200_2018, false),
+        ] {
+            assert_eq!(only_header(Lsn(flushed), Lsn(written)), expected);
         }
     }
 

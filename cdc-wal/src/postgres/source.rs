@@ -149,7 +149,8 @@ impl PostgresSource {
     }
 
     /// Where the server's log ended when this value connected: everything committed before then
-    /// has a commit LSN below it.
+    /// has a commit LSN below it, with `synchronous_commit = off` too, unless the server took more
+    /// than two seconds to write it to its disk.
     pub const fn server_end(&self) -> Lsn {
         self.server_end
     }

@@ -173,6 +173,35 @@ async fn confirming_all_that_was_read_lets_the_slot_reach_the_end() {
     db.finish(source).await;
 }
 
+/// A client was told of the commit, the server's disk was not: a bounded run has to wait for it.
+#[tokio::test]
+async fn the_servers_end_has_what_was_committed_without_waiting_for_the_disk() {
+    let mut db = Db::new("stream_asynchronous").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY); SET synchronous_commit = off")
+        .await;
+    let source = db.connect(None).await;
+    source.close().await.unwrap();
+    for id in 0..5 {
+        db.run(&format!("INSERT INTO public.t VALUES ({id})")).await;
+        let source = db.connect(None).await;
+        let end = source.server_end();
+        source.close().await.unwrap();
+        let mut source = db.connect(None).await;
+        let event = take(&mut source, 1).await.remove(0);
+        assert!(
+            event.position.commit < end,
+            "commit {} is not below the end {end}",
+            event.position.commit
+        );
+        source
+            .confirm(Position::end_of(event.position.commit))
+            .await
+            .unwrap();
+        source.close().await.unwrap();
+    }
+    db.remove().await;
+}
+
 /// Ends the walsender in the middle of a transaction, again and again.
 #[tokio::test]
 async fn a_killed_walsender_costs_a_repeat_and_no_event() {
