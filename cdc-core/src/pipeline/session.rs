@@ -257,7 +257,7 @@ impl Running {
             let mut kept = Vec::with_capacity(events.len());
             let mut refused = None;
             let mut rest = events.into_iter();
-            while let Some(original) = rest.next() {
+            for original in rest.by_ref() {
                 if let Some(letter) = self.park(&source, &original) {
                     parked += 1;
                     letters.push(letter);
