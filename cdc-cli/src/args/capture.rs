@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 Examples:
   cdc-cli run -c cdc.toml --source postgres://cdc@localhost/shop
   cdc-cli run --source wal:/var/lib/engine/wal --set emitter=file --set file.path=/var/log/cdc
-  cdc-cli run --once            # deliver what is there now, then stop")]
+  cdc-cli run --once            # deliver what is there now, then stop
+  cdc-cli run --dry-run         # what would be delivered; changes nothing")]
 pub(crate) struct RunArgs {
     /// Deliver everything committed until now, then drain and exit.
     #[arg(long, conflicts_with = "until")]
@@ -27,6 +28,10 @@ pub(crate) struct RunArgs {
     /// is logged as an error.
     #[arg(long)]
     pub(crate) accept_gap: bool,
+    /// Connect, and say what would be captured and delivered, and what would stop it; change
+    /// nothing, neither at the source nor here.
+    #[arg(long, conflicts_with_all = ["once", "until", "accept_gap"])]
+    pub(crate) dry_run: bool,
 }
 
 /// `replay`
@@ -128,8 +133,10 @@ pub(crate) enum WireFormat {
 /// `check`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Connects to the source and to the destinations, changes nothing, and names every setting that is
-wrong, with its remedy.
+Connects to the source, changes nothing, and names every setting that is wrong, with its remedy; and
+compares the source with the journal and the checkpoints: what a start would find. The exit code is the
+one `run` would end with: 3 configuration, 4 source unreachable, 5 a gap or a refused position, 7 damaged
+state.
 
 Example:
   cdc-cli check -c cdc.toml --source postgres://cdc@localhost/shop")]

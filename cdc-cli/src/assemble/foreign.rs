@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use cdc_core::{BatchLimit, EventBatch, Lineage, Position, SourceError, SourceInfo, WalSource};
-use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_core::{
+    BatchLimit, EventBatch, Lineage, Position, SourceError, SourceErrorKind, SourceInfo, WalSource,
+};
+use cdc_wal::postgres::{PostgresConfig, PostgresSource, SqlSession};
 use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 
 use super::start::LogView;
@@ -35,6 +38,26 @@ impl ForeignConfig {
         }
     }
 
+    /// True if trying again may help against an error of [`ForeignConfig::connect`]: nobody
+    /// answered. A login that is refused needs a person.
+    pub(crate) async fn may_come_back(&self, error: &SourceError) -> bool {
+        match (self, &error.kind) {
+            (_, SourceErrorKind::Transient) => true,
+            // The reader's first attempt calls both by one name; a session of its own tells apart.
+            (Self::Postgres(config), SourceErrorKind::Unreachable) => {
+                match SqlSession::open(config).await {
+                    Ok(session) => {
+                        session.close().await;
+                        true
+                    }
+                    Err(error) => error.is_transient(),
+                }
+            }
+            (Self::Sqlite(_), SourceErrorKind::Unreachable) => true,
+            _ => false,
+        }
+    }
+
     /// Connects and begins to stream. `journal` is where what was captured before lies, if any was.
     ///
     /// # Errors
@@ -60,6 +83,14 @@ impl ForeignConfig {
 }
 
 impl Foreign {
+    /// Says from now on whether the connection is up; `None` if there is none that could break.
+    pub(crate) fn is_up(&self) -> Option<Arc<AtomicBool>> {
+        match self {
+            Self::Postgres(source) => Some(source.is_up()),
+            Self::Sqlite(_) => None,
+        }
+    }
+
     /// Everything up to here is not part of the stream.
     pub(crate) fn start(&self) -> Position {
         match self {

@@ -5,28 +5,25 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use cdc_core::pipeline::{
-    Capture, CaptureConfig, CaptureMetrics, ConfirmPolicy, LaneEnd, LaneError, Shutdown,
-    ShutdownTrigger, Watermark,
-};
+use cdc_core::pipeline::{LaneEnd, LaneError, Shutdown, Watermark};
 use cdc_core::{
-    CheckpointStore, DeadLetterQueue, EventBatch, Journal, Lineage, Position, ResumeToken,
-    SourceError, SourceErrorKind, SourceInfo, SystemClock, TokenRefusal, WalSource, accepted_gap,
-    wall_micros,
+    CheckpointStore, DeadLetterQueue, Lineage, Position, ResumeToken, SourceError, SourceErrorKind,
+    SourceInfo, SystemClock, TokenRefusal,
 };
-use cdc_wal::{FileJournal, JournalConfig, Log, StartAt};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use cdc_wal::{Log, StartAt};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
 
+use super::capture::{self, CaptureThread, Opened};
 use super::control::{self, ControlledLane};
-use super::foreign::{Foreign, ForeignConfig};
+use super::foreign::ForeignConfig;
 use super::lanes::{self, Ended, Range, Shared, Started};
 use super::start::{Extent, LogView, Start};
 use super::state::State;
-use super::status::{LaneReading, PipelineStatus};
+use super::status::{Capturing, LaneReading, PipelineStatus};
 use super::{dead_letters, source};
 use crate::args::require_source;
-use crate::config::{Config, Confirm, Source};
+use crate::config::{Config, Source};
 use crate::exit::Exit;
 use crate::http::{Http, Live, Pulled};
 use crate::report::CliError;
@@ -70,12 +67,14 @@ struct Ready {
     feed: Feed,
 }
 
-/// The thread that captures; it waits for its watermark before it moves anything.
-struct CaptureThread {
-    go: oneshot::Sender<()>,
-    metrics: Arc<CaptureMetrics>,
-    trigger: ShutdownTrigger,
-    thread: JoinHandle<Result<(), SourceError>>,
+impl Ready {
+    /// True unless there is a database and it cannot be reached.
+    fn is_connected(&self) -> bool {
+        match &self.feed {
+            Feed::Journal { capture, .. } => capture.link.read().connected,
+            Feed::Wal(_) => true,
+        }
+    }
 }
 
 /// Runs the pipeline until it ends by itself or is told to.
@@ -114,7 +113,9 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
                     return Ok(Exit::Done);
                 }
             };
-            if let ForeignConfig::Postgres(postgres) = &looked_at {
+            if let ForeignConfig::Postgres(postgres) = &looked_at
+                && ready.is_connected()
+            {
                 source::warn_unmatched(config, postgres).await;
             }
             ready
@@ -203,171 +204,42 @@ fn stop_position(
     }
 }
 
-/// Connects on the capture thread, opens the journal, and waits there for the lanes to register.
+/// Starts capture, and says where lanes begin and end.
 async fn start_capture(
     config: &Config,
-    mut foreign: ForeignConfig,
+    foreign: ForeignConfig,
     options: &RunOptions,
     state: &State,
     watermark: &Watermark,
     ended: mpsc::UnboundedSender<Ended>,
 ) -> Result<Ready, CliError> {
-    let mut journal = JournalConfig::new(state.paths.journal());
-    journal.retain_bytes = config.retain_bytes;
-    journal.retain_bytes_max = config.retain_bytes_max;
-    let capture_config = CaptureConfig {
-        confirm: match config.confirm {
-            Confirm::Delivered => ConfirmPolicy::Delivered,
-            Confirm::Journaled => ConfirmPolicy::Journaled,
-        },
-        ..CaptureConfig::default()
-    };
-    let stored = state.checkpoints.list()?;
-    let names: Vec<_> = config
-        .emitters
-        .iter()
-        .map(|emitter| emitter.name.clone())
-        .collect();
-    let stored: Vec<_> = stored
-        .into_iter()
-        .filter(|(name, _)| names.contains(name))
-        .collect();
-    // Emitters without checkpoint begin at the journal's oldest event and ask nothing of the source.
-    let slowest = stored
-        .iter()
-        .map(|(_, checkpoint)| checkpoint.position)
-        .min();
-    let captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
-    foreign.resume(captured, options.accept_gap);
-    let (trigger, shutdown) = Shutdown::new();
-    let (go, started) = oneshot::channel();
-    let (tell, told) = oneshot::channel();
-    let metrics = Arc::new(CaptureMetrics::default());
-    let (watermark, accept_gap) = (watermark.clone(), options.accept_gap);
-    let thread_metrics = metrics.clone();
-    let thread = lanes::spawn("capture", move || {
-        let run = || -> Result<(), SourceError> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|cause| {
-                SourceError::new(
-                    SourceErrorKind::Io,
-                    "start the runtime of the capture thread",
-                )
-                .with_cause(cause)
-            })?;
-            runtime.block_on(async move {
-                let opened = open(foreign, journal, slowest, accept_gap).await;
-                let (source, journal, server_end) = match opened {
-                    Ok(opened) => opened,
-                    Err(error) => {
-                        // Nobody listens only if the main thread is gone.
-                        drop(tell.send(Err(error)));
-                        return Ok(());
-                    }
-                };
-                drop(tell.send(Ok((
-                    source.source().clone(),
-                    journal.log().clone(),
-                    server_end,
-                ))));
-                if started.await.is_err() {
-                    return Ok(());
-                }
-                let mut capture = Capture {
-                    source,
-                    journal,
-                    config: capture_config,
-                    watermark,
-                    clock: Arc::new(SystemClock::new()),
-                    metrics: thread_metrics,
-                    shutdown,
-                };
-                let outcome = capture.run().await;
-                // Delivers the last confirmation: without it a short run would leave the slot behind.
-                let closed = capture.source.close().await;
-                outcome.and(closed)
-            })
-        };
-        let outcome = run();
-        drop(ended.send(Ended::Capture));
-        outcome
-    })?;
-    let (source, log, server_end) = match told.await {
-        Ok(opened) => opened?,
-        Err(_) => {
-            return Err(CliError::new(
-                Exit::Runtime,
-                "start capture: its thread ended before it began",
-            ));
-        }
-    };
+    let catch_up = matches!(options.until, Until::CaughtUp);
+    let asked = (options.accept_gap, catch_up);
+    let (opened, capture) = capture::start(config, foreign, asked, state, watermark, ended).await?;
+    let Opened {
+        source,
+        log,
+        server_end,
+    } = opened;
     let view = LogView::Open(log.clone());
+    let extent = view.extent().map_err(SourceError::from)?;
+    // The journal may not have yet what is at the server. Without the server it is all there is.
+    let end = server_end.unwrap_or(extent.end);
     let start = match &options.from {
         from @ Start::Time(_) => view.locate(from)?,
         from => {
-            let extent = view.extent().map_err(SourceError::from)?;
-            // The journal may not have yet what is at the server.
-            let end = server_end.max(extent.end);
+            let end = end.max(extent.end);
             let refused = |refusal| CliError::from_error(Exit::Position, refusal);
             Extent { end, ..extent }.position(from).map_err(refused)?
         }
     };
-    let stop_at = stop_position(&options.until, &source.lineage, server_end)?;
-    let capture = CaptureThread {
-        go,
-        metrics,
-        trigger,
-        thread,
-    };
+    let stop_at = stop_position(&options.until, &source.lineage, end)?;
     Ok(Ready {
         source,
         start,
         stop_at,
         feed: Feed::Journal { log, capture },
     })
-}
-
-/// Connects and opens the journal; checks that nothing is missing between what we have and what
-/// the source will send.
-async fn open(
-    foreign: ForeignConfig,
-    mut journal: JournalConfig,
-    slowest: Option<Position>,
-    accept_gap: bool,
-) -> Result<(Foreign, FileJournal, Position), SourceError> {
-    let source = foreign.connect(&journal.dir).await?;
-    let info = source.source().clone();
-    journal.start = source.start();
-    let existed = journal.dir.join("control").exists();
-    let mut journal = FileJournal::open(journal, &info)?;
-    // Every emitter has what is at or below its checkpoint, and the journal has what is at or below
-    // its end: together they must reach to where the source begins.
-    let held = journal.end().max(slowest.unwrap_or(Position::ZERO));
-    if (existed || slowest.is_some()) && held.confirmable() < source.start().confirmable() {
-        let what = format!(
-            "events after {held} up to {} are gone at the source: it was confirmed further than this state directory knows, as after restoring an old copy of it or using the slot from elsewhere",
-            source.start()
-        );
-        if !accept_gap {
-            return Err(SourceError::new(
-                SourceErrorKind::Gap,
-                format!(
-                    "resume capture: {what}; accept the loss with --accept-gap, or begin anew with a new slot and state directory"
-                ),
-            ));
-        }
-        error!("gap accepted: {what}");
-        // Behind what the journal has, before all that will come: so it is there once.
-        let now = wall_micros();
-        journal.append(&accepted_gap(info.clone(), held, source.start(), now))?;
-    }
-    if journal.end() < source.start() {
-        journal.append(&EventBatch::heartbeat(info, source.start()))?;
-    }
-    let end = source.end_at_start();
-    Ok((source, journal, end))
 }
 
 async fn supervise(
@@ -430,11 +302,12 @@ async fn supervise(
         .iter()
         .map(|lane| lane.controlled.reading.clone())
         .collect();
-    let (capture_metrics, mut capture) = match ready.feed {
+    let (capturing, mut capture) = match ready.feed {
         Feed::Journal { capture, .. } => {
             let CaptureThread {
                 go,
                 metrics,
+                link,
                 trigger,
                 thread,
             } = capture;
@@ -444,7 +317,7 @@ async fn supervise(
                     "start capture: its thread has ended",
                 ));
             }
-            (Some(metrics), Some((trigger, thread)))
+            (Some(Capturing { metrics, link }), Some((trigger, thread)))
         }
         Feed::Wal(_) => (None, None),
     };
@@ -455,12 +328,12 @@ async fn supervise(
     let source_text = source.to_string();
     let address = http.as_ref().map(|http| http.address);
     let status = Arc::new({
-        let capture = capture_metrics.clone();
+        let capture = capturing.clone();
         move || {
             PipelineStatus::running(
                 source_text.clone(),
                 &lineage,
-                capture.as_deref(),
+                capture.as_ref(),
                 &readings,
                 address,
             )
@@ -472,7 +345,7 @@ async fn supervise(
             log: log_view,
             lanes: controlled.clone(),
             pulls: pulled(config, &running),
-            capture: capture_metrics,
+            capture: capturing,
             status: Box::new(move || status()),
         });
     }

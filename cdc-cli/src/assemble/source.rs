@@ -120,7 +120,10 @@ pub(crate) async fn warn_unmatched(config: &Config, postgres: &PostgresConfig) {
 }
 
 /// The tables of a database, without columns.
-async fn tables(postgres: &PostgresConfig) -> Result<Vec<Relation>, SourceError> {
+///
+/// # Errors
+/// From the server.
+pub(crate) async fn tables(postgres: &PostgresConfig) -> Result<Vec<Relation>, SourceError> {
     let mut session = SqlSession::open(postgres).await?;
     let rows = session
         .query(

@@ -4,8 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cdc_core::pipeline::{CaptureMetrics, LaneHealth, LaneMetrics};
-use cdc_core::{Lineage, ResumeToken, wall_micros};
+use cdc_core::{Lineage, Position, ResumeToken, wall_micros};
 use serde::{Deserialize, Serialize};
+
+use super::link::SourceLink;
+
+/// What is known of capture.
+#[derive(Clone, Debug)]
+pub(crate) struct Capturing {
+    /// Its counters.
+    pub(crate) metrics: Arc<CaptureMetrics>,
+    /// The connection to the database.
+    pub(crate) link: Arc<SourceLink>,
+}
 
 /// A running lane's counters.
 #[derive(Clone, Debug)]
@@ -22,6 +33,17 @@ pub(crate) struct PipelineStatus {
     pub(crate) running: bool,
     /// The source, as in the configuration, without its password.
     pub(crate) source: Option<String>,
+    /// `connected` or `connecting`, if the source is a database.
+    #[serde(default)]
+    pub(crate) source_state: Option<String>,
+    /// Why it is not connected.
+    #[serde(default)]
+    pub(crate) source_reason: Option<String>,
+    /// For how many seconds it could not be reached, and in how many attempts.
+    #[serde(default)]
+    pub(crate) source_away_seconds: Option<f64>,
+    #[serde(default)]
+    pub(crate) source_attempts: Option<u64>,
     /// Events taken from the source since it was started.
     pub(crate) captured_events: Option<u64>,
     /// Everything up to this is in the journal.
@@ -118,17 +140,26 @@ impl PipelineStatus {
     pub(crate) fn running(
         source: String,
         lineage: &Lineage,
-        capture: Option<&CaptureMetrics>,
+        capture: Option<&Capturing>,
         lanes: &[LaneReading],
         http: Option<SocketAddr>,
     ) -> Self {
+        let link = capture.map(|capture| capture.link.read());
+        let metrics = capture.map(|capture| &*capture.metrics);
+        // Nothing is known yet of a source that was not reached since the start.
+        let known = |position: Position| (position != Position::ZERO).then(|| position.to_string());
+        let away = link.as_ref().filter(|link| link.attempts > 0);
         Self {
             running: true,
             source: Some(source),
-            captured_events: capture.map(CaptureMetrics::events),
-            captured: capture.map(|c| c.captured().to_string()),
-            confirmed: capture.map(|c| c.confirmed().to_string()),
-            held_back: capture.map(CaptureMetrics::held_back),
+            source_state: link.as_ref().map(|link| link.name().to_owned()),
+            source_reason: link.as_ref().and_then(|link| link.reason.clone()),
+            source_away_seconds: away.and_then(|link| age_seconds(link.since_micros)),
+            source_attempts: away.map(|link| link.attempts),
+            captured_events: metrics.map(CaptureMetrics::events),
+            captured: metrics.and_then(|c| known(c.captured())),
+            confirmed: metrics.and_then(|c| known(c.confirmed())),
+            held_back: metrics.map(CaptureMetrics::held_back),
             http: http.map(|address| address.to_string()),
             lanes: lanes.iter().map(|lane| lane.status(lineage)).collect(),
         }

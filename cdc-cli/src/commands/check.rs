@@ -1,107 +1,370 @@
-//! `check`: connect, and name every setting that is wrong, with its remedy.
+//! `check`: connect, and name every setting that is wrong, with its remedy; and what a start would
+//! find. `run --dry-run` is the same with what would be delivered.
 
-use cdc_wal::postgres::{self, Finding, Severity};
-use cdc_wal::{StartAt, WalTail};
-use serde_json::json;
+use std::path::Path;
 
+use cdc_core::{BatchLimit, Position};
+use cdc_filter::TableFilter;
+use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity};
+use cdc_wal::{LogError, StartAt};
+use serde_json::{Value, json};
+
+use super::validate;
 use crate::args::{CheckArgs, Global, require_source};
+use crate::assemble::outlook::{self, Held, Row, SourceState};
 use crate::assemble::source;
-use crate::config::{Config, Source};
+use crate::assemble::stages;
+use crate::assemble::start::{LogView, Start};
+use crate::assemble::state::StatePaths;
+use crate::config::{Config, EmitterConfig, Source};
 use crate::exit::Exit;
 use crate::output::answer;
 use crate::report::CliError;
 
+/// Tables of the source listed for one emitter.
+const TABLES_SHOWN: usize = 50;
+
 pub(crate) fn run(_args: &CheckArgs, global: &Global) -> Result<Exit, CliError> {
     let config = global.load()?;
     let source = require_source(&config)?;
-    let mut findings = match source {
-        Source::Postgres(url) => {
-            let postgres = source::postgres(&config, url, false)?;
-            super::block_on(postgres::check(&postgres))??
-        }
-        Source::Sqlite(path) => {
-            let sqlite = source::sqlite(&config, path);
-            let found = super::block_on(cdc_wal::sqlite::check(&sqlite))??;
-            found
-                .into_iter()
-                .map(|f| {
-                    let severity = match f.severity {
-                        cdc_wal::sqlite::Severity::Ok => Severity::Ok,
-                        cdc_wal::sqlite::Severity::Warning => Severity::Warning,
-                        cdc_wal::sqlite::Severity::Error => Severity::Error,
-                    };
-                    finding(severity, &f.subject, f.found, &f.remedy)
-                })
-                .collect()
-        }
-        Source::Wal(dir) => {
-            let clock = std::sync::Arc::new(cdc_core::SystemClock::new());
-            let storage = cdc_core::storage::StdStorage::shared();
-            let tail = WalTail::open(storage, dir, StartAt::Latest, clock)
-                .map_err(|error| source::wal_error(dir, error))?;
-            vec![finding(
-                Severity::Ok,
-                "log",
-                format!("ends at {}", tail.end()),
-                "",
-            )]
-        }
-    };
-    findings.extend(directories(&config));
-    let worst = findings
-        .iter()
-        .map(|f| f.severity)
-        .max()
-        .unwrap_or(Severity::Ok);
+    let examined = examine(&config, source)?;
     answer(
         global.output,
-        || text(&source.to_string(), &findings),
+        || text(&source.to_string(), &examined.rows),
+        || examined.json(source),
+    )?;
+    Ok(examined.exit())
+}
+
+/// `run --dry-run`: connects, reads, changes nothing.
+///
+/// # Errors
+/// As for [`run`]; exit code 5 if `from` cannot be used.
+pub(crate) fn dry_run(config: &Config, from: &Start, global: &Global) -> Result<Exit, CliError> {
+    let source = require_source(config)?;
+    let examined = examine(config, source)?;
+    let deliveries: Vec<Delivery> = config
+        .emitters
+        .iter()
+        .map(|emitter| delivery(config, source, emitter, from, &examined))
+        .collect::<Result<_, _>>()?;
+    answer(
+        global.output,
         || {
-            let rows = findings.iter().map(|f| {
-                json!({
-                    "severity": name(f.severity),
-                    "subject": f.subject,
-                    "found": f.found,
-                    "remedy": (!f.remedy.is_empty()).then_some(&f.remedy),
-                })
-            });
-            json!({ "source": source.to_string(), "ok": worst != Severity::Error, "findings": rows.collect::<Vec<_>>() })
+            let mut out = text(&source.to_string(), &examined.rows);
+            for delivery in &deliveries {
+                out.push('\n');
+                out.push_str(&delivery.text());
+            }
+            out.push_str("\nnothing was changed, neither at the source nor here\n");
+            out
+        },
+        || {
+            let mut value = examined.json(source);
+            value["dry_run"] = true.into();
+            value["emitters"] = deliveries.iter().map(Delivery::json).collect();
+            value
         },
     )?;
-    Ok(if worst == Severity::Error {
-        Exit::Configuration
-    } else {
-        Exit::Done
+    Ok(examined.exit())
+}
+
+/// Everything that was looked at.
+struct Examined {
+    rows: Vec<Row>,
+    held: Option<Held>,
+    /// Tables at the source, `schema.table`, if it was asked.
+    tables: Option<Vec<cdc_core::Relation>>,
+}
+
+impl Examined {
+    /// The code of the worst: what must be mended first.
+    fn exit(&self) -> Exit {
+        let errors = || {
+            self.rows
+                .iter()
+                .filter(|row| row.finding.severity == Severity::Error)
+        };
+        [
+            Exit::State,
+            Exit::Unreachable,
+            Exit::Configuration,
+            Exit::Position,
+        ]
+        .into_iter()
+        .find(|exit| errors().any(|row| row.exit == *exit))
+        .unwrap_or_else(|| errors().next().map_or(Exit::Done, |row| row.exit))
+    }
+
+    fn json(&self, source: &Source) -> Value {
+        let rows = self.rows.iter().map(|Row { finding: f, exit }| {
+            json!({
+                "severity": name(f.severity),
+                "subject": f.subject,
+                "found": f.found,
+                "remedy": (!f.remedy.is_empty()).then_some(&f.remedy),
+                "exit_code": (f.severity == Severity::Error).then_some(exit.code()),
+            })
+        });
+        json!({
+            "source": source.to_string(),
+            "ok": self.exit() == Exit::Done,
+            "findings": rows.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
+    let mut tables = None;
+    let (mut rows, state) = match source {
+        Source::Postgres(url) => {
+            let postgres = source::postgres(config, url, false)?;
+            super::block_on(async {
+                let found = server(&postgres).await;
+                if found.1.is_some() {
+                    tables = source::tables(&postgres).await.ok();
+                }
+                found
+            })?
+        }
+        Source::Sqlite(path) => {
+            let sqlite = source::sqlite(config, path);
+            match super::block_on(cdc_wal::sqlite::check(&sqlite))? {
+                Ok(found) => (found.into_iter().map(sqlite_row).collect(), None),
+                Err(error) => (vec![unreachable(&error)], None),
+            }
+        }
+        Source::Wal(dir) => {
+            let view = LogView::Directory(dir.clone());
+            view.extent()
+                .map_err(|error| source::wal_error(dir, error))?;
+            (Vec::new(), None)
+        }
+    };
+    let held = match Held::read(config, source) {
+        Ok(held) => {
+            rows.extend(outlook::rows(config, &held, state.as_ref()));
+            Some(held)
+        }
+        Err(error) => {
+            rows.push(Row::new(
+                Severity::Error,
+                error.code(),
+                "state",
+                error.to_string(),
+                "see what was found; `wal verify` and `wal repair` look into the journal",
+            ));
+            None
+        }
+    };
+    let journal = held.as_ref().is_some_and(|held| held.log.is_some());
+    for row in &mut rows {
+        if row.exit == Exit::Unreachable && journal {
+            row.finding.remedy = format!(
+                "{}; `run` would deliver what the journal holds and connect meanwhile",
+                row.finding.remedy
+            );
+        }
+    }
+    rows.extend(directories(config));
+    Ok(Examined { rows, held, tables })
+}
+
+/// Everything about a server, and where it stands.
+async fn server(postgres: &PostgresConfig) -> (Vec<Row>, Option<SourceState>) {
+    let found = match postgres::check(postgres).await {
+        Ok(found) => found,
+        Err(error) => return (vec![unreachable(&error)], None),
+    };
+    let mut rows: Vec<Row> = found.into_iter().map(Row::configured).collect();
+    let state = match postgres::look(postgres).await {
+        Ok(state) => Some(SourceState {
+            lineage: state.lineage,
+            confirmed: state.slot.map(|slot| slot.confirmed_flush),
+            end: state.end,
+        }),
+        // The role may not replicate: that is a finding already.
+        Err(_) if rows.iter().any(|r| r.finding.severity == Severity::Error) => None,
+        Err(error) => {
+            rows.push(unreachable(&error));
+            None
+        }
+    };
+    (rows, state)
+}
+
+fn unreachable(error: &cdc_core::SourceError) -> Row {
+    Row::new(
+        Severity::Error,
+        Exit::of_source(error),
+        "source",
+        error.to_string(),
+        "see to it that it answers",
+    )
+}
+
+fn sqlite_row(found: cdc_wal::sqlite::Finding) -> Row {
+    let severity = match found.severity {
+        cdc_wal::sqlite::Severity::Ok => Severity::Ok,
+        cdc_wal::sqlite::Severity::Warning => Severity::Warning,
+        cdc_wal::sqlite::Severity::Error => Severity::Error,
+    };
+    Row::configured(Finding {
+        severity,
+        subject: found.subject,
+        found: found.found,
+        remedy: found.remedy,
     })
 }
 
-fn finding(severity: Severity, subject: &str, found: impl Into<String>, remedy: &str) -> Finding {
-    Finding {
-        severity,
-        subject: subject.into(),
-        found: found.into(),
-        remedy: remedy.into(),
+/// What an emitter would get.
+struct Delivery {
+    name: String,
+    destination: String,
+    filter: String,
+    after: Option<Position>,
+    /// Events in the log behind that, and those of them that its filter keeps.
+    waiting: Option<(u64, u64)>,
+    tables: Option<Vec<String>>,
+}
+
+fn delivery(
+    config: &Config,
+    source: &Source,
+    emitter: &EmitterConfig,
+    from: &Start,
+    examined: &Examined,
+) -> Result<Delivery, CliError> {
+    let view = LogView::Directory(match source {
+        Source::Wal(dir) => dir.clone(),
+        _ => StatePaths::new(&config.state_path).journal(),
+    });
+    let held = examined.held.as_ref();
+    let log = held.and_then(|held| held.log.as_ref());
+    let checkpoint = held.and_then(|held| held.checkpoint(&emitter.name));
+    let after = match (checkpoint, log) {
+        (Some(checkpoint), _) => Some(checkpoint.position),
+        (None, Some(_)) => Some(view.locate(from)?),
+        (None, None) => None,
+    };
+    let waiting = match (after, log) {
+        // A position that is refused has its finding.
+        (Some(after), Some(log)) if after >= log.oldest && after <= log.end => {
+            let counted = count(emitter, &view, after, log.end)?;
+            Some(counted.map_err(|error| CliError::from(cdc_core::SourceError::from(error)))?)
+        }
+        _ => None,
+    };
+    let tables = examined.tables.as_ref().map(|tables| {
+        let filter = TableFilter::new(&emitter.filter.schemas, &emitter.filter.tables);
+        let kept = tables.iter().filter(|table| {
+            filter
+                .as_ref()
+                .is_ok_and(|filter| filter.keep_relation(table))
+        });
+        kept.map(cdc_core::Relation::qualified_name).collect()
+    });
+    Ok(Delivery {
+        name: emitter.name.clone(),
+        destination: validate::destination(emitter),
+        filter: validate::filter(emitter),
+        after,
+        waiting,
+        tables,
+    })
+}
+
+/// Events of a range, and those of them that an emitter's filter keeps.
+///
+/// # Errors
+/// Exit code 3 if there is no such filter; inside, the log's.
+pub(crate) fn count(
+    emitter: &EmitterConfig,
+    view: &LogView,
+    after: Position,
+    stop_at: Position,
+) -> Result<Result<(u64, u64), LogError>, CliError> {
+    let filter = stages::filter(emitter)?;
+    let (mut read, mut kept) = (0u64, 0u64);
+    let mut counting = || -> Result<(u64, u64), LogError> {
+        let mut tail = view.tail(StartAt::After(after))?;
+        while let Some(batch) = tail.poll_batch(&BatchLimit::default())? {
+            let inside = batch.events().iter().filter(|e| e.position <= stop_at);
+            for event in inside {
+                read += 1;
+                kept += u64::from(filter.keep(event));
+            }
+            if batch.end() >= stop_at {
+                break;
+            }
+        }
+        Ok((read, kept))
+    };
+    Ok(counting())
+}
+
+impl Delivery {
+    fn text(&self) -> String {
+        let mut rows = vec![
+            ("to".to_owned(), self.destination.clone()),
+            ("gets".to_owned(), self.filter.clone()),
+        ];
+        match (self.after, self.waiting) {
+            (Some(after), Some((read, kept))) => rows.push((
+                "waiting".to_owned(),
+                format!("{kept} of {read} events that are captured already, behind {after}"),
+            )),
+            (Some(after), None) => rows.push(("begins".to_owned(), format!("behind {after}"))),
+            (None, _) => rows.push((
+                "begins".to_owned(),
+                "with what is captured first".to_owned(),
+            )),
+        }
+        if let Some(tables) = &self.tables {
+            let shown = tables.iter().take(TABLES_SHOWN).cloned();
+            let mut shown = shown.collect::<Vec<_>>().join(", ");
+            if tables.is_empty() {
+                "none that is there".clone_into(&mut shown);
+            } else if tables.len() > TABLES_SHOWN {
+                shown.push_str(&format!(" and {} more", tables.len() - TABLES_SHOWN));
+            }
+            rows.push(("tables".to_owned(), shown));
+        }
+        let lines = crate::output::pairs(&rows);
+        let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
+        format!("emitter {}\n{lines}", self.name)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "destination": self.destination,
+            "gets": self.filter,
+            "after": self.after.map(|after| after.to_string()),
+            "captured_events": self.waiting.map(|(read, _)| read),
+            "kept_events": self.waiting.map(|(_, kept)| kept),
+            "tables": self.tables,
+        })
     }
 }
 
 /// The directories `run` writes to: there and writable, or creatable.
-fn directories(config: &Config) -> Vec<Finding> {
+fn directories(config: &Config) -> Vec<Row> {
     [
         ("state_path", &config.state_path),
         ("dlq_path", &config.dead_letters.path),
     ]
     .into_iter()
     .map(|(key, path)| {
-        let nearest = path.ancestors().find(|p| p.exists()).unwrap_or(path);
+        // A relative path begins where we are.
+        let here = |path: &Path| path.as_os_str().is_empty();
+        let nearest = path.ancestors().find(|p| p.exists() || here(p));
+        let nearest = nearest.filter(|path| !here(path)).unwrap_or(Path::new("."));
         match rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK) {
-            Ok(()) => finding(
-                Severity::Ok,
-                key,
-                format!("{} is writable", path.display()),
-                "",
-            ),
-            Err(error) => finding(
+            Ok(()) => Row::ok(key, format!("{} is writable", path.display())),
+            Err(error) => Row::new(
                 Severity::Error,
+                Exit::Configuration,
                 key,
                 format!(
                     "{} cannot be written: {}",
@@ -123,14 +386,14 @@ const fn name(severity: Severity) -> &'static str {
     }
 }
 
-fn text(source: &str, findings: &[Finding]) -> String {
+fn text(source: &str, rows: &[Row]) -> String {
     let mut out = format!("{source}\n");
-    let width = findings
+    let width = rows
         .iter()
-        .map(|f| f.subject.chars().count())
+        .map(|row| row.finding.subject.chars().count())
         .max()
         .unwrap_or(0);
-    for f in findings {
+    for Row { finding: f, .. } in rows {
         out.push_str(&format!(
             "  {:<7}  {:<width$}  {}\n",
             name(f.severity),

@@ -10,7 +10,7 @@ mod drop_slot;
 mod emitter;
 mod init;
 mod man;
-mod position;
+pub(crate) mod position;
 mod replay;
 mod run;
 mod status;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::pipeline::{LaneEnd, LaneMetrics, Replay, ReplayReport, Shutdown};
-use cdc_core::{BatchLimit, Position, ResumeToken, SystemClock};
+use cdc_core::{Position, ResumeToken, SystemClock};
 use cdc_wal::StartAt;
 use serde_json::json;
 
@@ -215,21 +215,10 @@ fn count(
     range: Range,
     global: &Global,
 ) -> Result<Exit, CliError> {
-    let filter = stages::filter(emitter)?;
     let stop_at = range.stop_at.unwrap_or(extent.end);
-    let failed = |error| CliError::from(cdc_core::SourceError::from(error));
-    let mut tail = view.tail(StartAt::After(range.start)).map_err(failed)?;
-    let (mut read, mut kept) = (0u64, 0u64);
-    while let Some(batch) = tail.poll_batch(&BatchLimit::default()).map_err(failed)? {
-        let inside = batch.events().iter().filter(|e| e.position <= stop_at);
-        for event in inside {
-            read += 1;
-            kept += u64::from(filter.keep(event));
-        }
-        if batch.end() >= stop_at {
-            break;
-        }
-    }
+    let counted = super::check::count(emitter, view, range.start, stop_at)?;
+    let (read, kept) =
+        counted.map_err(|error| CliError::from(cdc_core::SourceError::from(error)))?;
     let name = &emitter.name;
     answer(
         global.output,

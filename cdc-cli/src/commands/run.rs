@@ -17,6 +17,9 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<Exit, CliError> {
         None => Until::Stopped,
     };
     let from = args.from.as_deref().map(str::parse::<Start>).transpose()?;
+    if args.dry_run {
+        return super::check::dry_run(&config, &from.unwrap_or_default(), global);
+    }
     let options = RunOptions {
         until,
         accept_gap: args.accept_gap,

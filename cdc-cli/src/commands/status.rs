@@ -76,11 +76,31 @@ fn text(status: &PipelineStatus) -> String {
             "not running"
         }
     );
-    if let (Some(captured), Some(confirmed)) = (&status.captured, &status.confirmed) {
+    if let Some(state) = &status.source_state
+        && state != "connected"
+    {
+        let away = status
+            .source_away_seconds
+            .map_or_else(String::new, |seconds| {
+                format!(
+                    " for {seconds:.0} s, {} attempts",
+                    status.source_attempts.unwrap_or_default()
+                )
+            });
         let _ = writeln!(
             out,
-            "captured {} events up to {captured}; confirmed to the source up to {confirmed}; held back {} times",
+            "source {state}{away}; what the journal holds is delivered"
+        );
+        if let Some(reason) = &status.source_reason {
+            let _ = writeln!(out, "  {reason}");
+        }
+    }
+    if let Some(captured) = &status.captured {
+        let _ = writeln!(
+            out,
+            "captured {} events up to {captured}; confirmed to the source up to {}; held back {} times",
             status.captured_events.unwrap_or_default(),
+            status.confirmed.as_deref().unwrap_or("nothing yet"),
             status.held_back.unwrap_or_default()
         );
     }

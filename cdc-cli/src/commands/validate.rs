@@ -97,7 +97,8 @@ const fn confirm(confirm: Confirm) -> &'static str {
     }
 }
 
-fn destination(emitter: &EmitterConfig) -> String {
+/// Where an emitter delivers to, without secrets.
+pub(super) fn destination(emitter: &EmitterConfig) -> String {
     let batch = emitter
         .batch_size
         .map(|size| format!(", {size} events a batch"))
@@ -145,7 +146,8 @@ fn destination(emitter: &EmitterConfig) -> String {
     }
 }
 
-fn filter(emitter: &EmitterConfig) -> String {
+/// What an emitter gets.
+pub(super) fn filter(emitter: &EmitterConfig) -> String {
     let filter = &emitter.filter;
     let mut parts = Vec::new();
     if !filter.schemas.is_empty() {

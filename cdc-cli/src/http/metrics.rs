@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
-use cdc_core::pipeline::{CaptureMetrics, LaneCounts, LaneHealth};
+use cdc_core::pipeline::{LaneCounts, LaneHealth};
 use cdc_core::{EmitErrorKind, LetterState, Position, wall_micros};
 
 use super::route::{Live, Surface};
@@ -136,18 +136,31 @@ fn dead_letters(out: &mut Text, surface: &Surface) {
 }
 
 fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
-    if let Some(capture) = live.capture.as_deref() {
-        out.one(
-            "cdc_source_events_total",
-            "counter",
-            "Events taken from the source into the journal.",
-            capture.events(),
-        );
+    let capture = live.capture.as_ref();
+    let up = capture.is_none_or(|capture| capture.link.read().connected);
+    out.one(
+        "cdc_source_up",
+        "gauge",
+        "1 while the source is connected, 0 while it is tried to reach it.",
+        u8::from(up),
+    );
+    // Lanes read an engine's own log themselves.
+    let read = || lanes.iter().map(|(_, counts)| counts.read).max();
+    let events = capture
+        .map(|capture| capture.metrics.events())
+        .or_else(read);
+    out.one(
+        "cdc_source_events_total",
+        "counter",
+        "Events taken from the source: into the journal, or by the emitter that read most of an engine's own log.",
+        events.unwrap_or(0),
+    );
+    if let Some(capture) = capture {
         out.one(
             "cdc_source_held_back_total",
             "counter",
             "How often the source was held back because the journal was full.",
-            capture.held_back(),
+            capture.metrics.held_back(),
         );
     }
     let Ok(end) = live.log.extent().map(|extent| extent.end) else {
@@ -164,7 +177,9 @@ fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
         lag,
     );
     let slowest = lanes.iter().map(|(_, counts)| counts.position).min();
-    let confirmed = live.capture.as_deref().map(CaptureMetrics::confirmed);
+    let confirmed = live.capture.as_ref().map(|c| c.metrics.confirmed());
+    // Before anything was confirmed, what may be is the nearest thing known.
+    let confirmed = confirmed.filter(|position| *position != Position::ZERO);
     let confirmed = confirmed.or(slowest).unwrap_or(Position::ZERO);
     out.one(
         "cdc_source_lag_bytes",

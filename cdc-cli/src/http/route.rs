@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cdc_core::envelope::Format;
-use cdc_core::pipeline::{CaptureMetrics, LaneHealth, Shutdown};
+use cdc_core::pipeline::{LaneHealth, Shutdown};
 use cdc_core::{ResumeToken, Transform};
 use cdc_dlq::FileDlq;
 use cdc_filter::{EventFilter, TransformChain};
@@ -21,7 +21,7 @@ use super::reply::{self, Answer, Refusal};
 use super::{PullHandle, consumer, dlq, metrics, stream};
 use crate::assemble::control::ControlledLane;
 use crate::assemble::start::{Extent, LogView};
-use crate::assemble::status::PipelineStatus;
+use crate::assemble::status::{Capturing, PipelineStatus};
 use crate::config::HttpConfig;
 use crate::exit::Exit;
 use crate::report::CliError;
@@ -51,8 +51,8 @@ pub(crate) struct Live {
     pub(crate) lanes: Vec<ControlledLane>,
     /// Emitters whose consumers fetch, by name.
     pub(crate) pulls: Vec<Pulled>,
-    /// Counters of capture, if the source is a foreign database.
-    pub(crate) capture: Option<Arc<CaptureMetrics>>,
+    /// Capture, if the source is a foreign database.
+    pub(crate) capture: Option<Capturing>,
     /// How it is doing.
     pub(crate) status: Box<dyn Fn() -> PipelineStatus + Send + Sync>,
 }
@@ -314,7 +314,12 @@ fn ready(surface: &Surface) -> Answer {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    reply::json(status, &json!({ "ready": ready, "emitters": lanes }))
+    // Not reached is still ready: what the journal holds is delivered.
+    let source = live.capture.as_ref().map(|c| c.link.read().name());
+    reply::json(
+        status,
+        &json!({ "ready": ready, "source": source, "emitters": lanes }),
+    )
 }
 
 /// The whole body of a request, as far as that is bounded.

@@ -281,3 +281,61 @@ fn a_new_emitter_begins_at_a_time_or_a_position() {
     let run = shop.tool.run(&["run", "--once", "--from", "time:soon"]);
     refused(&run, 2, &["RFC 3339"]);
 }
+
+/// A look: what would be delivered, what would stop it, and nothing changed.
+#[test]
+fn a_dry_run_says_what_would_be_delivered_and_changes_nothing() {
+    let mut shop = Shop::new();
+    shop.commit(5);
+    let look = |more: &[&str]| {
+        let run = shop
+            .tool
+            .run(&[&["run", "--dry-run", "-o", "json"], more].concat());
+        (run.code, json(&run.out))
+    };
+    let (code, first) = look(&["--set", "where=after.id > 3"]);
+    assert_eq!(code, 0, "{first}");
+    let emitter = &first["emitters"][0];
+    assert_eq!(
+        (&emitter["captured_events"], &emitter["kept_events"]),
+        (&5.into(), &2.into())
+    );
+    for path in ["state", "out", "dlq"] {
+        assert!(!shop.tool.path(path).exists(), "{path}");
+    }
+    shop.delivers();
+    let before = token(&shop.tool);
+    let (_, second) = look(&[]);
+    assert_eq!(second["emitters"][0]["captured_events"], 0);
+    let text = shop.tool.answer(&["run", "--dry-run"]);
+    assert!(
+        text.contains("up to date") && text.contains("nothing was changed"),
+        "{text}"
+    );
+    assert_eq!(token(&shop.tool), before);
+    assert_eq!(shop.delivered(), shop.committed());
+    refused(
+        &shop.tool.run(&["run", "--dry-run", "--from", "time:soon"]),
+        2,
+        &["RFC 3339"],
+    );
+    assert_eq!(shop.tool.run(&["run", "--dry-run", "--once"]).code, 2);
+
+    // Ahead of the log: `check` foresees it.
+    let at = json(&shop.tool.answer(&["position", "show", "-o", "json"]));
+    let far = at["checkpoints"][0]["position"]
+        .as_str()
+        .unwrap()
+        .replacen("0/", "7/", 1);
+    shop.tool
+        .answer(&["position", "set", "--emitter", "file", &far, "--yes"]);
+    for arguments in [&["check"][..], &["run", "--dry-run"]] {
+        let run = shop.tool.run(arguments);
+        assert_eq!(run.code, 5, "{}", run.out);
+        assert!(run.out.contains("ahead of the source"), "{}", run.out);
+    }
+    std::fs::write(shop.tool.path("state/checkpoints"), "x").unwrap();
+    let run = shop.tool.run(&["check"]);
+    assert_eq!(run.code, 7, "{}", run.out);
+    assert!(run.out.contains("read checkpoints"), "{}", run.out);
+}

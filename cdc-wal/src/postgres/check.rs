@@ -1,10 +1,10 @@
 //! What is wrong at the server, found before anything is captured.
 
-use cdc_core::SourceError;
+use cdc_core::{Lineage, Lsn, SourceError};
 
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose};
-use super::setup::{SlotState, setting, single, slot_state};
+use super::setup::{SlotState, identify, setting, single, slot_state};
 use super::sql;
 
 /// How bad a finding is.
@@ -85,6 +85,34 @@ pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, SourceError>
     slot_findings(&mut findings, config, slot, &limit);
     connection.close().await;
     Ok(findings.0)
+}
+
+/// Where a server and its slot stand, for comparing with what was captured.
+#[derive(Clone, Debug)]
+pub struct ServerState {
+    /// Which database it is, and on which timeline.
+    pub lineage: Lineage,
+    /// Where its log ends.
+    pub end: Lsn,
+    /// The slot, if it exists.
+    pub slot: Option<SlotState>,
+}
+
+/// Connects and asks where the server and the slot stand. Changes nothing.
+///
+/// # Errors
+/// The server cannot be reached, or does not let the role replicate.
+pub async fn look(config: &PostgresConfig) -> Result<ServerState, SourceError> {
+    config.validate()?;
+    let mut connection = Connection::open(config, Purpose::Replication).await?;
+    let (info, end) = identify(&mut connection, config).await?;
+    let slot = slot_state(&mut connection, &config.slot).await?;
+    connection.close().await;
+    Ok(ServerState {
+        lineage: info.lineage,
+        end,
+        slot,
+    })
 }
 
 async fn count(connection: &mut Connection, sql: &str) -> Result<u64, SourceError> {

@@ -51,7 +51,7 @@ mod tls;
 mod types;
 mod value;
 
-pub use check::{Finding, Severity, check};
+pub use check::{Finding, ServerState, Severity, check, look};
 pub use config::{PostgresConfig, SslMode};
 pub use session::SqlSession;
 pub use setup::{SlotState, drop_slot_and_publication};

@@ -191,7 +191,7 @@ fn status_interval(configured: Duration, wal_sender_timeout_ms: &str) -> Duratio
     }
 }
 
-async fn identify(
+pub(crate) async fn identify(
     connection: &mut Connection,
     config: &PostgresConfig,
 ) -> Result<(SourceInfo, Lsn), SourceError> {

@@ -1,7 +1,7 @@
 //! The reader: connection, reconnection, batches.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cdc_core::{
@@ -98,6 +98,7 @@ pub struct PostgresSource {
     reconnects: u64,
     created_publication: bool,
     server_end: Lsn,
+    up: Arc<AtomicBool>,
 }
 
 impl PostgresSource {
@@ -138,6 +139,7 @@ impl PostgresSource {
             progress,
             lookup: None,
             reconnects: 0,
+            up: Arc::new(AtomicBool::new(true)),
             config,
         })
     }
@@ -153,6 +155,11 @@ impl PostgresSource {
     /// than two seconds to write it to its disk.
     pub const fn server_end(&self) -> Lsn {
         self.server_end
+    }
+
+    /// True while there is a connection, false while it is built up again; for others to look at.
+    pub fn is_up(&self) -> Arc<AtomicBool> {
+        self.up.clone()
     }
 
     /// The server's WAL position as last heard of.
@@ -330,6 +337,7 @@ impl PostgresSource {
     /// The connection is given up. What it was about decides if another is built up.
     fn broke(&mut self, error: SourceError) -> Result<(), SourceError> {
         self.link = Link::Down;
+        self.up.store(false, Ordering::Relaxed);
         if let Some(task) = self.lookup.take() {
             task.abort();
         }
@@ -373,6 +381,7 @@ impl PostgresSource {
             ));
         }
         self.reconnects += 1;
+        self.up.store(true, Ordering::Relaxed);
         if let Link::Connecting(pump, _) = link {
             self.link = Link::Up(Session { pump, chunk: None });
         }

@@ -48,7 +48,7 @@ fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
 /// A database with a table, and the tool beside it. What the server was made to keep goes with it.
 pub(super) struct Db {
     pub(super) config: PostgresConfig,
-    tool: Tool,
+    pub(super) tool: Tool,
     next: i64,
 }
 
@@ -82,6 +82,23 @@ impl Db {
         let name = &self.config.slot;
         let more = format!("[cdc.postgres]\nslot = \"{name}\"\npublication = \"{name}\"\n");
         self.tool.write("cdc.toml", &(text + &more));
+    }
+
+    /// One more file emitter beside those that are there, delivering to this directory.
+    pub(super) fn add_emitter(&self, name: &str) {
+        let mut text = std::fs::read_to_string(self.tool.path("cdc.toml")).unwrap();
+        let first =
+            "[[cdc.emitters]]\nname = \"file\"\nemitter = \"file\"\nfile = { path = \"out\" }\n";
+        if !text.contains("[[cdc.emitters]]") {
+            text = text
+                .replace("\nemitter = \"file\"\n", "\n")
+                .replace("[cdc.file]\npath = \"out\"\n", "");
+            text.push_str(first);
+        }
+        text.push_str(&format!(
+            "[[cdc.emitters]]\nname = \"{name}\"\nemitter = \"file\"\nfile = {{ path = \"{name}\" }}\n"
+        ));
+        self.tool.write("cdc.toml", &text);
     }
 
     /// The server was restarted at another address.
@@ -297,6 +314,12 @@ fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
     assert_eq!(db.delivered(), [3, 4]);
     db.drop_slot();
     db.insert(2);
+    // `check` foresees what `run` will say.
+    for arguments in [&["check"][..], &["run", "--dry-run"]] {
+        let look = db.tool.run(arguments);
+        assert_eq!(look.code, 5, "{}{}", look.out, look.err);
+        assert!(look.out.contains("gap: the slot is gone"), "{}", look.out);
+    }
     for _ in 0..2 {
         refused(
             &db.once(&[]),
@@ -332,6 +355,9 @@ fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
         db.config.slot
     );
     sql(&db.config, &advance);
+    let look = db.tool.run(&["check"]);
+    assert_eq!(look.code, 5, "{}{}", look.out, look.err);
+    assert!(look.out.contains("are gone at the source"), "{}", look.out);
     refused(
         &db.once(&[]),
         5,

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
 
 use super::postgres::{Db, sql};
-use super::shop::{refused, until};
+use super::shop::{Running, delivered, refused, until};
 
 /// A private cluster, stopped and removed with this.
 struct Cluster {
@@ -93,19 +93,7 @@ impl Cluster {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             self.port = free.local_addr().unwrap().port();
             drop(free);
-            let mut command = self.program("postgres");
-            command.arg("-D").arg(self.dir.path().join("data"));
-            command.args(["-p", &self.port.to_string()]);
-            let fixed = [
-                "listen_addresses=127.0.0.1",
-                "unix_socket_directories=",
-                "fsync=off",
-            ];
-            for setting in fixed.iter().chain(settings) {
-                command.args(["-c", setting]);
-            }
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-            self.server = Some(command.spawn().unwrap());
+            self.start(settings);
             until("the server answers or ends", || {
                 if self.server.as_mut()?.try_wait().unwrap().is_some() {
                     return Some(false);
@@ -114,6 +102,29 @@ impl Cluster {
             })
             .then_some(())
         });
+    }
+
+    /// Starts it at this port, which it had.
+    fn restart_at(&mut self, port: u16, settings: &[&str]) {
+        self.port = port;
+        self.start(settings);
+        until("the server answers", || self.answers().then_some(()));
+    }
+
+    fn start(&mut self, settings: &[&str]) {
+        let mut command = self.program("postgres");
+        command.arg("-D").arg(self.dir.path().join("data"));
+        command.args(["-p", &self.port.to_string()]);
+        let fixed = [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=off",
+        ];
+        for setting in fixed.iter().chain(settings) {
+            command.args(["-c", setting]);
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.server = Some(command.spawn().unwrap());
     }
 
     fn answers(&self) -> bool {
@@ -202,4 +213,130 @@ fn a_server_without_logical_log_and_a_lost_slot_are_named() {
     db.insert(1);
     assert_eq!(db.once(&[]).code, 0);
     assert_eq!(db.delivered(), [1, 2, 4]);
+}
+
+/// The database is switched off: what the journal holds is delivered, also to an emitter that is new
+/// and begins in the past; and when the database is back, it goes on.
+#[test]
+fn the_journal_is_delivered_while_the_database_is_off() {
+    let mut cluster = Cluster::new();
+    cluster.restart(&["wal_level=logical"]);
+    let port = cluster.port;
+    let mut db = Db::at(cluster.config(), "off");
+    // A look changes nothing.
+    let look = db.tool.run(&["run", "--dry-run", "-o", "json"]);
+    assert_eq!(look.code, 0, "{}{}", look.out, look.err);
+    let look: serde_json::Value = serde_json::from_str(&look.out).unwrap();
+    assert_eq!(look["emitters"][0]["tables"][0], "public.t", "{look}");
+    assert_eq!(db.slots(), 0);
+    assert!(sql(&db.config, "SELECT 1 FROM pg_publication").is_empty());
+    assert!(!db.tool.path("state").exists() && !db.tool.path("out").exists());
+    // Nothing captured yet, nothing to deliver: it says so at once.
+    cluster.stop();
+    let check = db.tool.run(&["check"]);
+    assert_eq!(check.code, 4, "{}", check.out);
+    assert!(
+        !check.out.contains("what the journal holds"),
+        "{}",
+        check.out
+    );
+    refused(&db.once(&[]), 4, &["127.0.0.1"]);
+    cluster.restart_at(port, &["wal_level=logical"]);
+    db.goes_on();
+    db.insert(5);
+    db.goes_on();
+    let check = db.tool.answer(&["check"]);
+    assert!(
+        check.contains("no gap: the source sends what follows"),
+        "{check}"
+    );
+    cluster.stop();
+    let check = db.tool.run(&["check"]);
+    assert_eq!(check.code, 4, "{}", check.out);
+    assert!(
+        check
+            .out
+            .contains("`run` would deliver what the journal holds"),
+        "{}",
+        check.out
+    );
+
+    // A bounded run delivers what there is, and says what it could not ask for.
+    db.add_emitter("audit");
+    let run = db.once(&["--from", "earliest"]);
+    refused(
+        &run,
+        4,
+        &["reach the source", "what the journal holds", "is delivered"],
+    );
+    let audit = db.tool.path("audit");
+    assert_eq!(delivered(&audit), [1, 2, 3, 4, 5]);
+    assert_eq!(db.delivered(), [1, 2, 3, 4, 5]);
+
+    // So does `replay`, which never asks the database.
+    let again = db.tool.run(&[
+        "-q",
+        "replay",
+        "--emitter",
+        "file",
+        "--from",
+        "earliest",
+        "--path",
+        "again",
+    ]);
+    assert_eq!(again.code, 0, "{}", again.err);
+    assert_eq!(delivered(&db.tool.path("again")), [1, 2, 3, 4, 5]);
+
+    // Another one, while a pipeline stays: from a position, and the state is there to see.
+    let third = std::fs::read_to_string(audit.join(first_file(&audit))).unwrap();
+    let third: serde_json::Value = serde_json::from_str(third.lines().nth(2).unwrap()).unwrap();
+    let from = format!("position:{}", third["position"].as_str().unwrap());
+    db.add_emitter("late");
+    let mut run = Running::start(db.tool.command(&["run", "--from", &from]));
+    let reason = run.until_status("it is connecting", |status| {
+        let late = status["lanes"]
+            .as_array()?
+            .iter()
+            .any(|lane| lane["name"] == "late");
+        (late && status["source_state"] == "connecting" && status["source_attempts"].as_u64()? > 1)
+            .then(|| {
+                status["source_reason"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+    });
+    assert!(reason.contains("127.0.0.1"), "{reason}");
+    // A position inside of a transaction: what follows in it.
+    let late = db.tool.path("late");
+    until("the new emitter has the rest", || {
+        (delivered(&late) == [4, 5]).then_some(())
+    });
+    let text = db.tool.answer(&["status"]);
+    assert!(text.contains("source connecting for"), "{text}");
+
+    // Back: capture goes on where it was, for everybody.
+    cluster.restart_at(port, &["wal_level=logical"]);
+    run.until_status("it is connected", |status| {
+        (status["source_state"] == "connected").then_some(())
+    });
+    db.insert(2);
+    until("everybody goes on", || {
+        (delivered(&late) == [4, 5, 6, 7] && db.delivered() == [1, 2, 3, 4, 5, 6, 7]).then_some(())
+    });
+    // Away while it runs: seen as well.
+    cluster.stop();
+    run.until_status("it is connecting again", |status| {
+        (status["source_state"] == "connecting").then_some(())
+    });
+    run.ask_to_stop();
+    let end = run.end();
+    assert_eq!(end.code, 0, "{}", end.err);
+}
+
+/// The name of the only file of a file emitter.
+fn first_file(dir: &std::path::Path) -> String {
+    let names = std::fs::read_dir(dir).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.find(|name| name.contains(".ndjson")).unwrap()
 }

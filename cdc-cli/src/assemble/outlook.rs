@@ -1,0 +1,450 @@
+//! What a start would find: the source compared with the journal and the checkpoints. Nothing is
+//! changed, and nothing but the state directory is read.
+
+use std::path::Path;
+
+use cdc_core::{Checkpoint, Lineage, Lsn, Position};
+use cdc_wal::postgres::{Finding, Severity};
+
+use super::start::{Extent, LogView};
+use super::state::StatePaths;
+use crate::config::{Config, Source};
+use crate::exit::Exit;
+use crate::output::bytes_text;
+use crate::report::CliError;
+
+/// Something that was looked at, and the exit code of a `run` that would stumble over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) finding: Finding,
+    pub(crate) exit: Exit,
+}
+
+impl Row {
+    pub(crate) fn ok(subject: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::new(Severity::Ok, Exit::Done, subject, found, "")
+    }
+
+    pub(crate) fn new(
+        severity: Severity,
+        exit: Exit,
+        subject: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            finding: Finding {
+                severity,
+                subject: subject.into(),
+                found: found.into(),
+                remedy: remedy.into(),
+            },
+            exit,
+        }
+    }
+
+    /// A finding of a source's own check.
+    pub(crate) const fn configured(finding: Finding) -> Self {
+        let exit = match finding.severity {
+            Severity::Error => Exit::Configuration,
+            _ => Exit::Done,
+        };
+        Self { finding, exit }
+    }
+}
+
+/// What the state directory holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The log lanes read: the journal, or an engine's own. `None` if there is none yet.
+    pub(crate) log: Option<Extent>,
+    /// Its size, if it is ours.
+    pub(crate) log_bytes: u64,
+    /// Checkpoints of configured emitters.
+    pub(crate) checkpoints: Vec<(String, Checkpoint)>,
+}
+
+/// Where a database stands.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceState {
+    pub(crate) lineage: Lineage,
+    /// It was told that everything before this is done; `None` if nothing there remembers us.
+    pub(crate) confirmed: Option<Lsn>,
+    /// Where its log ends.
+    pub(crate) end: Lsn,
+}
+
+impl Held {
+    /// Reads the state directory.
+    ///
+    /// # Errors
+    /// Exit code 7 if the checkpoints or the journal are damaged.
+    pub(crate) fn read(config: &Config, source: &Source) -> Result<Self, CliError> {
+        let paths = StatePaths::new(&config.state_path);
+        let mut checkpoints = crate::commands::position::checkpoints(&paths)?;
+        checkpoints.retain(|(name, _)| config.emitter(name).is_some());
+        let (dir, bytes) = match source {
+            Source::Wal(dir) => (dir.clone(), 0),
+            _ => (paths.journal(), directory_bytes(&paths.journal())),
+        };
+        let log = if dir.join("control").exists() {
+            let extent = LogView::Directory(dir).extent();
+            Some(extent.map_err(cdc_core::SourceError::from)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            log,
+            log_bytes: bytes,
+            checkpoints,
+        })
+    }
+
+    /// Everything up to here needs no source any more.
+    fn end(&self) -> Option<Position> {
+        let journal = self.log.as_ref().map(|log| log.end);
+        let slowest = self.checkpoints.iter().map(|(_, c)| c.position).min();
+        journal.max(slowest)
+    }
+
+    /// The checkpoint of an emitter.
+    pub(crate) fn checkpoint(&self, name: &str) -> Option<&Checkpoint> {
+        let found = self.checkpoints.iter().find(|(known, _)| known == name);
+        found.map(|(_, checkpoint)| checkpoint)
+    }
+}
+
+fn directory_bytes(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let lengths = files.filter_map(|file| file.metadata().ok().map(|m| m.len()));
+    lengths.sum()
+}
+
+/// What a start would make of it. `source` is `None` if it keeps no log of its own, or does not
+/// answer.
+pub(crate) fn rows(config: &Config, held: &Held, source: Option<&SourceState>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let native = matches!(config.source, Some(Source::Wal(_)));
+    let name = if native { "log" } else { "journal" };
+    match &held.log {
+        Some(log) => rows.push(Row::ok(
+            name,
+            format!(
+                "holds what follows {} up to {}{}",
+                log.oldest,
+                log.end,
+                if native {
+                    String::new()
+                } else {
+                    format!(", {}", bytes_text(held.log_bytes))
+                }
+            ),
+        )),
+        None if held.checkpoints.is_empty() => {
+            rows.push(Row::ok(name, "none yet: this would be a first start"));
+        }
+        None => rows.push(Row::new(
+            Severity::Warning,
+            Exit::Done,
+            name,
+            "there are checkpoints and no journal: it would be made anew, nothing before can be replayed",
+            "",
+        )),
+    }
+    for emitter in &config.emitters {
+        rows.push(emitter_row(&emitter.name, held, source));
+    }
+    if let Some(source) = source {
+        rows.push(source_row(held, source));
+    }
+    rows
+}
+
+fn emitter_row(name: &str, held: &Held, source: Option<&SourceState>) -> Row {
+    let subject = format!("emitter {name}");
+    let Some(checkpoint) = held.checkpoint(name) else {
+        return Row::ok(
+            subject,
+            "no checkpoint: it would begin with the oldest event there is, or with `run --from`",
+        );
+    };
+    let at = checkpoint.position;
+    let refused = |found: String, remedy: &str| {
+        Row::new(
+            Severity::Error,
+            Exit::Position,
+            subject.clone(),
+            found,
+            remedy,
+        )
+    };
+    let ours = source.map(|source| source.lineage);
+    let ours = ours.or_else(|| held.log.as_ref().map(|log| log.source.lineage));
+    if let Some(ours) = ours
+        && !checkpoint.lineage.same_source(&ours)
+    {
+        return refused(
+            format!(
+                "its checkpoint belongs to source {}, this is {ours}",
+                checkpoint.lineage
+            ),
+            "use another state_path for another source",
+        );
+    }
+    let Some(log) = &held.log else {
+        return Row::ok(subject, format!("at {at}"));
+    };
+    if at < log.oldest {
+        return refused(
+            format!(
+                "at {at}, and what follows is no longer retained: the oldest position to resume from is {}",
+                log.oldest
+            ),
+            "move it, giving up what is in between: `position set --yes`; and let retain_bytes keep more",
+        );
+    }
+    let end = source.map_or(log.end, |source| log.end.max(Position::before(source.end)));
+    if at > end {
+        return refused(
+            format!(
+                "at {at}, ahead of the source, which ends at {end}: it was restored from an older copy"
+            ),
+            "find out what was lost, then move it: `position set`",
+        );
+    }
+    match log.end.commit.0.saturating_sub(at.commit.0) {
+        0 => Row::ok(
+            subject,
+            format!("at {at}, up to date with what is captured"),
+        ),
+        behind => Row::ok(
+            subject,
+            format!(
+                "at {at}, {} of the source's log behind what is captured",
+                bytes_text(behind)
+            ),
+        ),
+    }
+}
+
+fn source_row(held: &Held, source: &SourceState) -> Row {
+    const SUBJECT: &str = "resume";
+    let Some(end) = held.end() else {
+        return Row::ok(
+            SUBJECT,
+            "nothing was captured yet: capture begins where the source stands at the first start",
+        );
+    };
+    let Some(confirmed) = source.confirmed else {
+        if held.checkpoints.is_empty() {
+            return Row::ok(
+                SUBJECT,
+                "the source remembers nothing of us, nor do our emitters",
+            );
+        }
+        return Row::new(
+            Severity::Error,
+            Exit::Position,
+            SUBJECT,
+            format!("gap: the slot is gone, and with it what was committed after {end}"),
+            "take the loss with `run --accept-gap`, or begin anew with another state_path",
+        );
+    };
+    if end.confirmable() < confirmed {
+        return Row::new(
+            Severity::Error,
+            Exit::Position,
+            SUBJECT,
+            format!(
+                "gap: events after {end} up to {confirmed} are gone at the source: it was confirmed further than this state directory knows"
+            ),
+            "restore the newest state directory; or take the loss with `run --accept-gap`",
+        );
+    }
+    let again = end.confirmable().0.saturating_sub(confirmed.0);
+    let new = source.end.0.saturating_sub(end.confirmable().0);
+    Row::ok(
+        SUBJECT,
+        format!(
+            "no gap: the source sends what follows {confirmed}; of its log {} are captured already and are skipped, {} are new",
+            bytes_text(again),
+            bytes_text(new)
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Layers};
+    use cdc_core::{SourceInfo, SourceKind};
+    use std::sync::Arc;
+
+    fn lineage(id: u8) -> Lineage {
+        Lineage::new(SourceKind::Postgres, [id; 16], 1)
+    }
+
+    fn end(lsn: u64) -> Position {
+        Position::end_of(Lsn(lsn))
+    }
+
+    fn held(log: Option<(u64, u64)>, checkpoint: Option<(u8, u64)>) -> Held {
+        let log = log.map(|(oldest, newest)| Extent {
+            source: Arc::new(SourceInfo::new("shop", "shop", lineage(1))),
+            oldest: end(oldest),
+            end: end(newest),
+        });
+        let checkpoint = checkpoint.map(|(id, at)| {
+            let checkpoint = Checkpoint {
+                lineage: lineage(id),
+                position: end(at),
+                state: bytes::Bytes::new(),
+                stored_micros: 0,
+            };
+            ("queue".to_owned(), checkpoint)
+        });
+        Held {
+            log,
+            log_bytes: 1 << 20,
+            checkpoints: checkpoint.into_iter().collect(),
+        }
+    }
+
+    /// What is held, what the source was told, and what is said about it.
+    #[test]
+    fn what_a_start_would_stumble_over_is_named() {
+        let layers = Layers {
+            file: None,
+            environment: Environment::default(),
+            source: Some("postgres://cdc@localhost/shop".into()),
+            sets: Vec::new(),
+        };
+        let config = crate::config::load(&layers).unwrap();
+        let source = |confirmed: Option<u64>| {
+            Some(SourceState {
+                lineage: lineage(1),
+                confirmed: confirmed.map(Lsn),
+                end: Lsn(1000),
+            })
+        };
+        for (log, checkpoint, source, exit, words) in [
+            (
+                None,
+                None,
+                source(None),
+                0,
+                "capture begins where the source stands",
+            ),
+            (
+                None,
+                None,
+                source(Some(100)),
+                0,
+                "this would be a first start",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 500)),
+                source(Some(501)),
+                0,
+                "no gap: the source sends what follows 0/1F5; of its log 0 bytes are captured already and are skipped, 499 bytes are new",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 400)),
+                source(Some(401)),
+                0,
+                "100 bytes of the source's log behind",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 400)),
+                source(Some(401)),
+                0,
+                "of its log 100 bytes are captured already",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 400)),
+                source(Some(502)),
+                5,
+                "gap: events after 0/1F4",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 400)),
+                source(None),
+                5,
+                "gap: the slot is gone",
+            ),
+            (
+                Some((0, 500)),
+                None,
+                source(None),
+                0,
+                "remembers nothing of us",
+            ),
+            (
+                None,
+                Some((1, 400)),
+                source(Some(401)),
+                0,
+                "there are checkpoints and no journal",
+            ),
+            (
+                None,
+                Some((1, 400)),
+                source(Some(402)),
+                5,
+                "gap: events after 0/190",
+            ),
+            (
+                Some((0, 500)),
+                Some((2, 400)),
+                source(Some(401)),
+                5,
+                "belongs to source",
+            ),
+            (Some((0, 500)), Some((2, 400)), None, 5, "belongs to source"),
+            (
+                Some((300, 500)),
+                Some((1, 200)),
+                source(Some(201)),
+                5,
+                "no longer retained: the oldest position to resume from is 0/12C",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 2000)),
+                source(Some(201)),
+                5,
+                "ahead of the source, which ends at 0/3E7",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 600)),
+                source(Some(201)),
+                0,
+                "up to date",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 500)),
+                None,
+                0,
+                "holds what follows 0/0",
+            ),
+        ] {
+            let held = held(log, checkpoint);
+            let rows = rows(&config, &held, source.as_ref());
+            let worst = rows.iter().map(|row| row.exit.code()).max().unwrap();
+            let said: Vec<_> = rows.iter().map(|row| row.finding.found.as_str()).collect();
+            let said = said.join("\n");
+            assert_eq!(worst, exit, "{log:?} {checkpoint:?} {source:?}:\n{said}");
+            assert!(
+                said.contains(words),
+                "{log:?} {checkpoint:?} {source:?}: no {words:?} in\n{said}"
+            );
+        }
+    }
+}
