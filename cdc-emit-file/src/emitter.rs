@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blake3::Hasher;
@@ -16,6 +18,7 @@ use tracing::{info, warn};
 use crate::compress::{Compressor, GZ, with_end};
 use crate::error::{io_error, is_full};
 use crate::framing::Framing;
+use crate::hash::FileHash;
 use crate::manifest::{self, Entry, Range};
 use crate::name::{FileName, PART, REPEAT_MAX};
 use crate::state::{FileState, Hash, OpenState};
@@ -44,6 +47,8 @@ pub struct FileEmitter {
     pub(crate) written: Position,
     /// When the oldest byte was written that is not synced yet.
     pub(crate) dirty_since: Option<Duration>,
+    /// A sync on a thread of its own, and what is durable when it is done.
+    pub(crate) syncing: Option<Syncing>,
     /// Something accepted may be gone: nothing is taken until the lane has gone back.
     pub(crate) lost: Option<Loss>,
     /// Of the batch that failed for lack of room: everything up to this is written.
@@ -51,6 +56,12 @@ pub struct FileEmitter {
     /// A close that failed for lack of room is to be done first.
     pub(crate) close_due: bool,
     buffer: Vec<u8>,
+}
+
+/// A sync that runs beside the writer.
+pub(crate) struct Syncing {
+    mark: DurableMark,
+    thread: JoinHandle<std::io::Result<()>>,
 }
 
 /// What failed.
@@ -74,14 +85,14 @@ pub(crate) struct Output {
 }
 
 pub(crate) struct OpenFile {
-    pub(crate) file: Box<dyn StorageFile>,
+    pub(crate) file: Arc<dyn StorageFile>,
     pub(crate) name: String,
     pub(crate) first: Position,
     pub(crate) length: u64,
     pub(crate) events: u64,
     pub(crate) lines: u64,
     pub(crate) crc: u32,
-    pub(crate) hash: Hasher,
+    pub(crate) hash: FileHash,
     pub(crate) opened_micros: i64,
     /// On the clock that never goes back.
     pub(crate) opened_at: Duration,
@@ -125,6 +136,7 @@ impl FileEmitter {
             mark: DurableMark::default(),
             written: Position::ZERO,
             dirty_since: None,
+            syncing: None,
             lost: None,
             skip_through: None,
             close_due: false,
@@ -281,16 +293,16 @@ impl FileEmitter {
             return Err(Failure::Again(io_error(what, &path, cause)));
         }
         open.torn = false;
-        open.length += self.buffer.len() as u64;
         open.crc = crc32c::crc32c_append(open.crc, &self.buffer);
-        open.hash.update(&self.buffer);
+        let written = self.buffer.len() as u64;
+        self.buffer = open.hash.update(std::mem::take(&mut self.buffer));
+        open.length += written;
         open.events += pending.events;
         open.lines += pending.lines;
         open.last = Some(last);
         self.out.last = last;
         self.skip_through = Some(last);
         self.dirty_since.get_or_insert(self.config.clock.elapsed());
-        self.buffer.clear();
         self.buffer.shrink_to(2 * BUFFER_MAX);
         *pending = Pending::default();
         Ok(())
@@ -318,14 +330,14 @@ impl FileEmitter {
                 .open(&part, OpenMode::CreateNew)
                 .map_err(|cause| io_error("create", &part, cause))?;
             return Ok(OpenFile {
-                file,
+                file: Arc::from(file),
                 name,
                 first,
                 length: 0,
                 events: 0,
                 lines: 0,
                 crc: 0,
-                hash: Hasher::new(),
+                hash: FileHash::new(Hasher::new()),
                 opened_micros: self.config.clock.wall_micros(),
                 opened_at: self.config.clock.elapsed(),
                 last: None,
@@ -342,8 +354,55 @@ impl FileEmitter {
         ))
     }
 
+    /// Takes the result of the sync that runs beside the writer, if it has ended, or waits for it.
+    fn synced(&mut self, wait: bool) -> Result<(), Failure> {
+        let Some(syncing) = self.syncing.take_if(|s| wait || s.thread.is_finished()) else {
+            return Ok(());
+        };
+        match syncing.thread.join() {
+            Ok(Ok(())) => {
+                self.mark = syncing.mark;
+                Ok(())
+            }
+            Ok(Err(cause)) => {
+                let what = format!("sync a file in {}", self.config.path.display());
+                Err(Failure::lost(what, &cause))
+            }
+            Err(_) => Err(Failure::Lost(Loss {
+                what: format!("sync a file in {}", self.config.path.display()),
+                cause: "its thread panicked".to_owned(),
+            })),
+        }
+    }
+
+    /// Begins a sync of what is written so far on a thread of its own, while the next batches are
+    /// encoded and written; false if it cannot be done that way. A simulated disk is synced by the
+    /// writer itself, so that every run makes the same calls in the same order.
+    fn sync_beside(&mut self) -> bool {
+        let Some(open) = &self.out.open else {
+            return false;
+        };
+        // The first sync of a file is of its name too.
+        if open.name_dirty || open.file.as_std().is_none() {
+            return false;
+        }
+        let file = open.file.clone();
+        let begun = std::thread::Builder::new()
+            .name("cdc-file-sync".to_owned())
+            .spawn(move || file.sync_data());
+        let Ok(thread) = begun else { return false };
+        let mark = DurableMark {
+            through: self.written,
+            state: self.state().encode(),
+        };
+        self.syncing = Some(Syncing { mark, thread });
+        self.dirty_since = None;
+        true
+    }
+
     /// Makes everything written durable.
     fn sync(&mut self) -> Result<(), Failure> {
+        self.synced(true)?;
         let dir = &self.config.path;
         if let Some(open) = &mut self.out.open {
             open.sync(&*self.config.storage, dir).map_err(|cause| {
@@ -365,6 +424,7 @@ impl FileEmitter {
 
     fn close(&mut self) -> Result<(), Failure> {
         self.close_due = true;
+        self.synced(true)?;
         let (storage, dir) = (&self.config.storage, &self.config.path);
         let Some(open) = &mut self.out.open else {
             self.close_due = false;
@@ -375,6 +435,9 @@ impl FileEmitter {
         open.mend().map_err(|cause| lost("cut", cause))?;
         open.sync(&**storage, dir)
             .map_err(|cause| lost("sync", cause))?;
+        let Some(hash) = open.hash.finish() else {
+            return Err(lost("hash", std::io::Error::other("its thread panicked")));
+        };
         let entry = Entry {
             sequence: self.out.sequence + 1,
             name: open.name.clone(),
@@ -382,7 +445,7 @@ impl FileEmitter {
             lines: open.lines,
             bytes: open.length,
             crc: open.crc,
-            hash: open.hash.finalize().into(),
+            hash,
         };
         let range = match (self.out.lineage, open.last) {
             (Some(lineage), Some(last)) => Some(Range {
@@ -441,16 +504,22 @@ impl FileEmitter {
                 Err(lost) => return Err(lost),
             }
         }
-        if self.dirty_since.is_some() && (due || sync) {
-            self.sync()?;
-            if whole {
-                self.settle();
+        self.synced(sync)?;
+        // One at a time: until it is done, what is written since waits for the next.
+        if self.dirty_since.is_some() && (sync || due && self.syncing.is_none()) {
+            let beside = !sync && whole && matches!(self.config.fsync, Fsync::Interval(_));
+            if !(beside && self.sync_beside()) {
+                self.sync()?;
+                if whole {
+                    self.settle();
+                }
             }
         }
         // Without fsync the mark follows the write, and a batch of which nothing was written needs
         // none.
-        let clean = self.dirty_since.is_none() || self.config.fsync == Fsync::None;
-        if whole && clean && self.mark.through != self.written {
+        let clean = self.dirty_since.is_none() && self.syncing.is_none();
+        if whole && (clean || self.config.fsync == Fsync::None) && self.mark.through != self.written
+        {
             self.settle();
         }
         Ok(())
@@ -459,6 +528,7 @@ impl FileEmitter {
     fn lose(&mut self, loss: Loss) {
         warn!(what = %loss.what, cause = %loss.cause, "accepted events may be lost; the lane goes back to its checkpoint");
         self.lost = Some(loss);
+        self.syncing = None;
         self.out.open = None;
     }
 

@@ -25,7 +25,10 @@
 //! - **Compression.** Closed files may be compressed by a thread beside the emitter
 //!   ([`Compress::Gzip`]); the manifest speaks of what is inside, and [`verify()`] reads both forms.
 //!
-//! Writing and syncing block the calling thread for as long as the disk needs.
+//! Writing blocks the calling thread for as long as the disk needs. With [`Fsync::Interval`] a sync runs
+//! on a thread beside it, one at a time, and the mark follows when it is done; other syncs block.
+//! The hash of large batches is taken on a thread of its own too. A simulated storage is only ever
+//! called by the calling thread.
 //!
 //! # Example
 //! ```
@@ -50,6 +53,7 @@ mod config;
 mod emitter;
 mod error;
 mod framing;
+mod hash;
 mod manifest;
 mod name;
 mod restart;

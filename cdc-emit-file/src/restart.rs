@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::storage::OpenMode;
@@ -13,6 +14,7 @@ use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
 use crate::emitter::{FileEmitter, OpenFile, Output, append_line, state_of};
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, Scan, scan};
+use crate::hash::FileHash;
 use crate::manifest::{self, Entry, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
@@ -94,6 +96,7 @@ impl FileEmitter {
         }
         self.written = position.unwrap_or_default();
         self.dirty_since = None;
+        self.syncing = None;
         self.lost = None;
         self.skip_through = None;
         self.close_due = false;
@@ -271,13 +274,13 @@ impl FileEmitter {
             events: state.events,
             lines: state.lines,
             crc: state.crc,
-            hash: blake3::Hasher::new(),
+            hash: FileHash::new(blake3::Hasher::new()),
             opened_micros: state.opened_micros,
             opened_at: Duration::ZERO,
             last: Some(last),
             torn: false,
             name_dirty: false,
-            file,
+            file: Arc::from(file),
         };
         let Scan {
             whole,
@@ -286,7 +289,7 @@ impl FileEmitter {
             hash,
             read: _,
         } = scan(&*open.file, state.length, framing).map_err(failed)?;
-        open.hash = hash;
+        open.hash = FileHash::new(hash);
         if (whole, lines, crc) != (state.length, state.lines, state.crc) {
             if self.config.fsync != Fsync::None {
                 let what = if length < state.length {
@@ -358,7 +361,7 @@ impl FileEmitter {
 
     /// Takes a file that the manifest does not know into it, as it is.
     fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
-        let open = self.open_whole(found)?;
+        let mut open = self.open_whole(found)?;
         let (storage, path) = (&self.config.storage, self.path_of(found));
         if open.length == 0 {
             return storage
@@ -373,7 +376,8 @@ impl FileEmitter {
             lines: open.lines,
             bytes: open.length,
             crc: open.crc,
-            hash: open.hash.finalize().into(),
+            // Hashed by this thread, as it was read: it is there.
+            hash: open.hash.finish().unwrap_or_default(),
         };
         let (line, chain) = manifest::line(&entry, None, &self.out.chain);
         let manifest = manifest::path(&self.config.path);
@@ -407,14 +411,14 @@ impl FileEmitter {
         file.sync_data().map_err(failed)?;
         self.sync_dir()?;
         Ok(OpenFile {
-            file,
+            file: Arc::from(file),
             name: found.text.clone(),
             first: found.name.first,
             length: scan.whole,
             events: scan.lines,
             lines: scan.lines,
             crc: scan.crc,
-            hash: scan.hash,
+            hash: FileHash::new(scan.hash),
             opened_micros: self.config.clock.wall_micros(),
             opened_at: Duration::ZERO,
             last: None,
