@@ -54,7 +54,7 @@ impl Running {
                 let worker = &mut self.workers[w];
                 worker.failures = 0;
                 if let Some(job) = &mut worker.job {
-                    job.ranges.extend(slice.halves());
+                    job.split(&slice);
                 }
                 Ok(())
             }

@@ -23,15 +23,19 @@ const STRETCH: usize = 256;
 const KEYLESS_NAMED_MAX: usize = 256;
 
 impl Running {
-    /// Puts events into the workers' queues, numbered. `originals` are the events before
-    /// transforms, one an event, or empty.
-    pub(super) fn enqueue(&mut self, batch: EventBatch, originals: Vec<ChangeEvent>) {
+    /// Puts events into the workers' queues, with the numbers they have in the window. `originals` are
+    /// the events before transforms, one an event, or empty.
+    pub(super) fn enqueue(
+        &mut self,
+        batch: EventBatch,
+        originals: Vec<ChangeEvent>,
+        numbers: Numbers,
+    ) {
         let (source, end) = (batch.source().clone(), batch.end());
         let last_commit = batch
             .events()
             .last()
             .map(|event| event.transaction.commit_micros);
-        let numbers = self.window.push(batch.events());
         self.window.reach(end, last_commit);
         let generation = self.parked.generation();
         let pending = |numbers, fence, end| Pending {
@@ -47,7 +51,7 @@ impl Running {
         self.queued += batch.len();
         self.queued_bytes += batch.encoded_len();
         if count == 1 {
-            let mut whole = pending(Numbers::Range(numbers), None, end);
+            let mut whole = pending(numbers, None, end);
             whole.events = batch.into_events();
             whole.originals = originals;
             self.workers[0].queue.push_back(Item::Work(whole));
@@ -55,7 +59,7 @@ impl Running {
         }
         let mut originals = originals.into_iter();
         let (mut anyone, mut stretch) = (0, 0);
-        for (number, event) in numbers.zip(batch.into_events()) {
+        for (number, event) in numbers.iter().zip(batch.into_events()) {
             let original = originals.next();
             let captured = original.as_ref().unwrap_or(&event);
             let at = place(self.config.order, captured, count);
@@ -316,7 +320,7 @@ impl Running {
                 worker.job = Some(Job::new(pending, size));
             }
             let Some(job) = &mut worker.job else { continue };
-            let Some(range) = job.ranges.pop() else {
+            let Some(range) = job.next_range() else {
                 self.finish_job(w);
                 changed = true;
                 continue;
@@ -325,13 +329,7 @@ impl Running {
                 job.ranges.push(range);
                 return Ok((None, changed));
             }
-            self.park_in(w, range.clone())?;
-            if self.blocked.is_some() {
-                if let Some(job) = &mut self.workers[w].job {
-                    job.ranges.push(range);
-                }
-                return Ok((None, changed));
-            }
+            self.park_in(w, range.clone());
             if let Some(slice) = self.workers[w]
                 .job
                 .as_ref()
@@ -344,13 +342,13 @@ impl Running {
     }
 
     /// Parks what of a range has come to wait behind a dead letter since it was read.
-    fn park_in(&mut self, w: usize, range: std::ops::Range<usize>) -> Result<(), LaneError> {
+    fn park_in(&mut self, w: usize, range: std::ops::Range<usize>) {
         let Some(job) = &mut self.workers[w].job else {
-            return Ok(());
+            return;
         };
         let generation = self.parked.generation();
         if job.generation == generation || self.config.on_dead_key != OnDeadKey::Park {
-            return Ok(());
+            return;
         }
         self.parked.begin();
         let mut found = Vec::new();
@@ -365,32 +363,24 @@ impl Running {
             }
         }
         if found.is_empty() {
-            return Ok(());
+            return;
         }
         let mut letters = Vec::with_capacity(found.len());
         for &index in &found {
             letters.push((job.batch.source().clone(), job.original(index).clone()));
         }
-        let numbers = Numbers::List(found.iter().map(|&index| job.numbers.at(index)).collect());
+        let numbers: Vec<_> = found.iter().map(|&index| job.numbers.at(index)).collect();
         let bytes = found.iter().map(|&at| job.batch.events()[at].encoded_len());
         let (count, bytes) = (found.len(), bytes.sum::<usize>());
-        let letters: Vec<_> = letters
-            .into_iter()
-            .map(|(source, original)| self.parked_letter(&source, original))
-            .collect();
-        if let Err(error) = self.store_letters(&letters) {
-            self.parked.undo();
-            return self.block(error);
+        job.gone.resize(job.batch.len(), false);
+        for &index in &found {
+            job.gone[index] = true;
         }
-        if let Some(job) = &mut self.workers[w].job {
-            job.gone.resize(job.batch.len(), false);
-            for &index in &found {
-                job.gone[index] = true;
-            }
+        for ((source, original), number) in letters.into_iter().zip(numbers) {
+            let letter = self.parked_letter(&source, original);
+            self.parking.push(number, letter);
         }
         self.taken_off(count, bytes);
-        self.done(&numbers, Fate::Parked);
-        Ok(())
     }
 
     /// Marks events as done.

@@ -7,8 +7,10 @@ use tracing::{error, warn};
 
 use super::OnDeadKey;
 use super::lane::LaneError;
+use super::metrics::Fate;
 use super::parked::key_hashes;
 use super::run::Running;
+use super::window::Numbers;
 use crate::crash;
 use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
 
@@ -147,6 +149,56 @@ impl Running {
         Ok(())
     }
 
+    /// Numbers what was read, in order: the events to be delivered, whose numbers it gives, and those
+    /// that wait behind a dead letter.
+    pub(super) fn number(&mut self, events: &[ChangeEvent], parked: Vec<DeadLetter>) -> Numbers {
+        if parked.is_empty() {
+            return Numbers::Range(self.window.push(events));
+        }
+        let mut numbers = Vec::with_capacity(events.len());
+        let mut parked = parked.into_iter().peekable();
+        for event in events {
+            while let Some(letter) = parked.next_if(|l| l.event.position < event.position) {
+                let number = self.window.push_one(&letter.event);
+                self.parking.push(number, letter);
+            }
+            numbers.push(self.window.push_one(event));
+        }
+        for letter in parked {
+            let number = self.window.push_one(&letter.event);
+            self.parking.push(number, letter);
+        }
+        Numbers::List(numbers)
+    }
+
+    /// True if the letters that wait to be stored as a group should not wait longer.
+    pub(super) fn must_store(&self) -> bool {
+        let filling = self.window.len() as u64 >= self.config.window_max / 2;
+        let hinders = self.parking.first() == Some(self.window.head());
+        self.blocked.is_none() && (self.parking.is_large() || filling && hinders)
+    }
+
+    /// Stores the letters of events that wait behind another one, and marks the events. False if there
+    /// is no room for them: then the lane is blocked.
+    ///
+    /// # Errors
+    /// [`LaneError`] that halts the lane.
+    pub(super) fn store_parking(&mut self) -> Result<bool, LaneError> {
+        if self.parking.is_empty() {
+            return Ok(true);
+        }
+        if self.blocked.is_some() {
+            return Ok(false);
+        }
+        if let Err(error) = self.store_letters(self.parking.letters()) {
+            self.block(error)?;
+            return Ok(false);
+        }
+        let numbers = self.parking.stored();
+        self.done(&numbers, Fate::Parked);
+        Ok(true)
+    }
+
     /// Letters could not be stored. For lack of room the lane blocks: nothing more goes out and
     /// nothing more is read until letters are redriven or discarded. Any other failure halts it.
     ///
@@ -183,7 +235,9 @@ impl Running {
         if self.blocked.take().is_none() {
             return Ok(());
         }
-        if let Some(held) = self.held.take() {
+        if self.store_parking()?
+            && let Some(held) = self.held.take()
+        {
             self.admit(held)?;
         }
         self.show();
@@ -203,6 +257,7 @@ impl Running {
             };
             let page = page.map_err(|cause| self.dlq_error(cause))?;
             let Some(last) = page.last() else {
+                self.parked.begin();
                 return Ok(());
             };
             after = Some(last.event.position);

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::window::Numbers;
 use crate::row::RowError;
-use crate::{ChangeEvent, Op, Position, Relation, RowImage};
+use crate::{ChangeEvent, DeadLetter, Op, Position, Relation, RowImage};
 
 /// Hash of (table, key values). A collision parks one key too many, which keeps order and loses
 /// nothing.
@@ -86,7 +87,8 @@ impl ParkedKeys {
         self.keys.len()
     }
 
-    /// Grows whenever a letter is added: what was looked at then need not be looked at again.
+    /// Grows whenever another event may have to wait: what was looked at then need not be looked at
+    /// again.
     pub(super) const fn generation(&self) -> u64 {
         self.additions
     }
@@ -108,14 +110,16 @@ impl ParkedKeys {
             return;
         }
         self.since.push(((old, new), position));
-        self.additions += 1;
         for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
             let waiting = self.keys.entry(key).or_insert(Waiting {
                 letters: 0,
                 first: position,
             });
+            if waiting.letters == 0 || position < waiting.first {
+                waiting.first = position;
+                self.additions += 1;
+            }
             waiting.letters += 1;
-            waiting.first = waiting.first.min(position);
         }
     }
 
@@ -147,6 +151,55 @@ impl ParkedKeys {
     /// True if one of these keys waits already.
     pub(super) fn knows(&self, (old, new): (KeyHash, KeyHash)) -> bool {
         self.keys.contains_key(&old) || self.keys.contains_key(&new)
+    }
+}
+
+/// Letters of events that wait behind another one, until they are stored as a group: one sync for
+/// all that came in a fraction of a second. Their events are in the window and not done.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    letters: Vec<DeadLetter>,
+    numbers: Vec<u64>,
+    /// The lowest of them.
+    first: Option<u64>,
+    bytes: usize,
+}
+
+impl Parking {
+    /// Most letters, and bytes of their rows, that wait for the group to be complete.
+    const LETTERS_MAX: usize = 4096;
+    const BYTES_MAX: usize = 4 << 20;
+
+    pub(super) fn push(&mut self, number: u64, letter: DeadLetter) {
+        self.bytes += letter.event.encoded_len();
+        self.first = Some(self.first.map_or(number, |first| first.min(number)));
+        self.numbers.push(number);
+        self.letters.push(letter);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+
+    /// Number of the first event.
+    pub(super) const fn first(&self) -> Option<u64> {
+        self.first
+    }
+
+    /// True if the group is large enough.
+    pub(super) fn is_large(&self) -> bool {
+        self.letters.len() >= Self::LETTERS_MAX || self.bytes >= Self::BYTES_MAX
+    }
+
+    pub(super) fn letters(&self) -> &[DeadLetter] {
+        &self.letters
+    }
+
+    /// They are stored: gives the numbers of their events, ascending.
+    pub(super) fn stored(&mut self) -> Numbers {
+        let mut numbers = std::mem::take(self).numbers;
+        numbers.sort_unstable();
+        Numbers::List(numbers)
     }
 }
 

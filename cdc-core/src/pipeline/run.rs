@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::breaker::Breaker;
-use super::parked::ParkedKeys;
+use super::parked::{ParkedKeys, Parking};
 use super::session::SessionEnd;
 use super::window::Window;
 use super::workers::Worker;
@@ -111,6 +111,8 @@ pub(super) struct Running {
     pub(super) pending: Option<LaneCommand>,
 
     pub(super) parked: ParkedKeys,
+    /// Letters that are to be stored, and their events marked, with the next group.
+    pub(super) parking: Parking,
     /// Why nothing goes on: letters do not fit into the dead letter queue.
     pub(super) blocked: Option<String>,
     /// While blocked: when to try again though nobody said that there is room.
@@ -151,6 +153,7 @@ impl Running {
             ending: None,
             pending: None,
             parked: ParkedKeys::default(),
+            parking: Parking::default(),
             blocked: None,
             look_again: Duration::ZERO,
             held: None,
@@ -261,6 +264,7 @@ impl Running {
         self.queued_bytes = 0;
         self.blocked = None;
         self.held = None;
+        self.parking = Parking::default();
         self.window.rewind(checkpoint.position);
         self.metrics.broken_off(0);
         self.stored = checkpoint.position;

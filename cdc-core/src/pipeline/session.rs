@@ -45,6 +45,9 @@ impl Running {
             if !self.poll_durable(due).await? {
                 return Ok(SessionEnd::Rewind);
             }
+            if due || self.must_store() {
+                self.store_parking()?;
+            }
             if due {
                 self.checkpoint(tail).await?;
             }
@@ -66,7 +69,11 @@ impl Running {
             {
                 return self.finish(tail, LaneEnd::Drained).await;
             }
-            if let Some(end) = self.ending.filter(|_| idle && self.pending.is_none()) {
+            let ends = idle && self.pending.is_none() && self.blocked.is_none();
+            if let Some(end) = self.ending.filter(|_| ends) {
+                if !self.store_parking()? {
+                    continue;
+                }
                 return self.finish(tail, end).await;
             }
             if self
@@ -248,8 +255,8 @@ impl Running {
             end,
             last_commit,
         } = read;
-        let (mut parked, mut failed, mut dropped) = (0, 0, 0);
-        let mut letters = Vec::new();
+        let (mut failed, mut dropped) = (0, 0);
+        let (mut letters, mut parked) = (Vec::new(), Vec::new());
         let mut originals = Vec::new();
         if !self.transforms.is_empty() || !self.parked.is_empty() {
             self.parked.begin();
@@ -259,8 +266,7 @@ impl Running {
             let mut rest = events.into_iter();
             for original in rest.by_ref() {
                 if let Some(letter) = self.park(&source, &original) {
-                    parked += 1;
-                    letters.push(letter);
+                    parked.push(letter);
                     continue;
                 }
                 if !changing {
@@ -294,7 +300,7 @@ impl Running {
                 self.parked.undo();
                 self.metrics.settle(Fate::Filtered, dropped);
                 let mut events = if changing { originals } else { kept };
-                events.extend(letters.into_iter().map(|letter| letter.event));
+                events.extend(letters.into_iter().chain(parked).map(|letter| letter.event));
                 events.extend(rest);
                 events.sort_by_key(|event| event.position);
                 self.held = Some(Held {
@@ -308,14 +314,14 @@ impl Running {
             events = kept;
         }
         self.metrics.settle(Fate::Filtered, dropped);
-        self.metrics.settle(Fate::Parked, parked);
         self.metrics.settle(Fate::DeadLettered, failed);
+        let numbers = self.number(&events, parked);
         if events.is_empty() {
             self.window.reach(end, last_commit);
             self.reached();
             return Ok(());
         }
-        self.enqueue(EventBatch::new(source, events, end), originals);
+        self.enqueue(EventBatch::new(source, events, end), originals, numbers);
         Ok(())
     }
 
@@ -329,6 +335,7 @@ impl Running {
         let Some(command) = self.pending.take() else {
             return Ok(None);
         };
+        self.store_parking()?;
         let busy = self.workers.iter().any(Worker::is_busy);
         // Whoever asked may be gone: a reply that nobody takes is none of the lane's business.
         match command {
@@ -483,6 +490,7 @@ impl Running {
                 None => {}
             }
         }
+        self.store_parking()?;
         if self.window.is_waiting() {
             warn!(
                 emitter = %self.config.name,

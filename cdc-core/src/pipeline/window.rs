@@ -122,6 +122,11 @@ impl Window {
         self.entries.len()
     }
 
+    /// Number of the first event that is not done.
+    pub(super) const fn head(&self) -> u64 {
+        self.head
+    }
+
     /// True if some event is not done.
     pub(super) const fn is_waiting(&self) -> bool {
         self.open > 0
@@ -136,6 +141,11 @@ impl Window {
         }));
         self.open += events.len() as u64;
         first..first + events.len() as u64
+    }
+
+    /// As [`push`](Self::push), of one event.
+    pub(super) fn push_one(&mut self, event: &ChangeEvent) -> u64 {
+        self.push(std::slice::from_ref(event)).start
     }
 
     /// Everything up to `end` that was not pushed needs nothing more.

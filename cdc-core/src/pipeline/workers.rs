@@ -54,6 +54,10 @@ pub(super) struct Job {
     pub(super) numbers: Numbers,
     /// What is left, first on top.
     pub(super) ranges: Vec<Range<usize>>,
+    /// Most events of one request.
+    size: usize,
+    /// While a culprit is looked for: the half that holds one if the half before it holds none.
+    suspect: Option<Range<usize>>,
     /// Events that were parked meanwhile; empty if none.
     pub(super) gone: Vec<bool>,
     pub(super) generation: u64,
@@ -74,6 +78,8 @@ impl Job {
             originals: pending.originals,
             numbers: pending.numbers,
             ranges,
+            size,
+            suspect: None,
             gone: Vec::new(),
             generation: pending.generation,
             fence: pending.fence,
@@ -89,6 +95,42 @@ impl Job {
 
     pub(super) fn is_gone(&self, index: usize) -> bool {
         self.gone.get(index).copied().unwrap_or(false)
+    }
+
+    /// What is to go out next. Of a half that must hold a culprit, for the half before it held none, its
+    /// own first half at once; and what is left behind a culprit goes out together again.
+    pub(super) fn next_range(&mut self) -> Option<Range<usize>> {
+        let mut range = self.ranges.pop()?;
+        match self.suspect.take() {
+            Some(suspect) if suspect == range => {
+                if range.len() > 1 {
+                    let middle = range.start + range.len() / 2;
+                    let rest = middle..range.end;
+                    self.ranges.push(rest.clone());
+                    self.suspect = Some(rest);
+                    range.end = middle;
+                }
+            }
+            // What is before it: it stays.
+            Some(suspect) if suspect.start >= range.end => self.suspect = Some(suspect),
+            _ => {
+                while let Some(next) = self.ranges.last()
+                    && next.start == range.end
+                    && next.end - range.start <= self.size
+                {
+                    range.end = next.end;
+                    self.ranges.pop();
+                }
+            }
+        }
+        Some(range)
+    }
+
+    /// A slice was refused as a whole: one of its halves holds a culprit.
+    pub(super) fn split(&mut self, slice: &Slice) {
+        let [second, first] = slice.halves();
+        self.suspect = Some(second.clone());
+        self.ranges.extend([second, first]);
     }
 
     /// What of a range is still to go; `None` if nothing is.
@@ -147,7 +189,7 @@ impl Slice {
     }
 
     /// Both halves as ranges of the job, second first.
-    pub(super) fn halves(&self) -> [Range<usize>; 2] {
+    fn halves(&self) -> [Range<usize>; 2] {
         let middle = self
             .index(self.batch.len() / 2)
             .unwrap_or(self.range.end)

@@ -335,6 +335,8 @@ pub struct MemoryDlq {
     pub letters: Vec<DeadLetter>,
     /// Appends fail from now on.
     pub full: bool,
+    /// Appends that succeeded, each of which a real queue syncs.
+    pub appends: u64,
 }
 
 impl DeadLetterQueue for MemoryDlq {
@@ -348,6 +350,7 @@ impl DeadLetterQueue for MemoryDlq {
                 key: "dlq_letters_max",
             });
         }
+        self.appends += 1;
         for letter in letters {
             let same = |l: &&mut DeadLetter| {
                 l.emitter == letter.emitter

@@ -447,6 +447,42 @@ async fn poison_rows_wait_alone_and_redrive_gives_their_history_in_order() {
     );
 }
 
+/// When the keys that fail are known, they cost the others next to nothing: what comes of them is
+/// parked without being sent, and stored as groups. Twice as long a stream takes as many more
+/// requests, and as much more time, as without poison; counted, not timed.
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_known_to_fail_cost_the_others_nothing_more() {
+    let rows = 2_000;
+    let mut cost = Vec::new();
+    for poisoned in [false, true] {
+        for commits in [100, 200] {
+            let server = Server::with(|s| {
+                if poisoned {
+                    s.poison = (0..rows).filter(|id| id % 100 == 50).collect();
+                }
+            });
+            let mut bench = Bench::new(server, 8);
+            bench.window_max = 4096;
+            push(&bench, spread(commits, 500, rows));
+            let begun = tokio::time::Instant::now();
+            bench.finish().await.unwrap();
+            let appends = bench.rig.dlq.lock().unwrap().appends;
+            let requests = bench.server.state().requests;
+            cost.push((begun.elapsed(), requests, appends));
+        }
+    }
+    let more = |of: [usize; 2]| {
+        let [from, to] = of.map(|at| cost[at]);
+        (to.0 - from.0, to.1 - from.1, to.2 - from.2)
+    };
+    let (clean, poison) = (more([0, 1]), more([2, 3]));
+    println!("a hundred transactions more: {clean:?}, with poison {poison:?}");
+    assert!(poison.0 <= clean.0.mul_f64(1.05), "{poison:?} {clean:?}");
+    assert!(poison.1 * 100 <= clean.1 * 105, "{poison:?} {clean:?}");
+    // A thousand more letters in a second of virtual time.
+    assert!(poison.2 <= 20, "{poison:?}: a sync a letter");
+}
+
 /// An update that moves a row from one key to another.
 fn moved(commit: u64, ordinal: u32, from: i64, to: i64) -> ChangeEvent {
     let mut event = insert(commit, ordinal, to);
