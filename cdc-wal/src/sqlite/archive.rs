@@ -38,7 +38,7 @@ pub(crate) struct Archived {
     pub(crate) merged: bool,
     segment: Arc<Segment>,
     /// Where each page stands, by page.
-    pub(crate) pages: Vec<(u32, u64)>,
+    pub(crate) pages: Arc<[(u32, u64)]>,
 }
 
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub(crate) struct Archive {
     active: Option<Arc<Segment>>,
     end: u64,
     next: u64,
+    /// Segments below this were given up.
+    trimmed: u64,
 }
 
 fn failed(verb: &str, path: &Path, cause: std::io::Error) -> SourceError {
@@ -134,6 +136,11 @@ impl Archived {
         Ok(page.into())
     }
 
+    /// Bytes of its pages.
+    pub(crate) fn bytes(&self, page_size: u32) -> u64 {
+        self.pages.len() as u64 * u64::from(page_size)
+    }
+
     /// Which segment it is in.
     pub(crate) fn segment_number(&self) -> u64 {
         self.segment.number
@@ -156,6 +163,7 @@ impl Archive {
             active: None,
             end: 0,
             next: 1,
+            trimmed: 0,
         };
         let mut segments = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))? {
@@ -232,7 +240,7 @@ impl Archive {
                 micros: head.micros,
                 merged: head.merged,
                 segment: segment.clone(),
-                pages: list,
+                pages: list.into(),
             });
         }
     }
@@ -282,7 +290,7 @@ impl Archive {
             micros: head.micros,
             merged: head.merged,
             segment,
-            pages,
+            pages: pages.into(),
         })
     }
 
@@ -314,38 +322,46 @@ impl Archive {
         Ok(segment)
     }
 
-    /// Removes segments that hold nothing but what was confirmed; `oldest` is the oldest
-    /// transaction that was not.
-    pub(crate) fn trim(&mut self, oldest: Option<&Archived>) -> Result<(), SourceError> {
-        let keep = match oldest {
+    /// The number below which segments hold nothing but what was confirmed, if there may be any;
+    /// `oldest` is the oldest transaction that was not.
+    pub(crate) fn not_needed_below(&mut self, oldest: Option<&Archived>) -> Option<u64> {
+        let below = match oldest {
             Some(oldest) => oldest.segment.number,
+            // Nothing is needed: the active one is given up too once it is worth it.
+            None if self.end < BLOCK as u64 => {
+                self.active.as_ref().map_or(0, |active| active.number)
+            }
             None => {
-                // Nothing is needed: the active one is given up too once it is worth it.
-                if self.end < BLOCK as u64 {
-                    self.active.as_ref().map_or(0, |active| active.number)
-                } else {
-                    self.active = None;
-                    self.next
-                }
+                self.active = None;
+                self.next
             }
         };
-        for entry in fs::read_dir(&self.dir).map_err(|e| failed("list", &self.dir, e))? {
-            let name = entry.map_err(|e| failed("list", &self.dir, e))?.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_prefix("archive-")?.parse::<u64>().ok());
-            if number.is_some_and(|number| number < keep) {
-                let path = self.dir.join(&name);
-                fs::remove_file(&path).map_err(|cause| failed("remove", &path, cause))?;
-            }
-        }
-        Ok(())
+        let more = below > self.trimmed;
+        self.trimmed = below;
+        more.then_some(below)
     }
 
     /// Removes everything.
     pub(crate) fn clear(&mut self) -> Result<(), SourceError> {
         self.active = None;
-        self.end = u64::MAX;
-        self.trim(None)
+        self.end = 0;
+        remove_below(&self.dir, self.next)
     }
+}
+
+/// Removes the segments below a number.
+pub(crate) fn remove_below(dir: &Path, below: u64) -> Result<(), SourceError> {
+    for entry in fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))? {
+        let name = entry
+            .map_err(|cause| failed("list", dir, cause))?
+            .file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("archive-")?.parse::<u64>().ok());
+        if number.is_some_and(|number| number < below) {
+            let path = dir.join(&name);
+            fs::remove_file(&path).map_err(|cause| failed("remove", &path, cause))?;
+        }
+    }
+    Ok(())
 }

@@ -2,9 +2,9 @@
 
 use cdc_core::{SourceError, SourceErrorKind};
 
+use super::begin::header;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
-use super::follow::header;
 use super::log_file::{Scanned, Scanner, wal_header};
 use super::pins::Pins;
 use super::view::LogView;

@@ -1,9 +1,10 @@
 //! Decoded changes to events in chunks, handed to the consumer.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cdc_core::{
@@ -13,7 +14,9 @@ use cdc_core::{
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::format::FRAME_HEADER;
 use super::sink::{Row, Shape, Sink};
+use super::wal_index::WalIndex;
 
 /// Events of one chunk.
 const EVENTS_MAX: usize = 4096;
@@ -23,6 +26,9 @@ const BYTES_MAX: usize = 1 << 20;
 pub(crate) const CHUNKS: usize = 4;
 /// How long the thread waits before it looks again if the consumer has taken a chunk.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// How often the log is looked at meanwhile.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Events in order, and how far they reach.
 #[derive(Debug)]
@@ -36,6 +42,14 @@ struct Draft {
     event: ChangeEvent,
     before: Option<(usize, usize)>,
     after: Option<(usize, usize)>,
+}
+
+/// The log, looked at while the consumer takes nothing.
+#[derive(Debug)]
+struct Watch {
+    index: Arc<File>,
+    bytes_max: u64,
+    next: Instant,
 }
 
 /// Makes events of one transaction after the other.
@@ -56,6 +70,9 @@ pub(crate) struct Collector {
     held: bool,
     /// What of that was handed over.
     told: Position,
+    /// What is decoded again up to here is not handed over again.
+    skip_to: Position,
+    watch: Option<Watch>,
     names: HashMap<&'static str, Arc<str>>,
 }
 
@@ -83,6 +100,8 @@ impl Collector {
             merged: false,
             covered,
             told: covered,
+            skip_to: Position::ZERO,
+            watch: None,
             held: false,
             names: HashMap::new(),
         }
@@ -91,6 +110,35 @@ impl Collector {
     /// True once the consumer wants no more.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.out.is_closed()
+    }
+
+    /// Follows the length of the log: from `bytes_max` on it is too long.
+    pub(crate) fn watch(&mut self, index: Arc<File>, bytes_max: u64) {
+        self.watch = Some(Watch {
+            index,
+            bytes_max,
+            next: Instant::now(),
+        });
+    }
+
+    /// Whether the log has grown past its limit.
+    pub(crate) fn is_too_long(&self, head: &WalIndex) -> bool {
+        let page = u64::from(head.page_size) + FRAME_HEADER as u64;
+        let bytes = u64::from(head.last_frame) * page;
+        self.watch
+            .as_ref()
+            .is_some_and(|watch| bytes > watch.bytes_max)
+    }
+
+    /// Forgets what was not handed over, to decode it again; gives how far it was.
+    pub(crate) fn rewind(&mut self) -> Position {
+        self.watch = None;
+        self.drafts.clear();
+        self.arena.clear();
+        self.held = false;
+        self.skip_to = self.told;
+        self.covered = self.told;
+        self.told
     }
 
     /// Keeps everything here while set: the caller bounds how much that can be.
@@ -146,18 +194,36 @@ impl Collector {
         let end = events
             .last()
             .map_or(self.covered, |event| event.position.max(self.covered));
-        self.told = end;
         let mut item = Ok(Chunk { events, end });
         loop {
             if self.is_stopped() {
                 return Err(stopped());
             }
             match self.out.try_send(item) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.told = end;
+                    return Ok(());
+                }
                 Err(TrySendError::Closed(_)) => return Err(stopped()),
                 Err(TrySendError::Full(back)) => item = back,
             }
+            self.look()?;
             std::thread::sleep(FULL_WAIT);
+        }
+    }
+
+    /// The application's log must not grow without bound while the consumer takes nothing.
+    fn look(&mut self) -> Result<(), SourceError> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
+        };
+        if Instant::now() < watch.next {
+            return Ok(());
+        }
+        watch.next = Instant::now() + WATCH_INTERVAL;
+        match WalIndex::read(&watch.index)? {
+            Some(head) if self.is_too_long(&head) => Err(stopped()),
+            _ => Ok(()),
         }
     }
 
@@ -188,6 +254,9 @@ impl Collector {
         }
         let position = Position::new(self.commit, self.next_ordinal);
         self.next_ordinal += 1;
+        if position <= self.skip_to {
+            return Ok(());
+        }
         let mut event = ChangeEvent::new(position, relation.clone(), self.transaction, op);
         event.meta = (!meta.is_empty()).then(|| Arc::new(Meta(meta)));
         let mut keep = |bytes: &[u8]| {

@@ -61,6 +61,15 @@ pub struct SqliteConfig {
     pub hard_frames: u32,
     /// Longest time the write lock is held for that. Default 100 ms.
     pub hard_time_max: Duration,
+    /// Bytes of log above which the read mark is let go, so that the application's disk does not
+    /// fill because of us: the changes until the log has begun anew then come as one merged
+    /// transaction, or, without a state directory, capture ends with
+    /// [`SourceErrorKind::Gap`]. It is looked at after each round and at least ten times a second
+    /// while the consumer takes nothing. Default 1 GiB.
+    pub log_bytes_max: u64,
+    /// Bytes of pages archived and not confirmed above which nothing more is read until some are
+    /// confirmed; one transaction may go beyond. Default 4 GiB.
+    pub archive_bytes_max: u64,
     /// Also capture the tables in which virtual tables (FTS, R*Tree) keep their contents. Default
     /// false.
     pub include_shadow_tables: bool,
@@ -85,6 +94,8 @@ impl SqliteConfig {
             soft_frames: 1000,
             hard_frames: 4000,
             hard_time_max: Duration::from_millis(100),
+            log_bytes_max: 1 << 30,
+            archive_bytes_max: 4 << 30,
             include_shadow_tables: false,
             accept_gap: false,
             poll_interval: Duration::from_millis(5),

@@ -14,7 +14,7 @@ use super::map::{Mark, PageMap};
 use super::page::Cell;
 use super::pages::{Pages, Side, malformed, payload};
 use super::record::{self, Field};
-use super::rows::Rows;
+use super::rows::{Differing, Rows, skip_equal};
 use super::sink::{Row, Sink};
 use super::walk::Item;
 
@@ -130,7 +130,9 @@ impl Diff<'_> {
         let mut new = self.rows(Side::New, new, pages);
         old.next_rowid()?;
         new.next_rowid()?;
+        let mut differing = Differing::default();
         loop {
+            skip_equal(&mut old, &mut new, &mut differing)?;
             let (one, two) = (old.current()?, new.current()?);
             let order = match (&one, &two) {
                 (None, None) => return Ok(()),

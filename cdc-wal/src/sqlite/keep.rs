@@ -1,58 +1,174 @@
 //! What is kept for a restart, and how it advances.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cdc_core::{Lsn, Position, SourceError};
 
-use super::archive::{Archive, Archived};
+use super::archive::{Archive, Archived, remove_below};
 use super::shadow::Shadow;
-use super::state::{Known, StateDir};
+use super::state::{Known, Saver, StateDir};
+use super::worker::Worker;
+
+/// Shortest time between two advances of the shadow.
+const FOLD_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of archived pages that are worth an advance before that.
+const FOLD_BYTES: u64 = 64 << 20;
+
+/// What the thread is asked for: it waits for the disk.
+#[derive(Debug)]
+enum Job {
+    /// Bring the shadow to the last of these.
+    Fold { known: Known, folded: Vec<Archived> },
+    /// Remove the archive's segments below this number.
+    Trim(u64),
+}
 
 /// What is kept for a restart.
 #[derive(Debug)]
 pub(crate) struct Keep {
+    folder: Worker<Job, Option<Known>>,
     pub(crate) dir: StateDir,
     pub(crate) known: Known,
-    pub(crate) shadow: Shadow,
     pub(crate) archive: Archive,
     /// What was handed over and is not folded into the shadow.
-    pub(crate) waiting: VecDeque<Archived>,
-    pub(crate) last_fold: Instant,
+    waiting: VecDeque<Archived>,
+    waiting_bytes: u64,
+    /// How many of those, from the front, are being folded.
+    folding: usize,
+    /// Bytes that are worth an advance at once.
+    fold_bytes: u64,
+    last_fold: Instant,
 }
 
 impl Keep {
-    /// Brings the shadow to the newest confirmed transaction, so that a crash at any point leaves
-    /// either the old one with the archive that leads from it, or a note which one was meant.
-    pub(crate) fn fold(&mut self, confirmed: Position) -> Result<(), SourceError> {
-        let done = |transaction: &&Archived| Position::end_of(transaction.commit) <= confirmed;
-        let count = self.waiting.iter().take_while(done).count();
-        let Some(last) = count
-            .checked_sub(1)
-            .and_then(|n| self.waiting.get(n))
-            .cloned()
-        else {
-            return Ok(());
+    /// With what an earlier run has left waiting; at most about `bytes_max` bytes of pages are to
+    /// wait.
+    pub(crate) fn new(
+        dir: StateDir,
+        known: Known,
+        shadow: Shadow,
+        archive: Archive,
+        waiting: Vec<Archived>,
+        bytes_max: u64,
+    ) -> Result<Self, SourceError> {
+        let (saver, path) = (dir.saver.clone(), dir.dir.clone());
+        let folder = Worker::start("sqlite state", move |job| match job {
+            Job::Fold { known, folded } => fold(&saver, &shadow, known, &folded).map(Some),
+            Job::Trim(below) => remove_below(&path, below).map(|()| None),
+        })?;
+        let mut keep = Self {
+            folder,
+            dir,
+            known,
+            archive,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            folding: 0,
+            fold_bytes: FOLD_BYTES.min(bytes_max / 2),
+            last_fold: Instant::now(),
         };
-        let mut synced = 0;
-        for transaction in self.waiting.iter().take(count) {
-            if transaction.segment_number() != synced {
-                transaction.sync()?;
-                synced = transaction.segment_number();
-            }
+        for archived in waiting {
+            keep.add(archived);
         }
-        self.known.folding = last.commit;
-        self.dir.save(&self.known)?;
-        let folded: Vec<Archived> = self.waiting.drain(..count).collect();
-        self.known = apply(&self.shadow, &self.known, &folded)?;
-        self.dir.save(&self.known)?;
-        self.archive.trim(self.waiting.front())
+        Ok(keep)
     }
 
-    /// Bytes that wait.
-    pub(crate) fn waiting_pages(&self) -> usize {
-        self.waiting.iter().map(|one| one.pages.len()).sum()
+    /// A transaction was archived, and will be handed over.
+    pub(crate) fn add(&mut self, archived: Archived) {
+        self.waiting_bytes += archived.bytes(self.known.page_size);
+        self.waiting.push_back(archived);
     }
+
+    /// Bytes of pages that wait to be confirmed.
+    pub(crate) const fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
+    }
+
+    /// Everything up to here is durable downstream. Advances now and then, in the background; with
+    /// `last` at once, and waits for it. Gives the commit the shadow has come to, once.
+    pub(crate) fn confirmed(
+        &mut self,
+        up_to: Position,
+        last: bool,
+    ) -> Result<Option<Lsn>, SourceError> {
+        let done = if last {
+            self.folder.wait()?
+        } else {
+            self.folder.poll()?
+        };
+        let mut folded = self.folded(done.flatten())?;
+        let due = last
+            || self.last_fold.elapsed() >= FOLD_INTERVAL
+            || self.waiting_bytes >= self.fold_bytes;
+        if due && !self.folder.is_busy() {
+            self.last_fold = Instant::now();
+            if self.known.snapshot && up_to >= Position::end_of(self.known.position) {
+                self.known.snapshot = false;
+                self.dir.saver.save(&self.known)?;
+            }
+            self.begin(up_to)?;
+            if last {
+                let done = self.folder.wait()?.flatten();
+                folded = self.folded(done)?.or(folded);
+                self.folder.wait()?;
+            }
+        }
+        Ok(folded)
+    }
+
+    fn begin(&mut self, confirmed: Position) -> Result<(), SourceError> {
+        let done = |transaction: &&Archived| Position::end_of(transaction.commit) <= confirmed;
+        let count = self.waiting.iter().take_while(done).count();
+        if count > 0 {
+            self.folding = count;
+            self.folder.submit(Job::Fold {
+                known: self.known,
+                folded: self.waiting.iter().take(count).cloned().collect(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn folded(&mut self, known: Option<Known>) -> Result<Option<Lsn>, SourceError> {
+        let Some(known) = known else {
+            return Ok(None);
+        };
+        self.known = known;
+        for archived in self.waiting.drain(..self.folding) {
+            self.waiting_bytes -= archived.bytes(known.page_size);
+        }
+        self.folding = 0;
+        if let Some(below) = self.archive.not_needed_below(self.waiting.front()) {
+            self.folder.submit(Job::Trim(below))?;
+        }
+        Ok(Some(known.position))
+    }
+}
+
+/// Brings the shadow to the newest of some transactions, so that a crash at any point leaves either
+/// the old one with the archive that leads from it, or a note which one was meant.
+fn fold(
+    saver: &Saver,
+    shadow: &Shadow,
+    mut known: Known,
+    folded: &[Archived],
+) -> Result<Known, SourceError> {
+    let Some(last) = folded.last() else {
+        return Ok(known);
+    };
+    let mut synced = 0;
+    for transaction in folded {
+        if transaction.segment_number() != synced {
+            transaction.sync()?;
+            synced = transaction.segment_number();
+        }
+    }
+    known.folding = last.commit;
+    saver.save(&known)?;
+    let known = apply(shadow, &known, folded)?;
+    saver.save(&known)?;
+    Ok(known)
 }
 
 /// Writes the newest version of each page of some transactions into the shadow, and gives what is
@@ -64,7 +180,7 @@ pub(crate) fn apply(
 ) -> Result<Known, SourceError> {
     let mut newest: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
     for (index, transaction) in folded.iter().enumerate() {
-        for &(page, offset) in &transaction.pages {
+        for &(page, offset) in transaction.pages.iter() {
             newest.insert(page, (index, offset));
         }
     }

@@ -31,9 +31,11 @@
 //! SQLite stores, `catalog`, `tables` and `map` know which page belongs to which table, `walk`,
 //! `rows`, `diff` and `decoder` compare; none of these does I/O or uses SQLite. `log_file`, `view`,
 //! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state`, `shadow`,
-//! `archive` and `keep` are what a restart needs, `follow` is the protocol, `collect` makes events and `source` ties all together.
+//! `archive` and `keep` are what a restart needs, `begin`, `follow` and `turnover` are the protocol,
+//! `worker` waits for the disk, `collect` makes events and `source` ties all together.
 
 mod archive;
+mod begin;
 mod bytes;
 mod catalog;
 mod check;
@@ -59,9 +61,11 @@ mod sink;
 mod source;
 mod state;
 mod tables;
+mod turnover;
 mod view;
 mod wal_index;
 mod walk;
+mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Two connections take turns in holding a read transaction, so that there always is one. While it
 //! is there, nothing behind its mark is copied back into the database and the log does not begin
-//! anew (or, if everything was copied back when it began, nothing at all is copied back). Two more
+//! anew (or, if everything was copied back when it began, nothing at all is copied back). Three more
 //! connections help the application's checkpoints; nothing is ever written.
 
 use std::fs::File;
@@ -26,7 +26,6 @@ pub(crate) struct Pins {
     holder: Option<Connection>,
     other: Option<Connection>,
     writer: Option<Connection>,
-    checkpointer: Option<Connection>,
     pub(crate) main: Arc<File>,
     pub(crate) index: Arc<File>,
     pub(crate) file: FileId,
@@ -109,7 +108,6 @@ impl Pins {
             holder: Some(holder),
             other: Some(other),
             writer: None,
-            checkpointer: None,
             main,
             index,
             file,
@@ -140,6 +138,16 @@ impl Pins {
         Ok(())
     }
 
+    /// Ends the newer of the two instead.
+    pub(crate) fn end_next(&mut self) -> Result<(), SourceError> {
+        match &self.other {
+            Some(other) => other
+                .execute_batch("COMMIT")
+                .map_err(|cause| self.failed(cause)),
+            None => Ok(()),
+        }
+    }
+
     /// The log, opened anew: a new generation may be in a new file.
     pub(crate) fn log(&self) -> Result<Option<Arc<File>>, SourceError> {
         match File::open(self.config.beside("-wal")) {
@@ -149,44 +157,12 @@ impl Pins {
         }
     }
 
-    fn checkpointer(&mut self) -> Result<&Connection, SourceError> {
-        if self.checkpointer.is_none() {
-            self.checkpointer = Some(connect(&self.config)?);
-        }
-        self.checkpointer.as_ref().ok_or_else(|| {
-            SourceError::new(SourceErrorKind::Io, "open a connection for checkpoints")
-        })
-    }
-
-    /// Copies back what nobody needs any more, waiting for nobody. Gives true if all of the log
-    /// is copied.
-    pub(crate) fn checkpoint(&mut self) -> Result<bool, SourceError> {
-        let path = self.config.shown();
-        let connection = self.checkpointer()?;
-        let outcome = begin(connection)
-            // A connection that has read nothing since the log began anew would do nothing.
-            .and_then(|()| connection.execute_batch("COMMIT"))
-            .and_then(|()| {
-                connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                })
-            });
-        match outcome {
-            Ok((busy, log, copied)) => {
-                let (busy, log, copied): (i64, i64, i64) = (busy, log, copied);
-                Ok(busy == 0 && log >= 0 && log == copied)
-            }
-            Err(error) if is_busy(&error) => Ok(false),
-            Err(error) => Err(sqlite_error("checkpoint", &path, error)),
-        }
-    }
-
-    /// Takes the write lock; false if it could not be had in time.
+    /// Takes the write lock; false if somebody else has it: nobody is waited for.
     pub(crate) fn lock_writer(&mut self) -> Result<bool, SourceError> {
         if self.writer.is_none() {
             let writer = connect(&self.config)?;
             writer
-                .busy_timeout(self.config.hard_time_max)
+                .busy_timeout(Duration::ZERO)
                 .map_err(|cause| self.failed(cause))?;
             self.writer = Some(writer);
         }
@@ -210,15 +186,75 @@ impl Pins {
             None => Ok(()),
         }
     }
+}
 
-    /// Copies the whole log back, trying until the deadline: another checkpoint may be running.
-    pub(crate) fn checkpoint_until(&mut self, deadline: Instant) -> Result<bool, SourceError> {
-        loop {
-            if self.checkpoint()? {
-                return Ok(true);
+/// What a checkpoint came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// Another checkpoint was running.
+    pub(crate) busy: bool,
+    /// Frames that are in the database file.
+    pub(crate) frames: u32,
+    /// All of the log is.
+    pub(crate) whole: bool,
+}
+
+/// A connection that copies the log back into the database.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    config: SqliteConfig,
+    connection: Option<Connection>,
+}
+
+impl Checkpointer {
+    /// Opens nothing yet.
+    pub(crate) fn new(config: &SqliteConfig) -> Self {
+        Self {
+            config: config.clone(),
+            connection: None,
+        }
+    }
+
+    /// Copies back what nobody needs any more, waiting for nobody but the disk.
+    pub(crate) fn passive(&mut self) -> Result<Copied, SourceError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.config)?,
+        };
+        let connection = self.connection.insert(connection);
+        let outcome = begin(connection)
+            // A connection that has read nothing since the log began anew would do nothing.
+            .and_then(|()| connection.execute_batch("COMMIT"))
+            .and_then(|()| {
+                connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
+            });
+        match outcome {
+            Ok((busy, log, copied)) => {
+                let (busy, log, copied): (i64, i64, i64) = (busy, log, copied);
+                Ok(Copied {
+                    busy: busy != 0,
+                    frames: u32::try_from(copied).unwrap_or(0),
+                    whole: busy == 0 && log >= 0 && log == copied,
+                })
             }
-            if Instant::now() >= deadline {
-                return Ok(false);
+            Err(error) if is_busy(&error) => Ok(Copied {
+                busy: true,
+                frames: 0,
+                whole: false,
+            }),
+            Err(error) => Err(sqlite_error("checkpoint", &self.config.shown(), error)),
+        }
+    }
+
+    /// Copies the whole log back, trying until the deadline where another checkpoint is running.
+    /// False if it is not done then, or somebody reads an older state.
+    pub(crate) fn whole(&mut self, deadline: Instant) -> Result<bool, SourceError> {
+        loop {
+            let copied = self.passive()?;
+            if copied.whole || !copied.busy || Instant::now() >= deadline {
+                return Ok(copied.whole);
             }
             std::thread::sleep(RETRY);
         }

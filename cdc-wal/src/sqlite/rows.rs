@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use cdc_core::SourceError;
 
+use super::bytes::u16_at;
 use super::format::Encoding;
 use super::page::{BTreePage, Cell};
 use super::pages::{Pages, Side, malformed, payload, read};
@@ -25,6 +26,94 @@ pub(crate) struct Rows<'a> {
     /// The payload of the current row of a table without rowid.
     pub(crate) key: Record,
     before: Record,
+}
+
+/// Bytes of a page that are compared at once.
+const BLOCK: usize = 64;
+/// Blocks of the largest page.
+const BLOCKS: usize = 65536 / BLOCK;
+
+/// Which blocks of a page differ between its two versions.
+#[derive(Debug)]
+pub(crate) struct Differing {
+    page: u32,
+    blocks: [bool; BLOCKS],
+}
+
+impl Default for Differing {
+    fn default() -> Self {
+        Self {
+            page: 0,
+            blocks: [false; BLOCKS],
+        }
+    }
+}
+
+impl Differing {
+    fn compare(&mut self, page: u32, old: &[u8], new: &[u8]) {
+        self.page = page;
+        let pairs = old.chunks(BLOCK).zip(new.chunks(BLOCK));
+        for (differs, (old, new)) in self.blocks.iter_mut().zip(pairs) {
+            *differs = old != new;
+        }
+    }
+
+    fn same(&self, from: usize, to: usize) -> bool {
+        let blocks = self.blocks.get(from / BLOCK..=to / BLOCK);
+        blocks.is_some_and(|blocks| !blocks.contains(&true))
+    }
+}
+
+/// Passes over rows of a table with rowids that stand on one page and are equal in both its
+/// versions, and may stop before the first that is not. Most rows of a page that was written
+/// are: they are told by comparing the page as a whole.
+pub(crate) fn skip_equal(
+    old: &mut Rows<'_>,
+    new: &mut Rows<'_>,
+    differing: &mut Differing,
+) -> Result<(), SourceError> {
+    let (Some((page, one)), Some((other, two))) = (&old.page, &new.page) else {
+        return Ok(());
+    };
+    // The first page begins with another header.
+    if page != other || *page == 1 || one.len() != two.len() {
+        return Ok(());
+    }
+    let leaf = |data: &Bytes| data.first() == Some(&13);
+    if !leaf(one) || !leaf(two) {
+        return Ok(());
+    }
+    if differing.page != *page {
+        differing.compare(*page, one, two);
+    }
+    let place = |data: &Bytes, cell: u32| u16_at(data, 8 + 2 * cell as usize).map(usize::from);
+    let mut skipped = 0;
+    // The last row of a page is left: what comes behind it is another page.
+    while old.cell + skipped + 1 < old.end && new.cell + skipped + 1 < new.end {
+        let at = place(one, old.cell + skipped);
+        let Some(at) = at.filter(|at| Some(*at) == place(two, new.cell + skipped)) else {
+            break;
+        };
+        // A payload of one length byte has no overflow; then comes a rowid of at most nine.
+        let Some(length) = one.get(at).filter(|length| **length < 0x80) else {
+            break;
+        };
+        if !differing.same(at, at + 10 + usize::from(*length)) {
+            break;
+        }
+        skipped += 1;
+    }
+    if skipped > 0 {
+        old.cell += skipped - 1;
+        new.cell += skipped - 1;
+        let last = old.current()?.map(|(_, cell)| cell.rowid);
+        (old.last, new.last) = (last, last);
+        old.cell += 1;
+        new.cell += 1;
+        old.in_order()?;
+        new.in_order()?;
+    }
+    Ok(())
 }
 
 /// A payload with its values found.
@@ -91,6 +180,12 @@ impl<'a> Rows<'a> {
     /// As [`Rows::advance`], and checks that rowids grow: the comparison of two trees rests on it.
     pub(crate) fn next_rowid(&mut self) -> Result<(), SourceError> {
         self.advance()?;
+        self.in_order()
+    }
+
+    /// The row stood at comes after the one before.
+    #[inline]
+    fn in_order(&mut self) -> Result<(), SourceError> {
         let Some((number, cell)) = self.current()? else {
             return Ok(());
         };

@@ -132,7 +132,7 @@ impl Replay {
             return;
         };
         if let Some(transaction) = self.transactions.get(index) {
-            for &(page, offset) in &transaction.pages {
+            for &(page, offset) in transaction.pages.iter() {
                 self.pages.insert(page, (index, offset));
             }
             self.count = transaction.count;

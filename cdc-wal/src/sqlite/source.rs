@@ -1,6 +1,7 @@
 //! The reader: a thread that follows the log, and batches of what it found.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,10 +14,17 @@ use cdc_core::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::begin::Begun;
 use super::collect::{CHUNKS, Chunk, Collector};
 use super::config::SqliteConfig;
-use super::follow::{Begun, Follower};
+use super::follow::{Follower, Looked};
+use super::format::Salts;
+use super::wal_index::WalIndex;
 
+/// Longest time without a mark on the log after it had grown too long.
+const RELEASED_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often it is tried to find the write lock free.
+const URGENT_INTERVAL: Duration = Duration::from_micros(100);
 /// Longest wait for the thread's end.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -262,33 +270,92 @@ impl Thread {
         }
     }
 
-    fn follow(&self, mut follower: Follower, mut collector: Collector) -> Result<(), SourceError> {
-        let confirmed = || {
-            let confirmed = self.shared.confirmed.lock();
-            *confirmed.unwrap_or_else(PoisonError::into_inner)
-        };
-        let outcome = self.rounds(&mut follower, &mut collector, &confirmed);
-        // What was confirmed last need not come again, whatever ended this.
-        follower.confirmed(confirmed(), true)?;
-        outcome
+    fn confirmed(&self) -> Position {
+        let confirmed = self.shared.confirmed.lock();
+        *confirmed.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Follows, letting the log go whenever it has grown too long, and taking it up again.
+    fn follow(&self, mut follower: Follower, mut collector: Collector) -> Result<(), SourceError> {
+        loop {
+            let index = follower.pins.index.clone();
+            collector.watch(index.clone(), self.limit(&follower));
+            let outcome = self.rounds(&mut follower, &mut collector);
+            let too_long = match outcome {
+                Ok(too_long) => too_long,
+                // Handing over was given up for this.
+                Err(ref error) if error.kind == SourceErrorKind::Transient => {
+                    WalIndex::read(&index)?.is_some_and(|head| collector.is_too_long(&head))
+                }
+                Err(_) => false,
+            };
+            // What was confirmed last need not come again, whatever ended this.
+            follower.confirmed(self.confirmed(), true)?;
+            if !too_long || collector.is_stopped() {
+                return outcome.map(|_| ());
+            }
+            let bytes = follower.log_bytes();
+            if self.config.state_dir.is_none() {
+                return Err(SourceError::new(
+                    SourceErrorKind::Gap,
+                    format!(
+                        "hold the log of {}: it has grown to {bytes} bytes, past its limit; take changes faster, let checkpoints be helped, or raise the limit, and begin with a new snapshot",
+                        self.config.shown()
+                    ),
+                ));
+            }
+            tracing::warn!(
+                database = %self.config.shown(),
+                bytes,
+                "the log has grown past its limit and is let go: if it begins anew before it is taken up again, what was not read comes as one merged transaction"
+            );
+            let salts = follower.head.salts;
+            drop(follower);
+            let told = collector.rewind();
+            self.wait_for_restart(&index, salts)?;
+            drop(index);
+            follower = Follower::open(&self.config, Some(told))?.0;
+        }
+    }
+
+    /// Where the log is too long. What was too long already when it was opened, since somebody
+    /// else holds it, may grow by half again.
+    fn limit(&self, follower: &Follower) -> u64 {
+        let now = follower.log_bytes();
+        self.config.log_bytes_max.max(now.saturating_add(now / 2))
+    }
+
+    /// Until the application has begun its log anew, but not for long.
+    fn wait_for_restart(&self, index: &File, salts: Salts) -> Result<(), SourceError> {
+        let start = std::time::Instant::now();
+        while start.elapsed() < RELEASED_TIME_MAX && !self.stop.load(Ordering::Relaxed) {
+            match WalIndex::read(index)? {
+                Some(head) if head.salts != salts => break,
+                _ => thread::park_timeout(self.config.poll_interval),
+            }
+        }
+        Ok(())
+    }
+
+    /// True once the log has grown too long, false once the consumer wants no more.
     fn rounds(
         &self,
         follower: &mut Follower,
         collector: &mut Collector,
-        confirmed: &dyn Fn() -> Position,
-    ) -> Result<(), SourceError> {
+    ) -> Result<bool, SourceError> {
         follower.load(collector)?;
         while !collector.is_stopped() {
-            let moved = follower.poll(collector, confirmed())?;
+            let looked = follower.poll(collector, self.confirmed())?;
             self.shared
                 .lag_bytes
                 .store(follower.lag(), Ordering::Relaxed);
-            if !moved {
-                thread::park_timeout(self.config.poll_interval);
+            match looked {
+                Looked::Moved => {}
+                Looked::Urgent => thread::park_timeout(URGENT_INTERVAL),
+                Looked::Still => thread::park_timeout(self.config.poll_interval),
+                Looked::TooLong => return Ok(true),
             }
         }
-        Ok(())
+        Ok(false)
     }
 }

@@ -54,6 +54,16 @@ pub(crate) fn parts(commit: Lsn) -> (u32, u32) {
     (half(commit.0 >> 32), half(commit.0))
 }
 
+/// The number of the next generation of the log.
+pub(crate) fn next_generation(last: u32) -> Result<u32, SourceError> {
+    last.checked_add(1).ok_or_else(|| {
+        SourceError::new(
+            SourceErrorKind::Unsupported,
+            "count the generations of the log: there were more than 4294967295",
+        )
+    })
+}
+
 /// 128 random bits.
 pub(crate) fn random_id() -> [u8; 16] {
     let mut id = [0; 16];
@@ -159,11 +169,25 @@ fn decode(text: &str) -> Option<Known> {
     })
 }
 
+/// Writes the state file.
+#[derive(Clone, Debug)]
+pub(crate) struct Saver {
+    path: PathBuf,
+}
+
+impl Saver {
+    /// Remembers, durably.
+    pub(crate) fn save(&self, known: &Known) -> Result<(), SourceError> {
+        replace_file(&StdStorage, &self.path, encode(known).as_bytes())
+            .map_err(|cause| failed("write", &self.path, cause))
+    }
+}
+
 /// The state directory, locked for one source.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     pub(crate) dir: PathBuf,
-    path: PathBuf,
+    pub(crate) saver: Saver,
     storage: StdStorage,
     _lock: Box<dyn StorageLock>,
 }
@@ -188,7 +212,9 @@ impl StateDir {
         let lock = storage.lock(&dir.join("sqlite-source.lock")).map_err(io)?;
         Ok(Self {
             dir: dir.to_path_buf(),
-            path: dir.join(NAME),
+            saver: Saver {
+                path: dir.join(NAME),
+            },
             storage,
             _lock: lock,
         })
@@ -196,17 +222,17 @@ impl StateDir {
 
     /// What was remembered; `None` if nothing was.
     pub(crate) fn load(&self) -> Result<Option<Known>, SourceError> {
-        if !self.storage.exists(&self.path) {
+        if !self.storage.exists(&self.saver.path) {
             return Ok(None);
         }
         let read = || -> std::io::Result<Vec<u8>> {
-            let file = self.storage.open(&self.path, OpenMode::Read)?;
+            let file = self.storage.open(&self.saver.path, OpenMode::Read)?;
             let length = file.len()?.min(LENGTH_MAX);
             let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
             read_exact_at(file.as_ref(), &mut bytes, 0)?;
             Ok(bytes)
         };
-        let bytes = read().map_err(|cause| self.failed("read", cause))?;
+        let bytes = read().map_err(|cause| failed("read", &self.saver.path, cause))?;
         let text = String::from_utf8_lossy(&bytes);
         match decode(&text) {
             Some(known) => Ok(Some(known)),
@@ -214,28 +240,22 @@ impl StateDir {
                 SourceErrorKind::Corrupt,
                 format!(
                     "read the source's state {}: it is damaged or of a newer version; move it away and begin with a new snapshot",
-                    self.path.display()
+                    self.saver.path.display()
                 ),
             )),
         }
     }
+}
 
-    /// Remembers, durably.
-    pub(crate) fn save(&self, known: &Known) -> Result<(), SourceError> {
-        replace_file(&self.storage, &self.path, encode(known).as_bytes())
-            .map_err(|cause| self.failed("write", cause))
-    }
-
-    fn failed(&self, verb: &str, cause: std::io::Error) -> SourceError {
-        SourceError::new(
-            SourceErrorKind::Io,
-            format!(
-                "{verb} the source's state {}: {cause}; check the disk",
-                self.path.display()
-            ),
-        )
-        .with_cause(cause)
-    }
+fn failed(verb: &str, path: &Path, cause: std::io::Error) -> SourceError {
+    SourceError::new(
+        SourceErrorKind::Io,
+        format!(
+            "{verb} the source's state {}: {cause}; check the disk",
+            path.display()
+        ),
+    )
+    .with_cause(cause)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Following a database that another process writes.
 
 mod kill;
+mod limits;
 mod refusals;
 mod resume;
 mod stream;

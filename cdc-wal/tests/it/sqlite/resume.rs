@@ -1,22 +1,14 @@
 //! Stopping, crashing and going on.
 
-use cdc_core::{ChangeEvent, Op, Position, SourceErrorKind, Value, WalSource};
+use cdc_core::{ChangeEvent, Op, Position, SourceErrorKind, WalSource};
 use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 
-use super::support::{Application, Stage, error, events, show};
+use super::support::{Application, Stage, error, events, is_merged as merged, show};
 
 const TABLE: &str = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(id INTEGER PRIMARY KEY, x);";
 
 fn shown(events: &[ChangeEvent]) -> Vec<String> {
     events.iter().map(show).collect()
-}
-
-fn merged(event: &ChangeEvent) -> bool {
-    event.meta.as_ref().is_some_and(|meta| {
-        meta.0
-            .iter()
-            .any(|(name, value)| &**name == "merged" && *value == Value::Bool(true))
-    })
 }
 
 async fn connect(config: SqliteConfig) -> SqliteSource {

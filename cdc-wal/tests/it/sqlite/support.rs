@@ -180,3 +180,12 @@ pub(super) async fn error(source: &mut SqliteSource) -> SourceError {
         }
     }
 }
+
+/// Whether it belongs to a transaction that stands for several.
+pub(super) fn is_merged(event: &ChangeEvent) -> bool {
+    event.meta.as_ref().is_some_and(|meta| {
+        meta.0
+            .iter()
+            .any(|(name, value)| &**name == "merged" && *value == Value::Bool(true))
+    })
+}

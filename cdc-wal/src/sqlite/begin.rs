@@ -1,0 +1,418 @@
+//! Where following begins: with what is committed now, or where an earlier run stopped.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
+
+use super::archive::{self, Archive, Archived};
+use super::collect::Collector;
+use super::config::SqliteConfig;
+use super::decoder::Decoder;
+use super::follow::Follower;
+use super::format::{Checksum, DbHeader};
+use super::keep::{Keep, apply};
+use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
+use super::pages::{Pages, Side};
+use super::shadow::{Between, Replay, Shadow};
+use super::state::{Known, StateDir, boot_id, commit_at, next_generation, parts};
+
+/// What the consumer learns when following begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun {
+    pub(crate) id: [u8; 16],
+    /// Everything up to here is not part of the stream.
+    pub(crate) floor: Position,
+    /// What was committed when it began ends here.
+    pub(crate) end: Position,
+}
+
+/// Where following begins.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// With what is committed now.
+    Now {
+        snapshot: Option<Lsn>,
+    },
+    /// With what an earlier run has not confirmed.
+    Again {
+        replay: Replay,
+        snapshot: Option<Lsn>,
+        /// The log does not go on where that ends: what lies between is one transaction.
+        merge: Option<Lsn>,
+    },
+    Begun,
+}
+
+fn gap(config: &SqliteConfig, what: &str) -> SourceError {
+    SourceError::new(
+        SourceErrorKind::Gap,
+        format!(
+            "resume {}: {what}; a new snapshot is required: start with accept-gap and a snapshot",
+            config.shown()
+        ),
+    )
+}
+
+/// Looks at the file itself, before SQLite does: what it refuses is refused by name.
+pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), SourceError> {
+    let shown = config.shown();
+    let (_, main) = super::files::open(&config.path).map_err(|cause| {
+        SourceError::new(
+            SourceErrorKind::Unreachable,
+            format!("open the database {shown}: {cause}; check the path"),
+        )
+        .with_cause(cause)
+    })?;
+    let mut bytes = [0; 100];
+    let got = read_up_to(&main, &mut bytes, 0)
+        .map_err(|cause| io_error(&format!("read the database {shown}"), cause))?;
+    let wal_remedy = format!("run once: sqlite3 {shown} 'PRAGMA journal_mode = WAL'");
+    if got == 0 {
+        return Err(SourceError::new(
+            SourceErrorKind::Configuration,
+            format!(
+                "follow {shown}: the file is empty, nothing was written to it yet; {wal_remedy}"
+            ),
+        ));
+    }
+    let header = DbHeader::parse(&bytes).map_err(|error| {
+        SourceError::new(
+            SourceErrorKind::Unsupported,
+            format!("follow {shown}: {error}; only plain SQLite databases can be followed"),
+        )
+    })?;
+    if !header.is_wal() {
+        return Err(SourceError::new(
+            SourceErrorKind::Configuration,
+            match header.versions {
+                (1, 1) => format!(
+                    "follow {shown}: it is in rollback-journal mode, which keeps no log to follow; {wal_remedy}"
+                ),
+                (write, read) => format!(
+                    "follow {shown}: its journal mode is of version {write}/{read}, only WAL (2/2) can be followed; {wal_remedy}"
+                ),
+            },
+        ));
+    }
+    Ok((main, header))
+}
+
+impl Follower {
+    /// Takes what is committed now into the view.
+    fn take_now(&mut self) -> Result<(), SourceError> {
+        let head = self.head;
+        self.on_main = head.backfilled == head.last_frame;
+        self.open_log()?;
+        self.catch_up_silently(head.last_frame)?;
+        self.view.set_count(head.count);
+        Ok(())
+    }
+
+    /// Begins with what is committed now; gives the position before it.
+    pub(crate) fn fresh(&mut self, dir: Option<(StateDir, u32)>) -> Result<Position, SourceError> {
+        self.take_now()?;
+        let position = commit_at(self.generation, self.head.last_frame);
+        let snapshot = self.config.snapshot;
+        if let Some((dir, page_size)) = dir {
+            let (mut archive, _) = Archive::open(&dir.dir, page_size)?;
+            archive.clear()?;
+            let shadow = Shadow::create(&dir.dir, page_size, &self.view)?;
+            let known = Known {
+                id: self.id,
+                file: self.pins.file,
+                page_size,
+                position,
+                salts: self.head.salts,
+                checksum: self.head.checksum,
+                count: self.head.count,
+                folding: Lsn::ZERO,
+                snapshot,
+                boot: boot_id(),
+            };
+            // Durable before any position is given out: the same commit has the same position
+            // after any crash.
+            dir.saver.save(&known)?;
+            self.keep = Some(Keep::new(
+                dir,
+                known,
+                shadow,
+                archive,
+                Vec::new(),
+                self.config.archive_bytes_max,
+            )?);
+        }
+        self.start = Start::Now {
+            snapshot: snapshot.then_some(position),
+        };
+        Ok(if snapshot {
+            Position::before(position)
+        } else {
+            Position::end_of(position)
+        })
+    }
+
+    /// Takes up where an earlier run stopped; gives the position before what comes.
+    pub(crate) fn again(
+        &mut self,
+        dir: StateDir,
+        mut known: Known,
+        page_size: u32,
+        resume: Option<Position>,
+    ) -> Result<Position, SourceError> {
+        let accept = |why: &str| {
+            if !self.config.accept_gap {
+                return Err(gap(&self.config, why));
+            }
+            tracing::error!(database = %self.config.shown(), %why, "gap accepted");
+            Ok(())
+        };
+        if known.file != self.pins.file {
+            accept(
+                "the file is not the one that was followed: it was replaced, or restored from a copy",
+            )?;
+        }
+        if known.page_size != page_size {
+            accept("its pages have another size: the file was replaced by another")?;
+            self.id = known.id;
+            self.generation = next_generation(parts(known.position).0)?;
+            return self.fresh(Some((dir, page_size)));
+        }
+        let durable = Position::end_of(known.position);
+        if !known.snapshot && resume.is_some_and(|resume| resume < durable) {
+            accept(
+                "the source was told that more is durable than there is: an old copy of the journal or of a checkpoint is in use",
+            )?;
+        }
+        // The snapshot is whole downstream, only we were not told any more.
+        known.snapshot &= resume.is_none_or(|resume| resume < durable);
+        let shadow = Shadow::open(&dir.dir, page_size)?;
+        let (archive, mut archived) = Archive::open(&dir.dir, page_size)?;
+        archived.retain(|transaction| transaction.commit > known.position);
+        if known.folding > known.position {
+            let meant = archived.partition_point(|one| one.commit <= known.folding);
+            let folded: Vec<Archived> = archived.drain(..meant).collect();
+            if folded.last().map(|one| one.commit) != Some(known.folding) {
+                return Err(SourceError::new(
+                    SourceErrorKind::Corrupt,
+                    "read the archive of the source: what its copy of the database was to be brought to is gone; begin anew with an empty state and a snapshot",
+                ));
+            }
+            known = apply(&shadow, &known, &folded)?;
+        }
+        let (last, salts, checksum, count) = match archived.last() {
+            Some(last) => (last.commit, last.salts, last.checksum, last.count),
+            None => (known.position, known.salts, known.checksum, known.count),
+        };
+        let (generation, frame) = parts(last);
+        self.id = known.id;
+        self.generation = generation;
+        let file_changed = known.file != self.pins.file;
+        // Only after a loss of power can more have been taken downstream than is archived here.
+        let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
+        let goes_on = !file_changed
+            && !ahead
+            && salts == self.head.salts
+            && frame <= self.head.last_frame
+            && self.goes_on(frame, checksum, count)?;
+        let replay = Replay::new(&shadow, known.count, archived.clone());
+        let mut merge = None;
+        if !goes_on {
+            let seen = resume.map_or(0, |resume| parts(resume.commit).0);
+            self.generation = next_generation(generation.max(seen))?;
+            self.take_now()?;
+            merge = Some(commit_at(self.generation, self.head.last_frame));
+        }
+        known.file = self.pins.file;
+        known.boot = boot_id();
+        dir.saver.save(&known)?;
+        self.start = Start::Again {
+            replay,
+            snapshot: known.snapshot.then_some(known.position),
+            merge,
+        };
+        let floor = if known.snapshot {
+            Position::before(known.position)
+        } else {
+            Position::end_of(known.position)
+        };
+        self.keep = Some(Keep::new(
+            dir,
+            known,
+            shadow,
+            archive,
+            archived,
+            self.config.archive_bytes_max,
+        )?);
+        Ok(floor)
+    }
+
+    /// Whether the log holds what was read from it up to this frame, and goes on behind it.
+    fn goes_on(&mut self, frame: u32, checksum: Checksum, count: u32) -> Result<bool, SourceError> {
+        self.open_log()?;
+        let same = self.catch_up_to(frame, checksum)?;
+        self.view.set_count(count);
+        Ok(same)
+    }
+
+    /// Opens the generation the wal-index names.
+    pub(crate) fn open_log(&mut self) -> Result<(), SourceError> {
+        let wal = self.pins.log()?;
+        self.scanner = None;
+        if let Some(file) = &wal
+            && let Some(header) = wal_header(file)?
+            && header.salts == self.head.salts
+        {
+            if header.page_size != self.head.page_size {
+                return Err(SourceError::new(
+                    SourceErrorKind::Corrupt,
+                    "read the -wal file: its page size is not the database's",
+                ));
+            }
+            self.scanner = Some(Scanner::new(header));
+        }
+        self.view.restart(wal);
+        Ok(())
+    }
+
+    /// Takes the frames up to the limit into the view without decoding them. With everything in
+    /// the database file the log may begin anew under us: then its frames are passed over only.
+    fn catch_up_silently(&mut self, limit: u32) -> Result<(), SourceError> {
+        if limit == 0 || self.on_main && self.scanner.is_none() {
+            return Ok(());
+        }
+        let wal = self.wal()?;
+        let on_main = self.on_main;
+        let Some(scanner) = &mut self.scanner else {
+            return Err(self.torn(1, Break::Salts));
+        };
+        loop {
+            match scanner.next(&wal, limit, true)? {
+                Scanned::Transaction(next) => {
+                    if !on_main {
+                        self.view.begin(next);
+                        self.view.finish();
+                    }
+                }
+                Scanned::Nothing => return Ok(()),
+                Scanned::Broken { frame, .. } if on_main => {
+                    tracing::debug!(frame, "the log began anew while it was passed over");
+                    return Ok(());
+                }
+                Scanned::Broken { frame, why } => return Err(self.torn(frame, why)),
+            }
+        }
+    }
+
+    /// As above, up to a frame; false if that frame is not there or has another checksum.
+    fn catch_up_to(&mut self, limit: u32, checksum: Checksum) -> Result<bool, SourceError> {
+        if limit == 0 {
+            return Ok(true);
+        }
+        let wal = self.wal()?;
+        let Some(scanner) = &mut self.scanner else {
+            return Ok(false);
+        };
+        loop {
+            match scanner.next(&wal, limit, true)? {
+                Scanned::Transaction(next) => {
+                    self.view.begin(next);
+                    self.view.finish();
+                }
+                Scanned::Nothing => {
+                    return Ok(scanner.at() == limit && scanner.checksum() == checksum);
+                }
+                Scanned::Broken { .. } => return Ok(false),
+            }
+        }
+    }
+
+    /// Reads the database where following begins, gives the snapshot if there is to be one, and
+    /// what an earlier run has left.
+    pub(crate) fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
+        let shadows = self.config.include_shadow_tables;
+        let open = |pages: &dyn Pages, snapshot: Option<Lsn>, collector: &mut Collector| {
+            let Some(commit) = snapshot else {
+                return Decoder::open(pages, shadows, None);
+            };
+            collector.begin(commit, wall_micros(), false);
+            let decoder = Decoder::open(pages, shadows, Some(collector))?;
+            collector.end();
+            collector.flush()?;
+            Ok(decoder)
+        };
+        match std::mem::replace(&mut self.start, Start::Begun) {
+            Start::Begun => {}
+            Start::Now { snapshot } => {
+                self.decoder = Some(open(&self.view, snapshot, collector)?);
+            }
+            Start::Again {
+                mut replay,
+                snapshot,
+                merge,
+            } => {
+                let mut decoder = open(&replay, snapshot, collector)?;
+                for index in 0..replay.transactions().len() {
+                    replay.begin(index);
+                    if let Some(one) = replay.transactions().get(index) {
+                        let changed: Vec<u32> = one.pages.iter().map(|(page, _)| *page).collect();
+                        collector.begin(one.commit, one.micros, one.merged);
+                        decoder.transaction(&changed, &replay, collector)?;
+                        collector.end();
+                    }
+                    replay.finish();
+                }
+                collector.flush()?;
+                match merge {
+                    Some(commit) => self.merge(commit, &replay, &mut decoder, collector)?,
+                    None => self.view.use_instead(replay),
+                }
+                self.decoder = Some(decoder);
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies between the last known state and now, as one transaction.
+    fn merge(
+        &mut self,
+        commit: Lsn,
+        replay: &Replay,
+        decoder: &mut Decoder,
+        collector: &mut Collector,
+    ) -> Result<(), SourceError> {
+        let between = Between {
+            old: replay,
+            new: &self.view,
+        };
+        let changed = between.changed()?;
+        let micros = wall_micros();
+        if !changed.is_empty() {
+            tracing::warn!(
+                database = %self.config.shown(),
+                position = %commit,
+                pages = changed.len(),
+                "the log began anew or was lost while nobody followed: the changes since then come as one transaction, marked merged"
+            );
+            if let Some(keep) = &mut self.keep {
+                let there = changed.partition_point(|page| *page <= self.head.count);
+                let head = archive::Head {
+                    commit,
+                    salts: self.head.salts,
+                    checksum: self.head.checksum,
+                    count: self.head.count,
+                    micros,
+                    merged: true,
+                };
+                let pages = changed.get(..there).unwrap_or_default();
+                let read = |page| self.view.page(Side::New, page);
+                let archived = keep.archive.append(head, pages, read)?;
+                keep.add(archived);
+            }
+        }
+        collector.begin(commit, micros, true);
+        decoder.transaction(&changed, &between, collector)?;
+        collector.end();
+        collector.flush()
+    }
+}

@@ -1,0 +1,183 @@
+//! Helps the application's checkpoints, which cannot pass our mark.
+//!
+//! The mark is moved to the end, and a thread of its own copies the log back up to it and waits for
+//! the disk, while the log is followed on. What was committed meanwhile is little. If the application
+//! pauses, that is all, and its next write begins the log anew. Under load the write lock is taken
+//! for the moment it takes to copy the rest.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cdc_core::SourceError;
+
+use super::collect::Collector;
+use super::config::{Assist, SqliteConfig};
+use super::follow::{Follower, IDLE, index};
+use super::log_file::io_error;
+use super::pins::{Checkpointer, Copied};
+use super::worker::Worker;
+
+/// Shortest time between two attempts.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// The same, where somebody else's reader is in the way.
+const HINDERED_INTERVAL: Duration = Duration::from_secs(1);
+/// Most frames that are processed while the application is kept from writing.
+const LOCKED_FRAMES_MAX: u32 = 1000;
+/// How long it is tried to find the write lock free before the rest is copied once more.
+const LOCKING_TIME: Duration = Duration::from_millis(100);
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Rest,
+    /// The thread copies the log back up to this mark.
+    Copying(u32),
+    /// Since then the write lock is tried for.
+    Locking(Instant),
+}
+
+/// Copies the log back, in steps between which the log is followed on.
+#[derive(Debug)]
+pub(crate) struct Turnover {
+    worker: Worker<(), Copied>,
+    /// For what is left, under the write lock.
+    rest: Checkpointer,
+    step: Step,
+    next: Instant,
+}
+
+impl Turnover {
+    /// Starts the thread. Nothing is opened before it is needed.
+    pub(crate) fn new(config: &SqliteConfig, main: Arc<File>) -> Result<Self, SourceError> {
+        let mut checkpointer = Checkpointer::new(config);
+        let worker = Worker::start("sqlite checkpoint", move |()| {
+            let copied = checkpointer.passive()?;
+            // So that little is left for the checkpoint under the lock to wait for.
+            main.sync_data()
+                .map_err(|cause| io_error("sync the database file", cause))?;
+            Ok(copied)
+        })?;
+        Ok(Self {
+            worker,
+            rest: Checkpointer::new(config),
+            step: Step::Rest,
+            next: Instant::now(),
+        })
+    }
+
+    /// The write lock is tried for: every moment counts.
+    pub(crate) const fn is_urgent(&self) -> bool {
+        matches!(self.step, Step::Locking(_))
+    }
+
+    fn rest_for(&mut self, time: Duration) {
+        self.step = Step::Rest;
+        self.next = Instant::now() + time;
+    }
+}
+
+impl Follower {
+    /// Goes one step on, if one is due. Waits for nobody but, under the write lock, the disk.
+    pub(crate) fn turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
+        match self.turnover.step {
+            Step::Rest => self.begin_turn(collector),
+            Step::Copying(mark) => match self.turnover.worker.poll()? {
+                Some(copied) => self.copied(mark, copied, collector),
+                None => Ok(()),
+            },
+            Step::Locking(since) => self.lock(since, collector),
+        }
+    }
+
+    fn begin_turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
+        if self.config.assist == Assist::Off {
+            return Ok(());
+        }
+        let frames = self.head.last_frame;
+        let hard = self.config.assist == Assist::Hard && frames > self.config.hard_frames;
+        let idle = self.last_change.elapsed() >= IDLE;
+        let soft = frames > self.config.soft_frames && idle;
+        if self.on_main || !(soft || hard) || Instant::now() < self.turnover.next {
+            return Ok(());
+        }
+        if self.at() < frames {
+            return Ok(());
+        }
+        self.cycle(collector)?;
+        if self.on_main {
+            return Ok(());
+        }
+        self.turnover.worker.submit(())?;
+        self.turnover.step = Step::Copying(self.mark);
+        Ok(())
+    }
+
+    /// The thread has copied the log back, as far as others let it.
+    fn copied(
+        &mut self,
+        mark: u32,
+        copied: Copied,
+        collector: &mut Collector,
+    ) -> Result<(), SourceError> {
+        self.cycle(collector)?;
+        if self.on_main {
+            self.turnover.rest_for(INTERVAL);
+        } else if copied.frames < mark {
+            // Another checkpoint is running, or somebody reads an older state.
+            let time = if copied.busy {
+                INTERVAL
+            } else {
+                HINDERED_INTERVAL
+            };
+            self.turnover.rest_for(time);
+        } else if self.config.assist == Assist::Hard
+            && self.head.last_frame > self.config.hard_frames
+        {
+            self.turnover.step = Step::Locking(Instant::now());
+        } else {
+            self.turnover.rest_for(INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// With the application kept from writing, everything is processed, copied back, and marked.
+    fn lock(&mut self, since: Instant, collector: &mut Collector) -> Result<(), SourceError> {
+        if since.elapsed() >= LOCKING_TIME {
+            self.turnover.rest_for(Duration::ZERO);
+            return Ok(());
+        }
+        // Under the lock nobody is waited for but the disk: only a short rest may be left.
+        if self.left()? > LOCKED_FRAMES_MAX || !self.pins.lock_writer()? {
+            return Ok(());
+        }
+        collector.hold(true);
+        let outcome = self.copy_rest(collector);
+        collector.hold(false);
+        let unlocked = self.pins.unlock_writer();
+        let whole = outcome?;
+        unlocked?;
+        self.turnover
+            .rest_for(if whole { INTERVAL } else { HINDERED_INTERVAL });
+        collector.flush()
+    }
+
+    /// Under the write lock; true if everything is in the database file and was processed.
+    fn copy_rest(&mut self, collector: &mut Collector) -> Result<bool, SourceError> {
+        let deadline = Instant::now() + self.config.hard_time_max;
+        if self.left()? > LOCKED_FRAMES_MAX {
+            return Ok(false);
+        }
+        self.cycle(collector)?;
+        let whole = self.turnover.rest.whole(deadline)?;
+        if whole {
+            self.cycle(collector)?;
+        }
+        Ok(whole)
+    }
+
+    fn left(&self) -> Result<u32, SourceError> {
+        let head = index(&self.pins)?;
+        Ok(head.last_frame.saturating_sub(self.at()))
+    }
+}
