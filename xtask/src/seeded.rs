@@ -1,10 +1,16 @@
 //! `seeded-bugs`: puts one deliberate fault after another into a copy of the workspace and shows
 //! which layer of tests sees it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
+use crate::command::Running;
 use crate::error::Context;
 use crate::{Error, Result, command};
 
@@ -23,48 +29,172 @@ pub struct Bug {
     pub with: String,
 }
 
+/// What one fault came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Outcome {
+    /// The layer of tests that saw it; `None` if none did.
+    layer: Option<String>,
+    /// The seed or the test, and what it said.
+    by: String,
+}
+
 /// Schedules of the simulator, unless told otherwise.
 const SCHEDULES: &str = "1000";
+/// Longest time one layer may take for one fault; what runs longer turns in circles.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// Address space of a test with a fault in it, in KiB: one that eats memory must not take the
+/// machine with it.
+const MEMORY_KIB: u64 = 12 << 20;
+/// Where the results stand.
+const TABLE: &str = "docs/seeded-bugs.md";
 
-/// `cargo xtask seeded-bugs [NAME…] [--schedules N] [--sim-only]`.
+#[derive(Debug)]
+struct Options {
+    names: Vec<String>,
+    schedules: String,
+    sim_only: bool,
+    again: bool,
+    check: bool,
+    write: bool,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut options = Self {
+            names: Vec::new(),
+            schedules: SCHEDULES.to_owned(),
+            sim_only: false,
+            again: false,
+            check: false,
+            write: false,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--schedules" => {
+                    let value = args.next();
+                    let value = value.ok_or_else(|| Error::new("--schedules needs a number"))?;
+                    options.schedules.clone_from(value);
+                }
+                "--sim-only" => options.sim_only = true,
+                "--again" => options.again = true,
+                "--check" => options.check = true,
+                "--write" => options.write = true,
+                name if name.starts_with('-') => {
+                    return Err(Error::new(format!("seeded-bugs: unknown option {name}")));
+                }
+                name => options.names.push(name.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// `cargo xtask seeded-bugs [NAME…] [--schedules N] [--sim-only] [--again] [--check] [--write]`.
+///
+/// Results of earlier calls are kept beside the copy and not run again, until the fault, the file
+/// it is in or a test changes its result by `--again`.
 ///
 /// # Errors
-/// The list cannot be read, the workspace cannot be copied.
+/// The list cannot be read, the workspace cannot be copied, a fault no longer applies, or a layer
+/// is red without any fault.
 pub fn command(args: &[String]) -> Result<ExitCode> {
-    let (mut names, mut schedules, mut sim_only) = (Vec::new(), SCHEDULES.to_owned(), false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--schedules" => {
-                let value = args.next();
-                schedules
-                    .clone_from(value.ok_or_else(|| Error::new("--schedules needs a number"))?);
-            }
-            "--sim-only" => sim_only = true,
-            name => names.push(name.to_owned()),
-        }
-    }
+    let options = Options::parse(args)?;
     let list = crate::root().join("xtask/seeded-bugs.txt");
     let text = fs::read_to_string(&list).context(|| format!("read {}", list.display()))?;
     let bugs = parse(&text)?;
-    let copy = command::target_dir()?.join("seeded-bugs");
-    copy_workspace(&copy)?;
-    let mut missed = 0;
-    println!("| Bug | What | Caught by |\n|---|---|---|");
-    for bug in bugs {
-        if !names.is_empty() && !names.contains(&bug.name) {
+    let stale = stale(&crate::root(), &bugs);
+    if !stale.is_empty() {
+        return Err(Error::new(format!(
+            "apply the seeded bugs: the code of these has moved, mend them in {}: {}",
+            list.display(),
+            stale.join(", ")
+        )));
+    }
+    if options.check {
+        println!("{} faults apply", bugs.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let tree = Tree::open(command::target_dir()?.join("seeded-bugs"))?;
+    let mut results = tree.results(&bugs)?;
+    let mut layers = Layers::new(tree, &options);
+    for bug in &bugs {
+        let asked = options.names.is_empty() || options.names.contains(&bug.name);
+        if !asked || (results.contains_key(&bug.name) && !options.again) {
             continue;
         }
-        let caught = try_one(&copy, &bug, &schedules, sim_only)?;
-        missed += u32::from(caught.is_none());
-        let by = caught.unwrap_or_else(|| "**nothing**".into());
-        println!("| `{}` | {} | {by} |", bug.name, bug.what);
+        let outcome = layers.try_one(bug)?;
+        println!(
+            "{:<28} {}: {}",
+            bug.name,
+            outcome.layer.as_deref().unwrap_or("NOTHING"),
+            outcome.by
+        );
+        layers.tree.record(bug, &outcome)?;
+        results.insert(bug.name.clone(), outcome);
     }
-    Ok(if missed == 0 {
+    let seen = results.values().filter(|outcome| outcome.layer.is_some());
+    let seen = seen.count();
+    println!(
+        "{seen} of {} faults seen, {} not tried",
+        results.len(),
+        bugs.len() - results.len()
+    );
+    if options.write {
+        let path = crate::root().join(TABLE);
+        let text = table(&bugs, &results);
+        fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+    }
+    Ok(if seen == results.len() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Names of the faults whose place is not found exactly once.
+pub fn stale(root: &Path, bugs: &[Bug]) -> Vec<String> {
+    let moved = bugs.iter().filter(|bug| {
+        fs::read_to_string(root.join(&bug.file))
+            .map_or(true, |text| text.matches(&bug.find).count() != 1)
+    });
+    moved.map(|bug| bug.name.clone()).collect()
+}
+
+/// The page with the results.
+fn table(bugs: &[Bug], results: &BTreeMap<String, Outcome>) -> String {
+    let mut layers: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rows = String::new();
+    for bug in bugs {
+        let (layer, by) = match results.get(&bug.name) {
+            None => ("not tried", ""),
+            Some(outcome) => (
+                outcome.layer.as_deref().unwrap_or("**nothing**"),
+                outcome.by.as_str(),
+            ),
+        };
+        *layers.entry(layer).or_default() += 1;
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            rows,
+            "| `{}` | {} | `{}` | {layer} | {by} |",
+            bug.name, bug.what, bug.file
+        );
+    }
+    let counts: Vec<_> = layers
+        .iter()
+        .map(|(layer, n)| format!("{layer}: {n}"))
+        .collect();
+    format!(
+        "# Seeded bugs\n\n\
+         Deliberate faults in the code that keeps the promise (`xtask/seeded-bugs.txt`), each put alone into a copy of the workspace, and the first\n\
+         layer of tests that sees it: {SCHEDULES} schedules of the simulator, then the unit and integration tests of the crate. A fault that nothing sees is a\n\
+         missing test. This page is written by `cargo xtask seeded-bugs --write`; `--check` says whether every fault still applies.\n\n\
+         {} faults. {}.\n\n\
+         | Fault | What is wrong then | Where | Layer | Seen by |\n|---|---|---|---|---|\n{rows}",
+        bugs.len(),
+        counts.join(", ")
+    )
 }
 
 /// Reads the list of faults.
@@ -109,106 +239,286 @@ pub fn parse(text: &str) -> Result<Vec<Bug>> {
     Ok(bugs)
 }
 
-/// Copies what git knows, newer files only, so that the copy's builds stay warm.
-fn copy_workspace(copy: &Path) -> Result<()> {
-    let root = crate::root();
-    let listed = Command::new("git")
-        .args(["ls-files", "-z"])
-        .current_dir(&root)
-        .output();
-    let listed = listed.context(|| "list the workspace's files with git".to_owned())?;
-    for name in String::from_utf8_lossy(&listed.stdout).split('\0') {
-        let (from, to) = (root.join(name), copy.join(name));
-        if name.is_empty() || !from.is_file() {
-            continue;
+/// A copy of the workspace to break, what was built of it, and what came of it.
+#[derive(Debug)]
+struct Tree {
+    dir: PathBuf,
+}
+
+impl Tree {
+    /// Copies what git knows, changed files only, so that the copy's builds stay warm.
+    fn open(dir: PathBuf) -> Result<Self> {
+        let root = crate::root();
+        let listed = Command::new("git")
+            .args(["ls-files", "-z"])
+            .current_dir(&root)
+            .output();
+        let listed = listed.context(|| "list the workspace's files with git".to_owned())?;
+        for name in String::from_utf8_lossy(&listed.stdout).split('\0') {
+            let (from, to) = (root.join(name), dir.join(name));
+            if name.is_empty() || !from.is_file() {
+                continue;
+            }
+            let bytes = fs::read(&from).context(|| format!("read {}", from.display()))?;
+            if fs::read(&to).is_ok_and(|there| there == bytes) {
+                continue;
+            }
+            if let Some(dir) = to.parent() {
+                fs::create_dir_all(dir).context(|| format!("create {}", dir.display()))?;
+            }
+            fs::write(&to, bytes).context(|| format!("write {}", to.display()))?;
         }
-        let bytes = fs::read(&from).context(|| format!("read {}", from.display()))?;
-        if fs::read(&to).is_ok_and(|there| there == bytes) {
-            continue;
-        }
-        if let Some(dir) = to.parent() {
-            fs::create_dir_all(dir).context(|| format!("create {}", dir.display()))?;
-        }
-        fs::write(&to, bytes).context(|| format!("write {}", to.display()))?;
+        Ok(Self { dir })
     }
-    Ok(())
-}
 
-/// What sees this fault; `None` if nothing does.
-fn try_one(copy: &Path, bug: &Bug, schedules: &str, sim_only: bool) -> Result<Option<String>> {
-    let path = copy.join(&bug.file);
-    let Ok(whole) = fs::read_to_string(&path) else {
-        return Ok(Some(format!("does not apply: no {}", bug.file)));
-    };
-    if whole.matches(&bug.find).count() != 1 {
-        return Ok(Some("does not apply: the code has moved".into()));
+    fn results_file(&self) -> PathBuf {
+        self.dir.join("results.tsv")
     }
-    let write = |text: &str| fs::write(&path, text).context(|| format!("write {}", path.display()));
-    write(&whole.replacen(&bug.find, &bug.with, 1))?;
-    let caught = layers(copy, bug, schedules, sim_only);
-    write(&whole)?;
-    caught
+
+    /// Results of these very faults in these very files, from earlier calls.
+    fn results(&self, bugs: &[Bug]) -> Result<BTreeMap<String, Outcome>> {
+        let path = self.results_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).context(|| format!("read {}", path.display())),
+        };
+        let mut results = BTreeMap::new();
+        for line in text.lines() {
+            let mut parts = line.splitn(4, '\t');
+            let (Some(name), Some(digest), Some(layer), Some(by)) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            else {
+                continue;
+            };
+            let bug = bugs.iter().find(|bug| bug.name == name);
+            if bug.is_some_and(|bug| self.digest(bug) == digest) {
+                let outcome = Outcome {
+                    layer: (!layer.is_empty()).then(|| layer.to_owned()),
+                    by: by.to_owned(),
+                };
+                results.insert(name.to_owned(), outcome);
+            }
+        }
+        Ok(results)
+    }
+
+    fn record(&self, bug: &Bug, outcome: &Outcome) -> Result<()> {
+        let path = self.results_file();
+        let line = format!(
+            "{}\t{}\t{}\t{}\n",
+            bug.name,
+            self.digest(bug),
+            outcome.layer.as_deref().unwrap_or_default(),
+            outcome.by.replace(['\t', '\n'], " ")
+        );
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .context(|| format!("append to {}", path.display()))
+    }
+
+    /// Changes when the fault or the file it is in changes.
+    fn digest(&self, bug: &Bug) -> String {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (
+            &bug.find,
+            &bug.with,
+            fs::read(self.dir.join(&bug.file)).ok(),
+        )
+            .hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
+    fn cargo(&self, args: &[&str]) -> Command {
+        let mut cargo = command::cargo(args);
+        cargo
+            .current_dir(&self.dir)
+            .env("CARGO_TARGET_DIR", self.dir.join("target"))
+            // Quick to build again: that is most of the time.
+            .env("CARGO_PROFILE_SIM_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("RUSTFLAGS", "-A warnings");
+        cargo
+    }
+
+    /// Runs a command to its end and gives what it wrote; `None` as its status if it did not end
+    /// in time.
+    fn run(&self, command: &mut Command) -> Result<(Option<bool>, String)> {
+        let log = self.dir.join("last.log");
+        fs::write(&log, []).context(|| format!("empty {}", log.display()))?;
+        let mut running = Running::start(command, "a layer of tests", Some(&log))?;
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = running.ended()? {
+                break Some(status.success());
+            }
+            if begin.elapsed() > LIMIT {
+                running.kill()?;
+                break None;
+            }
+            command::pause();
+        };
+        drop(running);
+        let text = fs::read(&log).context(|| format!("read {}", log.display()))?;
+        Ok((status, String::from_utf8_lossy(&text).into_owned()))
+    }
 }
 
-fn cargo_in(copy: &Path, args: &[&str]) -> Command {
-    let mut cargo = command::cargo(args);
-    cargo
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", copy.join("target"))
-        .env("RUSTFLAGS", "-A warnings");
-    cargo
+/// The layers of tests, quickest to judge first.
+struct Layers<'a> {
+    tree: Tree,
+    options: &'a Options,
+    /// Layers that were seen green without any fault.
+    green: BTreeSet<String>,
 }
 
-fn layers(copy: &Path, bug: &Bug, schedules: &str, sim_only: bool) -> Result<Option<String>> {
-    if !sim_only {
-        let package = bug.file.split('/').next().unwrap_or_default();
-        let mut tests = cargo_in(copy, &["nextest", "run", "--package", package]);
-        let output = tests.stdin(Stdio::null()).output();
-        let output = output.context(|| "run cargo nextest".to_owned())?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Ok(Some(failed_test(&text).map_or_else(
-                || "does not build".to_owned(),
-                |test| format!("`{test}`"),
+impl<'a> Layers<'a> {
+    fn new(tree: Tree, options: &'a Options) -> Self {
+        Self {
+            tree,
+            options,
+            green: BTreeSet::new(),
+        }
+    }
+
+    /// What sees this fault.
+    fn try_one(&mut self, bug: &Bug) -> Result<Outcome> {
+        let package = bug.file.split('/').next().unwrap_or_default().to_owned();
+        self.must_be_green("simulator", Self::simulator)?;
+        let by = self.with_fault(bug, Self::simulator)?;
+        if let Some(by) = by {
+            return Ok(Outcome {
+                layer: Some("simulator".into()),
+                by,
+            });
+        }
+        if !self.options.sim_only {
+            let tests = |this: &Self| this.tests(&package);
+            self.must_be_green(&package, tests)?;
+            if let Some(by) = self.with_fault(bug, tests)? {
+                return Ok(Outcome {
+                    layer: Some(format!("tests of {package}")),
+                    by,
+                });
+            }
+        }
+        Ok(Outcome {
+            layer: None,
+            by: String::new(),
+        })
+    }
+
+    fn must_be_green(
+        &mut self,
+        name: &str,
+        layer: impl Fn(&Self) -> Result<Option<String>>,
+    ) -> Result<()> {
+        if self.green.contains(name) {
+            return Ok(());
+        }
+        match layer(self)? {
+            None => {
+                self.green.insert(name.to_owned());
+                Ok(())
+            }
+            Some(by) => Err(Error::new(format!(
+                "judge the seeded bugs: {name} is red without any fault ({by}); mend that first"
+            ))),
+        }
+    }
+
+    fn with_fault(
+        &self,
+        bug: &Bug,
+        layer: impl Fn(&Self) -> Result<Option<String>>,
+    ) -> Result<Option<String>> {
+        let path = self.tree.dir.join(&bug.file);
+        let whole = fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
+        let write =
+            |text: &str| fs::write(&path, text).context(|| format!("write {}", path.display()));
+        write(&whole.replacen(&bug.find, &bug.with, 1))?;
+        let seen = layer(self);
+        write(&whole)?;
+        seen
+    }
+
+    /// The seed that saw something, and what.
+    fn simulator(&self) -> Result<Option<String>> {
+        let mut build = self.tree.cargo(&[
+            "build",
+            "--package",
+            "cdc-cli",
+            "--features",
+            "sim",
+            "--bin",
+            "cdc-sim",
+            "--profile",
+            "sim",
+        ]);
+        let (built, said) = self.tree.run(&mut build)?;
+        if built != Some(true) {
+            return Err(Error::new(format!("build the simulator: {}", tail(&said))));
+        }
+        let mut simulator = limited(&self.tree.dir.join("target/sim/cdc-sim"));
+        simulator.args(["--count", &self.options.schedules, "--failures", "1"]);
+        let (held, said) = self.tree.run(&mut simulator)?;
+        let line = said.lines().find(|line| line.starts_with("seed "));
+        Ok(match (held, line) {
+            (Some(true), _) => None,
+            (_, Some(line)) => {
+                let (seed, what) = line.split_once(": ").unwrap_or((line, ""));
+                Some(format!("{seed}: {}", shortened(what)))
+            }
+            (None, None) => Some("a schedule does not end".into()),
+            (Some(false), None) => Some(format!("it dies: {}", shortened(tail(&said)))),
+        })
+    }
+
+    /// The test that failed.
+    fn tests(&self, package: &str) -> Result<Option<String>> {
+        let args = ["nextest", "run", "--no-run", "--package", package];
+        let (built, said) = self.tree.run(&mut self.tree.cargo(&args))?;
+        if built != Some(true) {
+            return Err(Error::new(format!(
+                "build the tests of {package}: {}",
+                tail(&said)
             )));
         }
+        let args = ["nextest", "run", "--fail-fast", "--package", package];
+        let (held, said) = self.tree.run(&mut self.tree.cargo(&args))?;
+        Ok(match (held, failed_test(&said)) {
+            (Some(true), _) => None,
+            (_, Some(test)) => Some(format!("`{test}`")),
+            (_, None) => Some(format!("they do not end: {}", shortened(tail(&said)))),
+        })
     }
-    let build = [
-        "build",
-        "--package",
-        "cdc-cli",
-        "--features",
-        "sim",
-        "--bin",
-        "cdc-sim",
-    ];
-    let output = cargo_in(copy, &build).output();
-    if !output
-        .context(|| "run cargo build".to_owned())?
-        .status
-        .success()
-    {
-        return Ok(Some("does not build".into()));
-    }
-    let simulator: PathBuf = copy.join("target/debug/cdc-sim");
-    let output = Command::new(simulator)
-        .args(["--count", schedules, "--failures", "1"])
-        .output();
-    let output = output.context(|| "run the simulator".to_owned())?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let seed = text.lines().find(|line| line.starts_with("seed "));
-    Ok(seed.map(|line| {
-        let (seed, what) = line.split_once(": ").unwrap_or((line, ""));
-        let what: String = what.chars().take(120).collect();
-        format!("simulator, {seed}: {}", what.replace('|', "/"))
-    }))
+}
+
+/// A program with a bound on its memory.
+fn limited(program: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(program);
+    command
+}
+
+fn tail(text: &str) -> &str {
+    text.trim_end().lines().last().unwrap_or_default()
+}
+
+/// A line for the table, without what would break it.
+fn shortened(what: &str) -> String {
+    let what: String = what.chars().take(120).collect();
+    what.replace('|', "/")
 }
 
 /// The first test that `nextest` says failed.
 fn failed_test(text: &str) -> Option<&str> {
     let line = text.lines().find(|line| {
         let line = line.trim_start();
-        line.starts_with("FAIL [") || line.starts_with("TIMEOUT [") || line.starts_with("SIGABRT [")
+        ["FAIL [", "TIMEOUT [", "SIGABRT [", "SIGSEGV ["]
+            .iter()
+            .any(|begin| line.starts_with(begin))
     })?;
     line.split_whitespace().last()
 }
