@@ -123,6 +123,13 @@ impl Emitter for QueueEmitter {
         Ok(Receipt::ACCEPTED)
     }
 
+    /// One hand-over: a lane learns between two of them how far consumers are, also while the queue
+    /// is full the whole time.
+    fn batch_size(&self) -> usize {
+        let config = &self.shared.config;
+        config.batch_size.min(config.capacity)
+    }
+
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
         let (through, _) = self.shared.through();
         Ok(Some(mark(through)))

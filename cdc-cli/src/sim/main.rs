@@ -5,7 +5,9 @@
     reason = "a tool for developers"
 )]
 
+mod engine;
 mod minimise;
+mod operator;
 mod options;
 mod plan;
 mod process;
@@ -158,6 +160,25 @@ struct Totals {
     failed: Vec<(u64, String)>,
 }
 
+impl Totals {
+    fn print(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        println!(
+            "{} schedules in {seconds:.1} s ({:.0} a minute), {} events, {} lives, {} repeats, {} disk failures, {} violations",
+            self.runs,
+            self.runs as f64 * 60.0 / seconds.max(0.001),
+            self.events,
+            self.lives,
+            self.repeats,
+            self.disk_failures,
+            self.failed.len(),
+        );
+        if let Some((seed, _)) = self.failed.first() {
+            println!("{} --minimise", command(*seed, &[]));
+        }
+    }
+}
+
 /// Seeds that once found a bug, from `seeds.txt`.
 fn old_seeds() -> impl Iterator<Item = u64> {
     include_str!("seeds.txt")
@@ -205,6 +226,9 @@ fn many(options: &Options) -> bool {
                         totals.failed.push((seed, violation));
                         if totals.failed.len() >= options.failures_max {
                             stop.store(true, Ordering::Relaxed);
+                            // A schedule that hangs in the code under test would hold the end up.
+                            totals.print(begin.elapsed());
+                            std::process::exit(1);
                         }
                     }
                 }
@@ -212,19 +236,6 @@ fn many(options: &Options) -> bool {
         }
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let seconds = begin.elapsed().as_secs_f64();
-    println!(
-        "{} schedules in {seconds:.1} s ({:.0} a minute), {} events, {} lives, {} repeats, {} disk failures, {} violations",
-        totals.runs,
-        totals.runs as f64 * 60.0 / seconds.max(0.001),
-        totals.events,
-        totals.lives,
-        totals.repeats,
-        totals.disk_failures,
-        totals.failed.len(),
-    );
-    if let Some((seed, _)) = totals.failed.first() {
-        println!("{} --minimise", command(*seed, &[]));
-    }
+    totals.print(begin.elapsed());
     totals.failed.is_empty()
 }

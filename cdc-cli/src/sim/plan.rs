@@ -18,6 +18,9 @@ pub(crate) struct Plan {
 /// Settings of the pipeline under test.
 #[derive(Clone, Debug)]
 pub(crate) struct PlanConfig {
+    pub(crate) feed: Feed,
+    /// Bound of the dead letter queue until everything is healed.
+    pub(crate) letters_max: Option<u64>,
     pub(crate) emitters: Vec<EmitterPlan>,
     pub(crate) keys: u64,
     pub(crate) journaled: bool,
@@ -27,6 +30,15 @@ pub(crate) struct PlanConfig {
     pub(crate) window_max: u64,
     pub(crate) retain_bytes: u64,
     pub(crate) shutdown_timeout: Duration,
+}
+
+/// Where the events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// A database, through capture and journal.
+    Database,
+    /// An engine that embeds the log; its commits are durable at once, or after a flush.
+    Engine { always: bool },
 }
 
 /// What an emitter is.
@@ -76,7 +88,10 @@ pub(crate) enum Action {
     ChangeSchema,
     DatabaseCheckpoint,
     Disconnect {
-        after_batches: u64,
+        after_bytes: u64,
+    },
+    FailOver {
+        per_mille: u64,
     },
     DatabaseCrash {
         away: Duration,
@@ -114,9 +129,16 @@ pub(crate) enum Action {
         emitter: usize,
         per_mille: u64,
     },
-    Replay {
+    /// The stored position is moved while the process is stopped.
+    Move {
         emitter: usize,
         per_mille: u64,
+    },
+    /// A retained range goes out once more, beside the lane.
+    Replay {
+        emitter: usize,
+        from: u64,
+        to: u64,
     },
     Seek {
         emitter: usize,
@@ -160,6 +182,12 @@ fn config(random: &mut SimRandom) -> PlanConfig {
     let count = random.between(1, 3);
     let emitters = (0..count).map(|n| emitter(random, n)).collect();
     PlanConfig {
+        feed: match random.below(10) {
+            0..7 => Feed::Database,
+            7..9 => Feed::Engine { always: true },
+            _ => Feed::Engine { always: false },
+        },
+        letters_max: random.chance(120).then(|| random.between(1, 30)),
         emitters,
         keys: random.pick(&[1, 3, 8, 40]),
         journaled: random.chance(250),
@@ -261,7 +289,10 @@ fn action(random: &mut SimRandom, config: &PlanConfig, disk: bool, crashes: bool
         59..61 => Action::ChangeSchema,
         61..64 => Action::DatabaseCheckpoint,
         64..67 => Action::Disconnect {
-            after_batches: random.below(5),
+            after_bytes: random.pick(&[0, 40, 400, 4000]) + random.below(300),
+        },
+        67 if random.chance(200) => Action::FailOver {
+            per_mille: random.below(1001),
         },
         67..69 => Action::DatabaseCrash {
             away: millis(random, 0, 2000),
@@ -304,10 +335,15 @@ fn action(random: &mut SimRandom, config: &PlanConfig, disk: bool, crashes: bool
             emitter,
             per_mille: 300,
         },
-        98..99 => match random.below(3) {
-            0 => Action::Replay {
+        98..99 => match random.below(4) {
+            0 => Action::Move {
                 emitter,
                 per_mille: random.below(1000),
+            },
+            3 => Action::Replay {
+                emitter,
+                from: random.below(1000),
+                to: random.between(500, 1000),
             },
             1 => Action::Seek {
                 emitter,

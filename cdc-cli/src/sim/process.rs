@@ -13,27 +13,44 @@ use cdc_core::pipeline::{
 use cdc_core::storage::Storage;
 use cdc_core::testing::sim::{
     Alive, Oracle, SimClock, SimDatabase, SimDestination, SimEmitter, SimSource, Spawner, Timeline,
-    WatchedCheckpoints, WatchedDlq,
+    WatchedCheckpoints, WatchedDlq, Way,
 };
 use cdc_core::testing::sim_storage::SimStorage;
 use cdc_core::{
     BatchLimit, BoxEmitter, ChangeEvent, CheckpointError, CheckpointStore, DeadLetterQueue,
-    DlqError, EventBatch, Filter, Journal, Op, Position, SourceError, SourceErrorKind, Transform,
-    TransformError, WalSource,
+    DlqError, EventBatch, Filter, Journal, Op, Position, SourceError, SourceErrorKind,
+    TokenRefusal, Transform, TransformError, WalSource,
 };
 use cdc_dlq::{DlqOptions, FileDlq};
 use cdc_emit_file::{FileConfig, FileEmitter, Fsync, OnRestart};
 use cdc_emit_queue::{QueueConfig, QueueEmitter};
 use cdc_filter::{EventFilter, FilterConfig};
-use cdc_wal::{FileJournal, JournalConfig, StartAt};
+use cdc_wal::{FileJournal, JournalConfig, Log, LogError, LogErrorKind, StartAt};
 
+use super::engine::{self, Engine};
 use super::plan::{EmitterPlan, Kind, PlanConfig};
 
 /// Where things are on the simulated disk.
-const LOCK: &str = "/state/lock";
-pub(crate) const CHECKPOINTS: &str = "/state/checkpoints";
-pub(crate) const JOURNAL: &str = "/state/journal";
-const DLQ: &str = "/dlq";
+pub(crate) struct Paths {
+    lock: String,
+    pub(crate) checkpoints: String,
+    /// The journal, or the engine's own log.
+    pub(crate) log: String,
+    dlq: String,
+}
+
+impl Paths {
+    /// Those of an era: after a failover an operator begins with a new state.
+    pub(crate) fn of(era: u32) -> Self {
+        let state = |name: &str| format!("/state{era}/{name}");
+        Self {
+            lock: state("lock"),
+            checkpoints: state("checkpoints"),
+            log: state("log"),
+            dlq: format!("/dlq{era}"),
+        }
+    }
+}
 
 /// What lives longer than a process.
 #[derive(Clone)]
@@ -44,6 +61,9 @@ pub(crate) struct Outside {
     pub(crate) spawner: Spawner,
     pub(crate) disk: SimStorage,
     pub(crate) database: SimDatabase,
+    pub(crate) engine: Option<Engine>,
+    /// How often the database has failed over and the operator begun anew.
+    pub(crate) era: u32,
     pub(crate) destinations: Vec<SimDestination>,
     pub(crate) healed: Arc<std::sync::atomic::AtomicBool>,
     pub(crate) config: Arc<PlanConfig>,
@@ -53,8 +73,21 @@ pub(crate) struct Outside {
 #[derive(Debug)]
 pub(crate) struct End {
     pub(crate) who: String,
-    /// Why, if not as asked; true if no fault of the disk excuses it.
-    pub(crate) error: Option<(String, bool)>,
+    /// Why, if not as asked, and what would excuse that.
+    pub(crate) error: Option<Failed>,
+}
+
+/// What excuses that a part of the process ends with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excuse {
+    /// Nothing.
+    Nothing,
+    /// A fault of the disk.
+    Disk,
+    /// The database is on another timeline.
+    OtherTimeline,
+    /// A bound of the dead letter queue.
+    Full,
 }
 
 /// What a process has come to, as its supervisor sees it.
@@ -63,6 +96,8 @@ pub(crate) struct Seen {
     pub(crate) lanes_alive: usize,
     pub(crate) capture_alive: bool,
     pub(crate) started: bool,
+    /// The source was taken on, so that lanes may run.
+    pub(crate) accepted: bool,
     pub(crate) ends: Vec<End>,
     pub(crate) controls: Vec<LaneControl>,
     pub(crate) metrics: Vec<Arc<LaneMetrics>>,
@@ -96,14 +131,14 @@ impl Process {
             let end = inside.run().await;
             let mut seen = inside.seen();
             seen.started = true;
-            if let Err((what, excused)) = end {
+            if let Err((what, excuse)) = end {
                 inside
                     .outside
                     .timeline
                     .note("process", || format!("does not start: {what}"));
                 seen.ends.push(End {
                     who: "start".into(),
-                    error: Some((what, excused)),
+                    error: Some((what, excuse)),
                 });
             }
         });
@@ -151,8 +186,8 @@ struct Inside {
     capture: Shutdown,
 }
 
-/// An error as text, and if only a fault of the disk excuses it.
-type Failed = (String, bool);
+/// An error as text, and what excuses it.
+pub(crate) type Failed = (String, Excuse);
 
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -165,31 +200,47 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn source_failed(error: &SourceError) -> Failed {
-    (chain(error), error.kind == SourceErrorKind::Io)
+    let excuse = match &error.kind {
+        SourceErrorKind::Io => Excuse::Disk,
+        SourceErrorKind::Refused(TokenRefusal::OtherTimeline { .. }) => Excuse::OtherTimeline,
+        _ => Excuse::Nothing,
+    };
+    (chain(error), excuse)
+}
+
+fn log_failed(error: LogError) -> Failed {
+    if error.kind == LogErrorKind::OtherSource {
+        return (chain(&error), Excuse::OtherTimeline);
+    }
+    source_failed(&error.into())
 }
 
 fn dlq_failed(error: &DlqError) -> Failed {
-    let excused = !matches!(error, DlqError::Corrupt { .. } | DlqError::InUse { .. });
-    (chain(error), excused)
+    let excuse = match error {
+        DlqError::Corrupt { .. } | DlqError::InUse { .. } => Excuse::Nothing,
+        DlqError::Full { .. } => Excuse::Full,
+        _ => Excuse::Disk,
+    };
+    (chain(error), excuse)
 }
 
 fn checkpoint_failed(error: &CheckpointError) -> Failed {
-    let excused = matches!(
-        error,
-        CheckpointError::Io { .. } | CheckpointError::Dead { .. }
-    );
-    (chain(error), excused)
+    let excuse = match error {
+        CheckpointError::Io { .. } | CheckpointError::Dead { .. } => Excuse::Disk,
+        _ => Excuse::Nothing,
+    };
+    (chain(error), excuse)
 }
 
 fn lane_failed(error: &LaneError) -> Failed {
-    let excused = match error {
+    let excuse = match error {
         LaneError::Source { cause, .. } => source_failed(cause).1,
         LaneError::Dlq { cause, .. } => dlq_failed(cause).1,
         LaneError::Checkpoint { cause, .. } => checkpoint_failed(cause).1,
-        LaneError::Emit { .. } => true,
-        _ => false,
+        LaneError::Emit { .. } => Excuse::Disk,
+        _ => Excuse::Nothing,
     };
-    (chain(error), excused)
+    (chain(error), excuse)
 }
 
 impl Inside {
@@ -204,17 +255,25 @@ impl Inside {
             oracle,
             spawner,
             disk,
-            database,
             config,
+            era,
+            healed,
             ..
         } = &self.outside;
+        let paths = Paths::of(*era);
         let storage = disk.shared();
-        let io = |error: std::io::Error| (format!("lock: {error}"), false);
-        let lock = storage.lock(Path::new(LOCK)).map_err(io)?;
-        let checkpoints = FileCheckpoints::open(&storage, CHECKPOINTS);
+        let io = |error: std::io::Error| (format!("lock: {error}"), Excuse::Nothing);
+        let lock = storage.lock(Path::new(&paths.lock)).map_err(io)?;
+        let checkpoints = FileCheckpoints::open(&storage, &paths.checkpoints);
         let checkpoints: Arc<dyn CheckpointStore> =
             Arc::new(checkpoints.map_err(|error| checkpoint_failed(&error))?);
-        let mut dlq = FileDlq::open(storage.clone(), DLQ, DlqOptions::default())
+        let mut bounds = DlqOptions::default();
+        if let Some(letters_max) = config.letters_max
+            && !healed.load(std::sync::atomic::Ordering::Relaxed)
+        {
+            bounds.letters_max = letters_max;
+        }
+        let mut dlq = FileDlq::open(storage.clone(), paths.dlq.as_str(), bounds)
             .map_err(|error| dlq_failed(&error))?;
         let mut slowest: Option<Position> = None;
         let mut stored_all = Vec::new();
@@ -243,19 +302,19 @@ impl Inside {
             oracle: oracle.clone(),
             timeline: timeline.clone(),
         });
-        let source = database.connect(self.alive.clone()).await;
-        let journal = self
-            .journal(&storage, &source, slowest)
-            .map_err(|error| source_failed(&error))?;
-        let log = journal.log().clone();
-        let start = log.oldest().map_err(|error| source_failed(&error.into()))?;
+        let feed = self.feed(&storage, &paths, slowest, &stored_all).await?;
+        let log = feed.log().clone();
+        let start = log.oldest().map_err(log_failed)?;
         let watermark = Watermark::new();
-        let lineage = source.source().lineage;
+        let lineage = log.source().lineage;
         {
             let mut seen = self.seen();
+            seen.accepted = true;
             seen.lanes_alive = config.emitters.len();
             seen.capture_alive = true;
         }
+        // Cursors of an embedding engine, one a lane; a journal has one of its own.
+        let cursors = matches!(feed, Feed::Engine(_));
         let handles = watermark.register_all(stored_all);
         for ((number, emitter), handle) in config.emitters.iter().enumerate().zip(handles) {
             let mut lane = LaneConfig::new(emitter.name.as_str(), lineage, start);
@@ -284,10 +343,16 @@ impl Inside {
                 seen.metrics.push(metrics.clone());
             }
             let (log, tail_clock) = (log.clone(), clock.clone());
+            let cursor = cursors.then(|| emitter.name.clone());
             let lane = Lane {
                 config: lane,
                 open: move |after| {
-                    Ok(log.tail(StartAt::After(after), Arc::new(tail_clock.clone()))?)
+                    let (start, clock) = (StartAt::After(after), Arc::new(tail_clock.clone()));
+                    let Some(cursor) = &cursor else {
+                        return Ok(log.tail(start, clock)?);
+                    };
+                    log.register_cursor(cursor, after)?;
+                    Ok(log.tail_cursor(cursor, start, clock)?)
                 },
                 filter: filter(emitter),
                 transforms: self.transforms(emitter),
@@ -310,7 +375,7 @@ impl Inside {
                 });
                 let error = match &end {
                     Ok(LaneEnd::Drained) => None,
-                    Ok(other) => Some((format!("the lane ended as {other:?}"), false)),
+                    Ok(other) => Some((format!("the lane ended as {other:?}"), Excuse::Nothing)),
                     Err(error) => Some(lane_failed(error)),
                 };
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,39 +383,108 @@ impl Inside {
                 seen.ends.push(End { who: name, error });
             });
         }
-        self.start_capture(source, journal, watermark, lock);
+        match feed {
+            Feed::Database(source, journal) => {
+                self.start_capture(*source, *journal, watermark, lock);
+            }
+            Feed::Engine(log) => self.start_engine(log, lock),
+        }
         Ok(())
+    }
+
+    /// What the lanes read, and who fills it.
+    async fn feed(
+        &self,
+        storage: &Arc<dyn Storage>,
+        paths: &Paths,
+        slowest: Option<Position>,
+        stored: &[(&str, Option<Position>)],
+    ) -> Result<Feed, Failed> {
+        let Outside {
+            database,
+            engine,
+            config,
+            ..
+        } = &self.outside;
+        if let Some(engine) = engine {
+            let log = engine.open(storage, &paths.log, config.retain_bytes);
+            let log = log.map_err(log_failed)?;
+            for (name, stored) in stored {
+                engine::hold(&log, name, *stored).map_err(log_failed)?;
+            }
+            return Ok(Feed::Engine(log));
+        }
+        let source = database.connect(self.alive.clone()).await;
+        let journal = self.journal(storage, &paths.log, &source, slowest)?;
+        Ok(Feed::Database(Box::new(source), Box::new(journal)))
+    }
+
+    /// The engine's own threads, beside the lanes.
+    fn start_engine(&self, log: Log, lock: Box<dyn cdc_core::storage::StorageLock>) {
+        let Some(engine) = self.outside.engine.clone() else {
+            return;
+        };
+        let (seen, timeline) = (self.seen.clone(), self.outside.timeline.clone());
+        let mut shutdown = self.capture.clone();
+        let interval = self.outside.config.flush_interval;
+        self.outside
+            .spawner
+            .spawn("engine", self.group, async move {
+                let end = tokio::select! {
+                    biased;
+                    () = shutdown.asked() => Ok(()),
+                    // Two transactions may be open at once.
+                    end = engine.write(&log) => end,
+                    end = engine.write(&log) => end,
+                    end = engine.flush(&log, interval) => end,
+                };
+                timeline.note("engine", || match &end {
+                    Ok(()) => "ends".into(),
+                    Err(error) => format!("FAILS: {}", chain(error)),
+                });
+                drop((log, lock));
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.capture_alive = false;
+                seen.ends.push(End {
+                    who: "engine".into(),
+                    error: end.err().map(log_failed),
+                });
+            });
     }
 
     /// As `run` opens it, with the same look for a gap.
     fn journal(
         &self,
         storage: &Arc<dyn Storage>,
+        dir: &str,
         source: &SimSource,
         slowest: Option<Position>,
-    ) -> Result<FileJournal, SourceError> {
+    ) -> Result<FileJournal, Failed> {
         let config = &self.outside.config;
-        let mut settings = JournalConfig::new(JOURNAL);
+        let mut settings = JournalConfig::new(dir);
         settings.segment_bytes = 64 << 10;
         settings.retain_bytes = config.retain_bytes;
         settings.background = false;
         settings.storage = storage.clone();
         settings.start = source.start();
-        let existed = storage.exists(&settings.dir.join("control"));
+        let existed = engine::exists(storage.as_ref(), dir);
         let info = source.source().clone();
-        let mut journal = FileJournal::open(settings, &info)?;
+        let mut journal = FileJournal::open(settings, &info).map_err(log_failed)?;
         let held = journal.end().max(slowest.unwrap_or(Position::ZERO));
         if (existed || slowest.is_some()) && held.confirmable() < source.start().confirmable() {
-            return Err(SourceError::new(
-                SourceErrorKind::Gap,
+            return Err((
                 format!(
                     "events after {held} up to {} are gone at the source",
                     source.start()
                 ),
+                Excuse::Nothing,
             ));
         }
         if journal.end() < source.start() {
-            journal.append(&EventBatch::heartbeat(info, source.start()))?;
+            let begin = EventBatch::heartbeat(info, source.start());
+            journal
+                .append(&begin)
+                .map_err(|error| source_failed(&error))?;
         }
         Ok(journal)
     }
@@ -415,6 +549,7 @@ impl Inside {
             Kind::Hook => Ok(BoxEmitter::new(SimEmitter::new(
                 destination,
                 self.alive.clone(),
+                Way::Asked,
             ))),
             Kind::Queue => {
                 let size = plan.destination.batch_size;
@@ -423,7 +558,7 @@ impl Inside {
                     bytes_max: 1 << 20,
                     batch_size: size,
                 });
-                let queue = queue.map_err(|error| (error.to_string(), false))?;
+                let queue = queue.map_err(|error| (error.to_string(), Excuse::Nothing))?;
                 let consumer = queue.consumer();
                 let (clock, alive) = (clock.clone(), self.alive.clone());
                 let spawner = &self.outside.spawner;
@@ -433,7 +568,7 @@ impl Inside {
                         clock.wait(wait).await;
                         alive.or_wait().await;
                         if works {
-                            destination.take(batch.batch(), cdc_core::testing::sim::Way::Asked);
+                            destination.take(batch.batch(), Way::Asked);
                             clock.wait(wait).await;
                             batch.ack();
                         }
@@ -446,7 +581,7 @@ impl Inside {
                 rotate_bytes,
                 batch_sync,
             } => {
-                let mut file = FileConfig::new(directory(plan), "s");
+                let mut file = FileConfig::new(directory(plan, self.outside.era), "s");
                 file.rotate_bytes = rotate_bytes;
                 file.fsync = if batch_sync {
                     Fsync::Batch
@@ -462,25 +597,45 @@ impl Inside {
                 file.clock = Arc::new(clock.clone());
                 let file = FileEmitter::new(file);
                 Ok(BoxEmitter::new(
-                    file.map_err(|error| (error.to_string(), false))?,
+                    file.map_err(|error| (error.to_string(), Excuse::Nothing))?,
                 ))
             }
         }
     }
 
     fn transforms(&self, plan: &EmitterPlan) -> Vec<Box<dyn Transform>> {
-        if plan.drops == 0 && plan.fails == 0 {
-            return Vec::new();
-        }
-        vec![Box::new(SimTransform {
-            plan: plan.clone(),
-            oracle: self.outside.oracle.clone(),
-            healed: self.outside.healed.clone(),
-        })]
+        transforms(&self.outside, plan)
     }
 }
 
-fn limit(config: &PlanConfig) -> BatchLimit {
+/// The transforms of an emitter.
+pub(crate) fn transforms(outside: &Outside, plan: &EmitterPlan) -> Vec<Box<dyn Transform>> {
+    if plan.drops == 0 && plan.fails == 0 {
+        return Vec::new();
+    }
+    vec![Box::new(SimTransform {
+        plan: plan.clone(),
+        oracle: outside.oracle.clone(),
+        healed: outside.healed.clone(),
+    })]
+}
+
+/// What the lanes read.
+enum Feed {
+    Database(Box<SimSource>, Box<FileJournal>),
+    Engine(Log),
+}
+
+impl Feed {
+    fn log(&self) -> &Log {
+        match self {
+            Self::Database(_, journal) => journal.log(),
+            Self::Engine(log) => log,
+        }
+    }
+}
+
+pub(crate) fn limit(config: &PlanConfig) -> BatchLimit {
     BatchLimit {
         events_max: config.events_max,
         linger: Duration::from_millis(40),
@@ -489,12 +644,12 @@ fn limit(config: &PlanConfig) -> BatchLimit {
 }
 
 /// Where an emitter's files are.
-pub(crate) fn directory(plan: &EmitterPlan) -> String {
-    format!("/out/{}", plan.name)
+pub(crate) fn directory(plan: &EmitterPlan, era: u32) -> String {
+    format!("/out{era}/{}", plan.name)
 }
 
 /// The real filter.
-fn filter(plan: &EmitterPlan) -> Box<dyn Filter> {
+pub(crate) fn filter(plan: &EmitterPlan) -> Box<dyn Filter> {
     let mut config = FilterConfig::default();
     if plan.only_public {
         config.schemas = vec!["public".into()];

@@ -6,22 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cdc_core::checkpoint::FileCheckpoints;
-use cdc_core::pipeline::{LaneControl, RedriveRequest};
+use cdc_core::Position;
 use cdc_core::testing::sim::{
     EmitterRules, Oracle, Polled, Safety, SimClock, SimDatabase, SimDestination, SimExecutor,
     SimRandom, Timeline, Workload, lines,
 };
 use cdc_core::testing::sim_storage::SimStorage;
-use cdc_core::{Checkpoint, CheckpointStore, Position};
 
-use super::plan::{Action, Kind, Plan};
-use super::process::{self, Outside, Process};
+use super::engine::{self, Engine};
+use super::plan::{Action, Feed, Kind, Plan};
+use super::process::{self, Excuse, Outside, Paths, Process};
 
 /// Steps of the executor after which a run is called endless.
 const POLLS_MAX: u64 = 3_000_000;
 /// Virtual time in which everything must be delivered once the faults have stopped.
 const SETTLE: Duration = Duration::from_secs(120);
+/// Virtual time in which what is done must be in the checkpoint once the faults have stopped.
+const COVERED: Duration = Duration::from_secs(15);
+/// The counters are looked at after this many turns.
+const COUNTED_EVERY: u64 = 8;
 /// Time a supervisor waits before it starts a process again.
 const RESTART: Duration = Duration::from_millis(300);
 
@@ -61,11 +64,19 @@ enum Phase {
 }
 
 pub(crate) struct World {
-    plan: Plan,
-    outside: Outside,
-    executor: SimExecutor,
-    random: SimRandom,
-    process: Option<Process>,
+    pub(super) plan: Plan,
+    pub(super) outside: Outside,
+    /// The world after a failover, until the process has refused to go on in the old one.
+    next_era: Option<Outside>,
+    /// It has refused.
+    refused: bool,
+    /// The running process began after the failover: it must refuse.
+    must_refuse: bool,
+    /// Judges of the histories before the present one.
+    old_oracles: Vec<Oracle>,
+    pub(super) executor: SimExecutor,
+    pub(super) random: SimRandom,
+    pub(super) process: Option<Process>,
     lives: u64,
     restart_at: Option<Duration>,
     /// The process is to be drained at this moment, because a lane has halted.
@@ -83,7 +94,10 @@ pub(crate) struct World {
     phase: Phase,
     phase_since: Duration,
     redrive_at: Duration,
-    replay: Option<(usize, u64)>,
+    pub(super) to_move: Option<(usize, u64)>,
+    /// Of each emitter, the checkpoint that does not cover what is done, and since when.
+    uncovered: Vec<Option<(Position, Duration)>>,
+    turns: u64,
 }
 
 impl World {
@@ -95,7 +109,7 @@ impl World {
             .timeline
             .note("plan", || format!("{:?}", plan.config));
         let mut polls = 0u64;
-        while world.phase != Phase::Over && world.outside.oracle.violation().is_none() {
+        while world.phase != Phase::Over && world.violation().is_none() {
             polls += 1;
             if polls > POLLS_MAX {
                 world
@@ -112,8 +126,15 @@ impl World {
         let mut random = SimRandom::new(plan.seed ^ 0x51a1_51a1);
         let clock = SimClock::default();
         let timeline = Timeline::new(clock.clone(), keep_lines);
-        let oracle = Oracle::new(timeline.clone(), SimDatabase::lineage(1));
         let executor = SimExecutor::new(random.fork());
+        let (oracle, destinations) = new_era(
+            &plan,
+            &clock,
+            &timeline,
+            &executor,
+            SimDatabase::lineage(1),
+            &mut random,
+        );
         let disk = SimStorage::new();
         disk.set_watch(Arc::new(timeline.clone()));
         let database = SimDatabase::new(
@@ -124,30 +145,17 @@ impl World {
             Workload::new(plan.config.keys),
             !plan.config.journaled,
         );
-        let mut destinations = Vec::new();
-        for emitter in &plan.config.emitters {
-            let (keep, drop) = (emitter.clone(), emitter.clone());
-            oracle.add_emitter(EmitterRules {
-                name: emitter.name.as_str().into(),
-                keep: Box::new(move |event| process::keeps(&keep, event)),
-                drops: Box::new(move |event| process::drops(&drop, event)),
-                parks: emitter.parks,
-                safety: match emitter.kind {
-                    Kind::File { .. } => Safety::InFiles,
-                    Kind::Hook | Kind::Queue => Safety::OnArrival,
-                },
-                repeats: matches!(emitter.kind, Kind::File { append: true, .. }),
-            });
-            destinations.push(SimDestination::new(
-                emitter.name.as_str().into(),
-                emitter.destination,
+        let engine = match plan.config.feed {
+            Feed::Database => None,
+            Feed::Engine { always } => Some(Engine::new(
                 random.fork(),
                 clock.clone(),
                 timeline.clone(),
                 oracle.clone(),
-                executor.spawner(),
-            ));
-        }
+                Workload::new(plan.config.keys),
+                always,
+            )),
+        };
         let outside = Outside {
             clock,
             timeline,
@@ -155,11 +163,19 @@ impl World {
             spawner: executor.spawner(),
             disk,
             database,
+            engine,
+            era: 0,
             destinations,
             healed: Arc::new(AtomicBool::new(false)),
             config: Arc::new(plan.config.clone()),
         };
         Self {
+            uncovered: vec![None; plan.config.emitters.len()],
+            turns: 0,
+            next_era: None,
+            refused: false,
+            must_refuse: false,
+            old_oracles: Vec::new(),
             plan,
             outside,
             executor,
@@ -178,19 +194,26 @@ impl World {
             phase: Phase::Steps,
             phase_since: Duration::ZERO,
             redrive_at: Duration::ZERO,
-            replay: None,
+            to_move: None,
         }
     }
 
-    fn now(&self) -> Duration {
+    /// The first violation of any history.
+    fn violation(&self) -> Option<String> {
+        let old = self.old_oracles.iter().find_map(Oracle::violation);
+        old.or_else(|| self.outside.oracle.violation())
+    }
+
+    pub(super) fn now(&self) -> Duration {
         self.outside.clock.now()
     }
 
     fn report(self) -> Report {
         let oracle = &self.outside.oracle;
+        oracle.dismiss_witness();
         let emitters = self.plan.config.emitters.iter();
         Report {
-            violation: oracle.violation(),
+            violation: self.violation(),
             digest: self.outside.timeline.digest(),
             lines: self.outside.timeline.lines(),
             events: oracle.count(),
@@ -203,6 +226,10 @@ impl World {
 
     /// One turn: what is due happens, then one task is polled or the clock moves.
     fn turn(&mut self) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(COUNTED_EVERY) {
+            self.count(false);
+        }
         self.due();
         match self.executor.step() {
             Polled::Task(group) => {
@@ -299,12 +326,23 @@ impl World {
         let mut halted = false;
         let mut unexcused = None;
         for end in process.seen().ends.drain(..) {
-            if let Some((what, excused)) = end.error {
+            if let Some((what, excuse)) = end.error {
                 halted = true;
-                if !excused || self.outside.disk.failures() == 0 {
+                let other = self.next_era.is_some();
+                let excused = match excuse {
+                    Excuse::Nothing => false,
+                    Excuse::Disk => self.outside.disk.failures() > 0,
+                    Excuse::OtherTimeline => other,
+                    Excuse::Full => self.plan.config.letters_max.is_some(),
+                };
+                self.refused |= excuse == Excuse::OtherTimeline && other;
+                if !excused {
                     unexcused = Some(format!("{} failed without a fault: {what}", end.who));
                 }
             }
+        }
+        if self.must_refuse && process.seen().accepted {
+            unexcused = Some("a process went on with the state of another timeline".into());
         }
         let ended = process.supervise();
         let failed_start = {
@@ -329,14 +367,11 @@ impl World {
         };
         self.torn &= process.seen().controls.is_empty();
         self.outside.timeline.note("process", || "ended".into());
-        for metrics in &process.seen().metrics {
-            let counts = metrics.counts();
-            if !counts.adds_up() {
-                self.outside
-                    .oracle
-                    .violated(format!("the counters do not add up: {counts:?}"));
-            }
-        }
+        self.process = Some(process);
+        self.count(true);
+        let Some(process) = self.process.take() else {
+            return;
+        };
         self.executor.kill(process.group);
         drop(process);
         // What it left open is closed.
@@ -346,10 +381,11 @@ impl World {
         self.kill_in = None;
         self.look_at_files(self.torn);
         if self.phase == Phase::Draining {
+            self.must_be_covered();
             self.phase = Phase::Over;
             return;
         }
-        self.replay();
+        self.move_position();
         self.restart_at = Some(self.now() + RESTART);
     }
 
@@ -385,6 +421,13 @@ impl World {
         if self.process.is_some() {
             return;
         }
+        if self.next_era.is_some() {
+            let log = Paths::of(self.outside.era).log;
+            if self.refused || !engine::exists(&self.outside.disk, &log) {
+                self.begin_anew();
+            }
+        }
+        self.must_refuse = self.next_era.is_some();
         self.lives += 1;
         let life = self.lives;
         self.outside
@@ -405,7 +448,7 @@ impl World {
     fn look_at_files(&self, torn: bool) {
         let emitters = self.plan.config.emitters.iter();
         for emitter in emitters.filter(|emitter| matches!(emitter.kind, Kind::File { .. })) {
-            let dir = process::directory(emitter);
+            let dir = process::directory(emitter, self.outside.era);
             match lines(&self.outside.disk, Path::new(&dir)) {
                 Ok((_, true)) if !torn => self.outside.oracle.violated(format!(
                     "{}: its files are damaged although the power never went",
@@ -426,15 +469,23 @@ impl World {
             destinations,
             disk,
             timeline,
+            engine,
             ..
         } = &self.outside;
         let now = self.now();
         match action {
-            Action::Execute(spec) => database.execute(&spec),
+            Action::Execute(spec) => match engine {
+                Some(engine) => engine.ask(spec),
+                None => database.execute(&spec),
+            },
             Action::Idle(bytes) => database.idle(bytes),
-            Action::ChangeSchema => database.change_schema(),
+            Action::ChangeSchema => match engine {
+                Some(engine) => engine.change_schema(),
+                None => database.change_schema(),
+            },
             Action::DatabaseCheckpoint => database.checkpoint(),
-            Action::Disconnect { after_batches } => database.disconnect_after(after_batches),
+            Action::Disconnect { after_bytes } => database.disconnect_after(after_bytes),
+            Action::FailOver { per_mille } => self.fail_over(per_mille),
             Action::DatabaseCrash { away } => database.crash(away),
             Action::Down(emitter, time) => destinations[emitter].down_for(time),
             Action::Refuse(emitter, time) => destinations[emitter].refuse_for(time),
@@ -469,132 +520,12 @@ impl World {
             Action::Discard { emitter, per_mille } => self.discard(emitter, per_mille),
             Action::Seek { emitter, per_mille } => self.seek(emitter, per_mille),
             Action::Pause { emitter, time } => self.pause(emitter, time),
-            Action::Replay { emitter, per_mille } => {
-                self.replay = Some((emitter, per_mille));
+            Action::Move { emitter, per_mille } => {
+                self.to_move = Some((emitter, per_mille));
                 self.drain("an operator stops the process to move a position");
             }
+            Action::Replay { emitter, from, to } => self.replay(emitter, from, to),
         }
-    }
-
-    fn chosen(&mut self, emitter: usize, per_mille: u64) -> Vec<cdc_core::EventId> {
-        let name = &self.plan.config.emitters[emitter].name;
-        let mut ids = self.outside.oracle.open_letters(name);
-        ids.retain(|_| self.random.chance(per_mille));
-        ids
-    }
-
-    fn redrive(&mut self, emitter: usize, per_mille: u64, as_was: bool) {
-        let ids = if per_mille == 1000 {
-            Vec::new()
-        } else {
-            self.chosen(emitter, per_mille)
-        };
-        let Some((group, control)) = self.control(emitter) else {
-            return;
-        };
-        let timeline = self.outside.timeline.clone();
-        self.executor.spawn("redrive", group, async move {
-            let report = control.redrive(RedriveRequest { ids, as_was }).await;
-            timeline.note("operator", || format!("redrive: {report:?}"));
-        });
-    }
-
-    fn discard(&mut self, emitter: usize, per_mille: u64) {
-        let ids = self.chosen(emitter, per_mille);
-        let Some((group, control)) = self.control(emitter) else {
-            return;
-        };
-        let timeline = self.outside.timeline.clone();
-        self.executor.spawn("discard", group, async move {
-            let count = control.discard(ids).await;
-            timeline.note("operator", || format!("discarded: {count:?}"));
-        });
-    }
-
-    fn seek(&mut self, emitter: usize, per_mille: u64) {
-        let stored = self
-            .outside
-            .oracle
-            .checkpoint(&self.plan.config.emitters[emitter].name);
-        let begin = SimDatabase::BEGIN.0;
-        let back = begin + stored.commit.0.saturating_sub(begin) * per_mille / 1000;
-        let to = Position::end_of(cdc_core::Lsn(back)).min(stored);
-        let Some((group, control)) = self.control(emitter) else {
-            return;
-        };
-        let timeline = self.outside.timeline.clone();
-        self.executor.spawn("seek", group, async move {
-            let moved = control.seek(to).await;
-            timeline.note("operator", || format!("seek to {to}: {moved:?}"));
-        });
-    }
-
-    fn pause(&mut self, emitter: usize, time: Duration) {
-        let Some((group, control)) = self.control(emitter) else {
-            return;
-        };
-        let (timeline, clock) = (self.outside.timeline.clone(), self.outside.clock.clone());
-        self.executor.spawn("pause", group, async move {
-            let paused = control.pause().await;
-            timeline.note("operator", || format!("pause: {paused:?}"));
-            clock.wait(time).await;
-            let resumed = control.resume().await;
-            timeline.note("operator", || format!("resume: {resumed:?}"));
-        });
-    }
-
-    /// The running process's control of a lane.
-    fn control(&self, emitter: usize) -> Option<(u64, LaneControl)> {
-        let process = self.process.as_ref()?;
-        let control = process.seen().controls.get(emitter).cloned()?;
-        Some((process.group, control))
-    }
-
-    /// As `position set` does, with the process stopped.
-    fn replay(&mut self) {
-        let Some((emitter, per_mille)) = self.replay.take() else {
-            return;
-        };
-        let name = self.plan.config.emitters[emitter].name.clone();
-        if let Err(error) = self.move_back(&name, per_mille) {
-            self.outside
-                .timeline
-                .note("operator", || format!("position not moved: {error}"));
-        }
-    }
-
-    fn move_back(&self, name: &str, per_mille: u64) -> Result<(), String> {
-        let storage = self.outside.disk.shared();
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let store = FileCheckpoints::open(&storage, process::CHECKPOINTS);
-        let store = store.map_err(|error| text(&error))?;
-        let stored = store.load(name).map_err(|error| text(&error))?;
-        let stored = stored.ok_or("no checkpoint")?;
-        let oldest = cdc_wal::WalTail::open(
-            storage.clone(),
-            process::JOURNAL,
-            cdc_wal::StartAt::Earliest,
-            Arc::new(self.outside.clock.clone()),
-        );
-        let oldest = oldest.map_err(|error| text(&error))?.end();
-        let (from, to) = (oldest.commit.0, stored.position.commit.0);
-        let commit = from + to.saturating_sub(from) * per_mille / 1000;
-        let position = Position::end_of(cdc_core::Lsn(commit))
-            .max(oldest)
-            .min(stored.position);
-        self.outside.timeline.note("operator", || {
-            format!("{name}: {} -> {position}", stored.position)
-        });
-        let moved = Checkpoint {
-            position,
-            state: bytes::Bytes::new(),
-            ..stored
-        };
-        store
-            .reset(name, Some(&moved))
-            .map_err(|error| text(&error))?;
-        self.outside.oracle.moved(name, position);
-        Ok(())
     }
 
     /// The faults stop; from now on everything must arrive.
@@ -602,8 +533,11 @@ impl World {
         self.outside
             .timeline
             .note("world", || "all faults stop".into());
-        for destination in &self.outside.destinations {
-            destination.heal();
+        let next = self.next_era.iter();
+        for outside in next.chain([&self.outside]) {
+            for destination in &outside.destinations {
+                destination.heal();
+            }
         }
         self.outside.healed.store(true, Ordering::Relaxed);
         self.outside.disk.clear_failure();
@@ -614,10 +548,126 @@ impl World {
         self.slow_until = None;
         self.phase = Phase::Settling;
         self.phase_since = self.now();
+        if self.plan.config.letters_max.is_some() {
+            self.drain("an operator raises the bound of the dead letter queue");
+        }
+    }
+
+    /// A standby takes over: the process must refuse to go on.
+    fn fail_over(&mut self, per_mille: u64) {
+        if self.outside.engine.is_some() || self.next_era.is_some() {
+            return;
+        }
+        let Outside {
+            clock,
+            timeline,
+            database,
+            era,
+            ..
+        } = &self.outside;
+        let era = era + 1;
+        let lineage = SimDatabase::lineage(era + 1);
+        let (oracle, destinations) = new_era(
+            &self.plan,
+            clock,
+            timeline,
+            &self.executor,
+            lineage,
+            &mut self.random,
+        );
+        database.fail_over(per_mille, oracle.clone());
+        self.next_era = Some(Outside {
+            oracle,
+            destinations,
+            era,
+            ..self.outside.clone()
+        });
+        self.refused = false;
+        let log = Paths::of(self.outside.era).log;
+        if !engine::exists(&self.outside.disk, &log) {
+            // Nothing says which history this state belongs to: it has not begun.
+            self.kill(false);
+        }
+    }
+
+    /// The operator gives the old state up, as the refusal says, and begins with a new one.
+    fn begin_anew(&mut self) {
+        let Some(next) = self.next_era.take() else {
+            return;
+        };
+        let old = std::mem::replace(&mut self.outside, next);
+        self.outside.timeline.note("operator", || {
+            format!("begins anew, with the state of era {}", self.outside.era)
+        });
+        self.old_oracles.push(old.oracle);
+        self.to_move = None;
+        self.phase_since = self.now();
+    }
+
+    /// Looks at the counters of the running lanes.
+    fn count(&self, ended: bool) {
+        let Some(process) = &self.process else { return };
+        let emitters = self.plan.config.emitters.iter();
+        for (emitter, metrics) in emitters.zip(&process.seen().metrics) {
+            let counts = metrics.counts();
+            let takes = emitter.kind != Kind::Hook;
+            let oracle = &self.outside.oracle;
+            oracle.counted(&emitter.name, &counts, ended, takes);
+        }
+    }
+
+    /// Everything was delivered and the process has ended in order.
+    fn must_be_covered(&self) {
+        for emitter in &self.plan.config.emitters {
+            if let Some(position) = self.outside.oracle.uncovered(&emitter.name) {
+                self.outside.oracle.violated(format!(
+                    "{}: the process ended in order, and its checkpoint does not cover {position}",
+                    emitter.name
+                ));
+            }
+        }
+    }
+
+    /// Checkpoints must follow what is done.
+    fn must_be_covered_soon(&mut self) {
+        let (now, running) = (self.now(), self.process.is_some());
+        let emitters = self.plan.config.emitters.iter();
+        for (emitter, since) in emitters.zip(&mut self.uncovered) {
+            let oracle = &self.outside.oracle;
+            let open = running && oracle.uncovered(&emitter.name).is_some();
+            let checkpoint = oracle.checkpoint(&emitter.name);
+            match since {
+                Some((at, began)) if open && *at == checkpoint => {
+                    if now.saturating_sub(*began) > COVERED {
+                        oracle.violated(format!(
+                            "{}: the checkpoint stays at {checkpoint} for {COVERED:?}, and more is done",
+                            emitter.name
+                        ));
+                    }
+                }
+                _ => *since = open.then_some((checkpoint, now)),
+            }
+        }
     }
 
     fn towards_the_end(&mut self) {
         let now = self.now();
+        if self.turns.is_multiple_of(COUNTED_EVERY) {
+            self.must_be_covered_soon();
+        }
+        let waits = match &self.outside.engine {
+            Some(engine) if !engine.is_idle() => Some("the engine has not carried out everything"),
+            _ if self.next_era.is_some() => Some("the process has not refused another timeline"),
+            _ => None,
+        };
+        if let Some(what) = waits {
+            if now.saturating_sub(self.phase_since) > SETTLE {
+                self.outside.oracle.violated(format!(
+                    "{SETTLE:?} of virtual time after the last fault, {what}"
+                ));
+            }
+            return;
+        }
         let redriven = self.phase == Phase::Redriving;
         let emitters = self.plan.config.emitters.iter().enumerate();
         let owing = emitters
@@ -627,6 +677,11 @@ impl World {
             })
             .collect::<Vec<_>>();
         if owing.is_empty() {
+            let mut names = self.plan.config.emitters.iter().map(|e| &e.name);
+            if redriven && names.any(|name| self.outside.oracle.uncovered(name).is_some()) {
+                // Answers may still be under way; `must_be_covered_soon` bounds the wait.
+                return;
+            }
             self.phase_since = now;
             if redriven {
                 self.phase = Phase::Draining;
@@ -660,4 +715,44 @@ impl World {
             ));
         }
     }
+}
+
+/// The judge of a history, and destinations that have seen nothing of it.
+fn new_era(
+    plan: &Plan,
+    clock: &SimClock,
+    timeline: &Timeline,
+    executor: &SimExecutor,
+    lineage: cdc_core::Lineage,
+    random: &mut SimRandom,
+) -> (Oracle, Vec<SimDestination>) {
+    let oracle = Oracle::new(timeline.clone(), lineage);
+    let config = &plan.config;
+    let ahead = usize::try_from(config.window_max).unwrap_or(usize::MAX);
+    let destinations = config.emitters.iter().map(|emitter| {
+        let (keep, drop) = (emitter.clone(), emitter.clone());
+        oracle.add_emitter(EmitterRules {
+            name: emitter.name.as_str().into(),
+            keep: Box::new(move |event| process::keeps(&keep, event)),
+            drops: Box::new(move |event| process::drops(&drop, event)),
+            parks: emitter.parks,
+            safety: match emitter.kind {
+                Kind::File { .. } => Safety::InFiles,
+                Kind::Hook | Kind::Queue => Safety::OnArrival,
+            },
+            repeats: matches!(emitter.kind, Kind::File { append: true, .. }),
+            ahead_max: ahead,
+        });
+        SimDestination::new(
+            emitter.name.as_str().into(),
+            emitter.destination,
+            random.fork(),
+            clock.clone(),
+            timeline.clone(),
+            oracle.clone(),
+            executor.spawner(),
+        )
+    });
+    let destinations = destinations.collect();
+    (oracle, destinations)
 }

@@ -268,11 +268,27 @@ impl Running {
     /// Starts this worker's next request, if it has one and may.
     fn start_next(&mut self, w: usize) -> Result<bool, LaneError> {
         let worker = &self.workers[w];
-        if worker.is_busy() || (worker.is_idle() && worker.job.is_none()) {
+        if worker.is_busy() || (worker.is_idle() && worker.job.is_none()) || worker.lost.is_some() {
             return Ok(false);
         }
         if worker.retry_at > Duration::ZERO && self.clock.elapsed() < worker.retry_at {
             return Ok(false);
+        }
+        // An emitter that always has a request in flight, as one that waits for room, could not be
+        // asked at any other moment how far it is durable.
+        if !worker.accepted.is_empty() {
+            let durable = worker
+                .emitter
+                .try_lock()
+                .map(|mut emitter| emitter.durable());
+            match durable {
+                Ok(Ok(mark)) => self.apply(w, mark)?,
+                Ok(Err(cause)) => {
+                    self.workers[w].lost = Some(cause);
+                    return Ok(false);
+                }
+                Err(_) => {}
+            }
         }
         let (slice, changed) = self.next_slice(w)?;
         let Some(slice) = slice else {

@@ -317,6 +317,9 @@ impl Running {
     /// change by itself (a file that grew old).
     pub(super) async fn poll_durable(&mut self, all: bool) -> Result<bool, LaneError> {
         for w in 0..self.workers.len() {
+            if let Some(cause) = self.workers[w].lost.take() {
+                return self.lost(cause).await.map(|()| false);
+            }
             let worker = &self.workers[w];
             if worker.is_busy() || (!all && worker.accepted.is_empty()) {
                 continue;

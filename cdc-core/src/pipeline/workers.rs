@@ -229,6 +229,8 @@ pub(super) struct Worker {
     /// It stands before the fence at the head of its queue and has been counted there.
     pub(super) arrived: bool,
     pub(super) accepted: VecDeque<Accepted>,
+    /// The emitter says that it lost what it had accepted; the session is to go back.
+    pub(super) lost: Option<EmitError>,
 }
 
 impl fmt::Debug for Worker {
@@ -254,6 +256,7 @@ impl Worker {
             queue: VecDeque::new(),
             arrived: false,
             accepted: VecDeque::new(),
+            lost: None,
         }
     }
 
@@ -335,6 +338,7 @@ impl Worker {
         self.queue.clear();
         self.arrived = false;
         self.accepted.clear();
+        self.lost = None;
     }
 
     /// Events the emitter took that are not durable.

@@ -139,7 +139,7 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
         .map(|segment| segment.base)
         .take_while(|base| base + segment_bytes <= limit && *base != current)
         .collect();
-    if gone.is_empty() && !changed {
+    if gone.is_empty() && !changed && state.condemned.is_empty() {
         return Ok(0);
     }
     if let Some(newest) = gone.last()
@@ -155,22 +155,31 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
     state
         .segments
         .retain(|segment| !gone.contains(&segment.base));
+    state.condemned.extend(&gone);
     state.oldest = None;
     drop(state);
     // The cursors' file may be behind, never ahead of what is removed: what it says is needed
     // must be there after a crash.
     cursors.store(shared.storage.as_ref(), &shared.dir)?;
-    for base in &gone {
-        let path = shared.dir.join(file_name(*base));
-        shared
-            .storage
-            .remove(&path)
-            .map_err(|cause| LogError::io("remove the log segment", &path, cause))?;
-        // Oldest first, each durable before the next: a crash leaves no hole.
+    // Oldest first, each durable before the next: neither a crash nor a call that fails leaves a
+    // hole. What could not be removed comes first at the next trim.
+    loop {
+        let Some(base) = shared.lock().condemned.front().copied() else {
+            break;
+        };
+        let path = shared.dir.join(file_name(base));
+        match shared.storage.remove(&path) {
+            // Removed before, by a trim whose sync of the directory failed.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+            removed => {
+                removed.map_err(|cause| LogError::io("remove the log segment", &path, cause))?;
+            }
+        }
         shared
             .storage
             .sync_dir(&shared.dir)
             .map_err(|cause| LogError::io("sync the log directory", &shared.dir, cause))?;
+        shared.lock().condemned.pop_front();
     }
     if !gone.is_empty() {
         // Held tails look at the log again, so that an invalidated one learns of it.

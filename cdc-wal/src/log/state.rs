@@ -77,6 +77,8 @@ pub(crate) struct State {
     /// Position of the last commit or heartbeat.
     pub(crate) last: Position,
     pub(crate) segments: VecDeque<SegmentMeta>,
+    /// Bases of trimmed segments whose files may still be there, oldest first.
+    pub(crate) condemned: VecDeque<u64>,
     /// Position of the oldest resume point, when it is known.
     pub(crate) oldest: Option<Position>,
     pub(crate) cursors: Cursors,
@@ -219,6 +221,7 @@ impl Shared {
                 open: BTreeSet::new(),
                 last: start.last,
                 segments: start.segments,
+                condemned: VecDeque::new(),
                 oldest: None,
                 cursors: start.cursors,
                 prepared: None,

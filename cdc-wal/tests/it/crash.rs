@@ -555,3 +555,37 @@ fn a_failure_at_any_call_loses_no_commit_that_any_of_many_threads_was_told_of() 
         assert!(n > 30, "{n}");
     }
 }
+
+/// A trim that fails at any of its calls leaves no hole, whatever later trims remove.
+#[test]
+fn a_trim_that_fails_is_gone_on_with_from_the_oldest() {
+    let mut failed = 0;
+    for n in 0..40 {
+        let disk = SimStorage::new();
+        let log = open(&disk, SyncPolicy::Always).unwrap();
+        log.register_cursor(CURSOR, Position::ZERO).unwrap();
+        let commit = |from: u64| {
+            let mut last = Position::ZERO;
+            for id in from..from + 60 {
+                let mut tx = log.begin(id);
+                tx.insert(&relation(), &row(1, &"x".repeat(3000), "1"))
+                    .unwrap();
+                last = tx.commit().unwrap();
+            }
+            last
+        };
+        let end = commit(1);
+        disk.fail_after(n, Failure::Once);
+        failed += usize::from(log.confirm(CURSOR, end).is_err());
+        disk.clear_failure();
+        let end = commit(100);
+        // The directory's sync may be lost, too.
+        log.confirm(CURSOR, end).unwrap();
+        log.trim().unwrap();
+        drop(log);
+        disk.crash(n);
+        let log = open(&disk, SyncPolicy::Always).unwrap_or_else(|e| panic!("call {n}: {e}"));
+        assert!(log.retained_bytes() <= 128 << 10, "call {n}");
+    }
+    assert!(failed > 5, "{failed} trims failed");
+}

@@ -611,6 +611,7 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
 }
 
 mod bounds;
+mod cadence;
 mod concurrency;
 mod orders;
 mod replay;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::{Alive, Oracle, SimClock, SimRandom, Timeline, TransactionSpec, Workload, locked};
 use crate::{
-    BatchLimit, ChangeEvent, Clock as _, EventBatch, Lineage, Lsn, Position, SourceError,
-    SourceErrorKind, SourceInfo, SourceKind, Transaction, WalSource,
+    BatchLimit, ChangeEvent, Clock as _, EventBatch, Lineage, Lsn, Position, RowImage, SourceError,
+    SourceErrorKind, SourceInfo, SourceKind, TokenRefusal, Transaction, WalSource,
 };
 
+/// Size of a commit's message in the stream.
+const COMMIT_BYTES: u64 = 26;
 /// Wait between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(50);
 
@@ -18,13 +20,14 @@ const RECONNECT: Duration = Duration::from_millis(50);
 pub struct SimDatabase {
     clock: SimClock,
     timeline: Timeline,
-    oracle: Oracle,
     inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug)]
 struct Inner {
     random: SimRandom,
+    /// The judge of the history that is written now.
+    oracle: Oracle,
     workload: Workload,
     /// Committed transactions that the slot may still have to send, oldest first.
     log: VecDeque<Committed>,
@@ -38,7 +41,7 @@ struct Inner {
     down_until: Duration,
     /// Grows when connections break.
     epoch: u64,
-    /// Connections break after this many more batches.
+    /// Connections break after this many more bytes.
     break_in: Option<u64>,
     /// Confirmations are judged against what is delivered.
     judge_confirm: bool,
@@ -66,6 +69,7 @@ impl SimDatabase {
     ) -> Self {
         let inner = Inner {
             random,
+            oracle,
             workload,
             log: VecDeque::new(),
             end: Self::BEGIN,
@@ -81,7 +85,6 @@ impl SimDatabase {
         Self {
             clock,
             timeline,
-            oracle,
             inner: Arc::new(Mutex::new(inner)),
         }
     }
@@ -119,7 +122,7 @@ impl SimDatabase {
                 events.len()
             )
         });
-        self.oracle.committed(&events);
+        inner.oracle.committed(&events);
         inner.log.push_back(Committed {
             commit,
             events: Arc::new(events),
@@ -146,9 +149,42 @@ impl SimDatabase {
         inner.log.retain(|committed| committed.commit >= forget);
     }
 
-    /// Connections break, after `batches` more batches.
-    pub fn disconnect_after(&self, batches: u64) {
-        locked(&self.inner).break_in = Some(batches);
+    /// Connections break, after `bytes` more bytes of the stream.
+    pub fn disconnect_after(&self, bytes: u64) {
+        locked(&self.inner).break_in = Some(bytes);
+    }
+
+    /// A standby takes over, on a timeline of its own. It has everything up to `per_mille` of the
+    /// way from the slot's stored position to the log's end; what was committed behind that is
+    /// gone, and its positions are given to other transactions. `oracle` judges the new history.
+    pub fn fail_over(&self, per_mille: u64, oracle: Oracle) {
+        let mut inner = locked(&self.inner);
+        let inner = &mut *inner;
+        let kept = inner.end.0 - inner.durable.0;
+        let fork = Lsn(inner.durable.0 + kept * per_mille / 1000);
+        inner.timeline += 1;
+        inner.log.retain(|committed| {
+            let gone = committed.commit < inner.durable || committed.commit >= fork;
+            !gone
+        });
+        inner.end = fork;
+        inner.confirmed = inner.durable;
+        inner.epoch += 1;
+        inner.oracle = oracle;
+        for committed in &inner.log {
+            inner.oracle.committed(&committed.events);
+        }
+        self.timeline.note("database", || {
+            format!(
+                "fails over to timeline {} at {fork}, the slot is at {}",
+                inner.timeline, inner.durable
+            )
+        });
+    }
+
+    /// The history that is written now.
+    pub fn lineage_now(&self) -> Lineage {
+        Self::lineage(locked(&self.inner).timeline)
     }
 
     /// The database crashes: its slot steps back to what it had written down, and it is away for
@@ -234,6 +270,19 @@ pub struct SimSource {
     told: Lsn,
 }
 
+/// True if the message of an event comes whole before the connection breaks.
+fn comes(left: &mut u64, event: &ChangeEvent) -> bool {
+    let rows = [&event.before, &event.after].into_iter();
+    let rows = rows.filter_map(|image| image.row()).map(RowImage::len);
+    let bytes = 12 + rows.sum::<usize>() as u64;
+    if *left < bytes {
+        *left = 0;
+        return false;
+    }
+    *left -= bytes;
+    true
+}
+
 /// What a look at the log gave.
 enum Look {
     Batch(EventBatch),
@@ -254,14 +303,8 @@ impl SimSource {
         if self.epoch != Some(inner.epoch) {
             return Look::Broken;
         }
-        if let Some(left) = &mut inner.break_in {
-            if *left == 0 {
-                inner.break_in = None;
-                inner.epoch += 1;
-                return Look::Broken;
-            }
-            *left -= 1;
-        }
+        // Bytes that still come. A message that does not come whole is nothing.
+        let mut left = inner.break_in.unwrap_or(u64::MAX);
         let mut events = Vec::new();
         let most = 1 + inner.random.index(limit.events_max.max(1));
         let mut end = self.covered;
@@ -277,6 +320,8 @@ impl SimSource {
             let from = self.ordinal as usize;
             let room = most - events.len();
             let part = &committed.events[from..committed.events.len().min(from + room)];
+            let came = part.iter().take_while(|event| comes(&mut left, event));
+            let part = &part[..came.count()];
             events.extend_from_slice(part);
             if from + part.len() < committed.events.len() {
                 self.ordinal = u32::try_from(from + part.len()).unwrap_or(u32::MAX);
@@ -286,12 +331,32 @@ impl SimSource {
                 whole = false;
                 break;
             }
+            // The last event is known to be the last when the commit has come.
+            if left < COMMIT_BYTES {
+                left = 0;
+                events.pop();
+                self.ordinal = u32::try_from(committed.events.len() - 1).unwrap_or(u32::MAX);
+                if let Some(last) = events.last() {
+                    end = end.max(last.position);
+                }
+                whole = false;
+                break;
+            }
+            left -= COMMIT_BYTES;
             self.next = Lsn(committed.commit.0 + 1);
             self.ordinal = 0;
             end = end.max(Position::end_of(committed.commit));
             if events.len() >= most {
                 break;
             }
+        }
+        if inner.break_in.is_some() {
+            inner.break_in = Some(left);
+        }
+        if left == 0 {
+            inner.break_in = None;
+            inner.epoch += 1;
+            whole = false;
         }
         let all = inner.log.back().is_none_or(|last| last.commit < self.next);
         if whole && all && inner.random.chance(500) {
@@ -329,7 +394,11 @@ impl WalSource for SimSource {
                     Some((epoch, from, info)) => {
                         if info.lineage != self.info.lineage {
                             return Err(SourceError::new(
-                                SourceErrorKind::Configuration,
+                                SourceErrorKind::Refused(TokenRefusal::OtherTimeline {
+                                    token: self.covered,
+                                    timeline: self.info.lineage.timeline,
+                                    current: info.lineage.timeline,
+                                }),
                                 "reconnect to the simulated database: it is another timeline",
                             ));
                         }
@@ -360,7 +429,7 @@ impl WalSource for SimSource {
         }
         self.told = lsn;
         if inner.judge_confirm {
-            self.database.oracle.confirmed(up_to);
+            inner.oracle.confirmed(up_to);
         }
         if lsn > inner.confirmed {
             inner.confirmed = lsn;
@@ -369,7 +438,7 @@ impl WalSource for SimSource {
                 .note("database", || format!("slot confirmed to {lsn}"));
         }
         if lsn > inner.end {
-            self.database.oracle.violated(format!(
+            inner.oracle.violated(format!(
                 "the source was told {lsn}, which it has not reached"
             ));
         }

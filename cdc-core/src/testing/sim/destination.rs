@@ -247,7 +247,11 @@ impl SimDestination {
         let whole = refused.is_empty() || self.config.partial;
         self.timeline.note(&self.name, || {
             let positions: Vec<_> = events.iter().map(|e| e.position.to_string()).collect();
-            let late = if way == Way::Late { "late, " } else { "" };
+            let late = match way {
+                Way::Asked => "",
+                Way::Late => "late, ",
+                Way::Replayed(_) => "replayed, ",
+            };
             format!("{late}{} refused of {}", refused.len(), positions.join(" "))
         });
         let bad: Vec<_> = refused
@@ -266,7 +270,12 @@ impl SimDestination {
         refused
     }
 
-    async fn post(&self, batch: &EventBatch, alive: &Alive) -> Result<Receipt, EmitError> {
+    async fn post(
+        &self,
+        batch: &EventBatch,
+        alive: &Alive,
+        way: Way,
+    ) -> Result<Receipt, EmitError> {
         let error = |kind, what: &str| {
             Err(EmitError::new(
                 kind,
@@ -301,28 +310,32 @@ impl SimDestination {
                 return Err(error);
             }
             Fate::LoseAnswer => {
-                self.take(batch, Way::Asked);
+                self.take(batch, way);
                 std::future::pending::<()>().await;
             }
             Fate::Delay(late) => {
                 let (this, batch, clock) = (self.clone(), batch.clone(), self.clock.clone());
                 let timeout = self.config.timeout;
+                let way = match way {
+                    Way::Replayed(_) => way,
+                    Way::Asked | Way::Late => Way::Late,
+                };
                 self.spawner.spawn("late request", 0, async move {
                     clock.wait(timeout + late).await;
-                    this.take(&batch, Way::Late);
+                    this.take(&batch, way);
                 });
                 std::future::pending::<()>().await;
             }
             Fate::Cut => {
                 let part = locked(&self.inner).random.index(batch.len() + 1);
                 if self.config.partial && part > 0 {
-                    self.take(&batch.slice(0..part), Way::Asked);
+                    self.take(&batch.slice(0..part), way);
                 }
                 return error(retry, "connection reset");
             }
             Fate::Take => {}
         }
-        let refused = self.take(batch, Way::Asked);
+        let refused = self.take(batch, way);
         self.clock.wait(back).await;
         alive.or_wait().await;
         if refused.is_empty() {
@@ -353,12 +366,17 @@ impl SimDestination {
 pub struct SimEmitter {
     destination: SimDestination,
     alive: Alive,
+    way: Way,
 }
 
 impl SimEmitter {
-    /// An emitter inside a process.
-    pub const fn new(destination: SimDestination, alive: Alive) -> Self {
-        Self { destination, alive }
+    /// An emitter inside a process: a lane's, or a replay's.
+    pub const fn new(destination: SimDestination, alive: Alive, way: Way) -> Self {
+        Self {
+            destination,
+            alive,
+            way,
+        }
     }
 }
 
@@ -383,7 +401,7 @@ impl Emitter for SimEmitter {
         let timeout = destination.clock.wait(destination.config.timeout);
         tokio::select! {
             biased;
-            answer = destination.post(batch, &self.alive) => answer,
+            answer = destination.post(batch, &self.alive, self.way) => answer,
             () = timeout => Err(EmitError::new(
                 EmitErrorKind::EndpointRetry { retry_after: None },
                 "post to the simulated destination: no answer in time",

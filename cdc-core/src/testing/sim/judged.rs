@@ -51,9 +51,48 @@ pub(super) struct Judged {
     /// All events before this number are done.
     pub(super) done: usize,
     pub(super) reset: bool,
+    /// One more than the number of the furthest event that arrived in this life.
+    pub(super) furthest: usize,
+    /// Where this life began, unless the lane has been moved since.
+    pub(super) began: Option<Position>,
+    /// A replay under way.
+    pub(super) replay: Option<Replayed>,
+}
+
+/// What has come of a replay.
+#[derive(Debug)]
+pub(super) struct Replayed {
+    pub(super) number: u64,
+    pub(super) after: Position,
+    pub(super) to: Position,
+    pub(super) seen: HashSet<usize>,
 }
 
 impl Judged {
+    pub(super) fn new(rules: EmitterRules) -> Self {
+        Self {
+            arrived: Vec::new(),
+            kept: Vec::new(),
+            keys: HashMap::new(),
+            barriers: HashMap::new(),
+            tables: HashMap::new(),
+            letters: BTreeMap::new(),
+            maybe_letters: BTreeMap::new(),
+            ever_letter: HashSet::new(),
+            refused: HashSet::new(),
+            discarded: HashSet::new(),
+            checkpoint: Position::ZERO,
+            attempted: Position::ZERO,
+            maybe_moved: None,
+            done: 0,
+            reset: false,
+            furthest: 0,
+            began: None,
+            replay: None,
+            rules,
+        }
+    }
+
     pub(super) fn is_done(&self, index: usize) -> bool {
         !self.kept[index]
             || self.arrived[index] > 0

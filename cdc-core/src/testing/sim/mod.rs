@@ -5,6 +5,7 @@
 //! bit by its seed. The pipeline, the log and the stores that run inside are the real ones; the
 //! binary `cdc-sim` puts them together (`docs/simulator.md`).
 
+mod bounds;
 mod database;
 mod destination;
 mod executor;

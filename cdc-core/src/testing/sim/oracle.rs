@@ -1,6 +1,6 @@
 //! What must hold, judged by someone who knows what was committed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +22,9 @@ pub struct EmitterRules {
     pub safety: Safety,
     /// Its files may hold an event more than once.
     pub repeats: bool,
+    /// How many events there may be from the first that is not done to one that arrives, both
+    /// counted: what a crash repeats at most, beside what was done since the checkpoint.
+    pub ahead_max: usize,
 }
 
 impl fmt::Debug for EmitterRules {
@@ -49,21 +52,33 @@ pub enum Way {
     Asked,
     /// In a request that was given up long ago.
     Late,
+    /// In a replay of this number.
+    Replayed(u64),
 }
 
 /// The judge of a run. Clones are the same judge; the first violation stays.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    timeline: Timeline,
-    inner: Arc<Mutex<Inner>>,
+    pub(super) timeline: Timeline,
+    pub(super) inner: Arc<Mutex<Inner>>,
+    witness: Arc<Mutex<Option<Witness>>>,
+}
+
+/// Tells the judge of what has become visible since it last looked.
+struct Witness(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     lineage: Lineage,
-    events: Vec<Known>,
+    pub(super) events: Vec<Known>,
     end: Position,
-    emitters: BTreeMap<Arc<str>, Judged>,
+    pub(super) emitters: BTreeMap<Arc<str>, Judged>,
     violation: Option<String>,
 }
 
@@ -80,32 +95,44 @@ impl Oracle {
         Self {
             timeline,
             inner: Arc::new(Mutex::new(inner)),
+            witness: Arc::default(),
+        }
+    }
+
+    /// `look` is called before anything that came is judged: an engine's log may show a
+    /// transaction to a tail before the engine itself has seen it.
+    pub fn set_witness(&self, look: impl Fn() + Send + Sync + 'static) {
+        *locked(&self.witness) = Some(Witness(Arc::new(look)));
+    }
+
+    /// Nobody is asked any more: what a witness holds is let go.
+    pub fn dismiss_witness(&self) {
+        *locked(&self.witness) = None;
+    }
+
+    fn ask_witness(&self) {
+        let look = locked(&self.witness).as_ref().map(|w| w.0.clone());
+        if let Some(look) = look {
+            look();
         }
     }
 
     /// An emitter that is to get everything committed.
     pub fn add_emitter(&self, rules: EmitterRules) {
-        let judged = Judged {
-            arrived: Vec::new(),
-            kept: Vec::new(),
-            keys: HashMap::new(),
-            barriers: HashMap::new(),
-            tables: HashMap::new(),
-            letters: BTreeMap::new(),
-            maybe_letters: BTreeMap::new(),
-            ever_letter: HashSet::new(),
-            refused: HashSet::new(),
-            discarded: HashSet::new(),
-            checkpoint: Position::ZERO,
-            attempted: Position::ZERO,
-            maybe_moved: None,
-            done: 0,
-            reset: false,
-            rules,
-        };
+        let judged = Judged::new(rules);
         locked(&self.inner)
             .emitters
             .insert(judged.rules.name.clone(), judged);
+    }
+
+    /// The history its positions belong to.
+    pub fn lineage(&self) -> Lineage {
+        locked(&self.inner).lineage
+    }
+
+    /// The source has said which history its positions belong to.
+    pub fn set_lineage(&self, lineage: Lineage) {
+        locked(&self.inner).lineage = lineage;
     }
 
     /// The first violation.
@@ -171,6 +198,7 @@ impl Oracle {
         way: Way,
         refused: &[Position],
     ) {
+        self.ask_witness();
         let found = locked(&self.inner).arrive(emitter, source, event, way, refused);
         if let Err(what) = found {
             self.violated(what);
@@ -179,6 +207,7 @@ impl Oracle {
 
     /// A destination or transform refused this event for what it is.
     pub fn refused(&self, emitter: &str, position: Position) {
+        self.ask_witness();
         let mut inner = locked(&self.inner);
         let Some(index) = inner.find(position) else {
             return;
@@ -190,6 +219,7 @@ impl Oracle {
 
     /// A checkpoint is about to be stored.
     pub fn storing(&self, emitter: &str, position: Position) {
+        self.ask_witness();
         let mut violation = None;
         {
             let mut inner = locked(&self.inner);
@@ -243,6 +273,7 @@ impl Oracle {
             judged.checkpoint = position;
             judged.attempted = position;
             judged.reset = true;
+            judged.began = None;
         }
     }
 
@@ -272,17 +303,32 @@ impl Oracle {
                 ));
             }
             judged.checkpoint = position;
+            judged.began = Some(position);
+            judged.furthest = 0;
+            judged.replay = None;
         }
         if let Some(what) = violation {
             self.violated(what);
         }
     }
 
-    /// Letters are about to be appended, all or none.
-    pub fn appending(&self, letters: &[DeadLetter]) {
+    /// Letters are about to be appended, all or none. Gives what [`not_appended`](Self::not_appended)
+    /// needs.
+    pub fn appending(&self, letters: &[DeadLetter]) -> Vec<usize> {
+        self.ask_witness();
         let found = locked(&self.inner).append(letters);
-        if let Err(what) = found {
+        found.unwrap_or_else(|what| {
             self.violated(what);
+            Vec::new()
+        })
+    }
+
+    /// The queue is full: it has refused letters whole, and nothing of them may ever be found.
+    pub fn not_appended(&self, emitter: &str, new: &[usize]) {
+        if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
+            for index in new {
+                judged.maybe_letters.remove(index);
+            }
         }
     }
 
@@ -450,6 +496,7 @@ impl Oracle {
 
     /// What a destination's files hold, in order, after a crash or at the end.
     pub fn in_files(&self, emitter: &str, positions: &[Position]) {
+        self.ask_witness();
         let found = locked(&self.inner).look(emitter, positions);
         if let Err(what) = found {
             self.violated(what);
@@ -470,16 +517,13 @@ impl Oracle {
                 Some(open) if redriven => covered.min(open),
                 _ => covered,
             }
-        } else if redriven {
-            (0..judged.kept.len())
-                .find(|&index| {
-                    !judged.is_done(index)
-                        || (judged.letters.contains_key(&index)
-                            && !judged.discarded.contains(&index))
-                })
-                .unwrap_or(judged.kept.len())
         } else {
-            judged.advance()
+            let open = judged.letters.keys();
+            let open = open.copied().find(|at| !judged.discarded.contains(at));
+            match open {
+                Some(open) if redriven => judged.advance().min(open),
+                _ => judged.advance(),
+            }
         };
         Some(inner.events.get(index)?.event.position)
     }
@@ -511,7 +555,7 @@ impl Oracle {
 }
 
 impl Inner {
-    fn find(&self, position: Position) -> Option<usize> {
+    pub(super) fn find(&self, position: Position) -> Option<usize> {
         self.events
             .binary_search_by_key(&position, |known| known.event.position)
             .ok()
@@ -542,6 +586,9 @@ impl Inner {
             .emitters
             .get_mut(emitter)
             .ok_or_else(|| format!("{emitter}: nobody knows this emitter"))?;
+        if let Way::Replayed(number) = way {
+            return judged.replayed(number, index, known, &self.events);
+        }
         let letter =
             judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
         if !judged.kept[index] {
@@ -578,10 +625,14 @@ impl Inner {
             }
         }
         judged.arrived[index] += 1;
-        Ok(())
+        judged
+            .is_near(way, index)
+            .map_err(|what| format!("{emitter}: {position} {what}"))
     }
 
-    fn append(&mut self, letters: &[DeadLetter]) -> Result<(), String> {
+    /// Gives the numbers of the events that nobody knew a letter of.
+    fn append(&mut self, letters: &[DeadLetter]) -> Result<Vec<usize>, String> {
+        let mut new = Vec::new();
         for letter in letters {
             let position = letter.event.position;
             let name = &letter.emitter;
@@ -619,9 +670,12 @@ impl Inner {
                 }
                 _ => {}
             }
-            judged.maybe_letters.entry(index).or_insert(letter.state);
+            if !judged.maybe_letters.contains_key(&index) {
+                judged.maybe_letters.insert(index, letter.state);
+                new.push(index);
+            }
         }
-        Ok(())
+        Ok(new)
     }
 
     fn look(&mut self, emitter: &str, positions: &[Position]) -> Result<(), String> {

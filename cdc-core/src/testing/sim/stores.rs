@@ -68,8 +68,11 @@ pub struct WatchedDlq<Q> {
 
 impl<Q: DeadLetterQueue> DeadLetterQueue for WatchedDlq<Q> {
     fn append(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError> {
-        self.oracle.appending(letters);
+        let new = self.oracle.appending(letters);
         let appended = self.inner.append(letters);
+        if let (Err(DlqError::Full { .. }), Some(letter)) = (&appended, letters.first()) {
+            self.oracle.not_appended(&letter.emitter, &new);
+        }
         for letter in letters {
             self.timeline.stir(letter.event.position.commit.0);
             self.timeline.note(&letter.emitter, || {
