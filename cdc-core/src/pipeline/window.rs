@@ -264,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn after_going_back_nothing_is_left_of_what_was_read() {
+        let mut window = Window::new(at(1));
+        let old = window.push(&events(2, 4));
+        window.mark(&Numbers::Range(old.start + 1..old.end));
+        window.rewind(at(1));
+        assert!(!window.is_waiting());
+        assert_eq!((window.len(), window.position()), (0, at(1)));
+        let new = window.push(&events(2, 4));
+        assert!(new.start >= old.end, "numbers never come again");
+        assert_eq!(window.mark(&Numbers::Range(old)), 0);
+        assert_eq!(window.position(), at(1), "an old answer marks nothing");
+        assert_eq!(window.mark(&Numbers::Range(new)), 4);
+        assert_eq!(window.position(), Position::new(Lsn(2), 3));
+        assert!(!window.is_waiting());
+    }
+
+    #[test]
     fn position_waits_for_the_first_that_is_not_done() {
         let mut window = Window::new(at(1));
         window.reach(at(2), None);

@@ -670,10 +670,10 @@ impl Inner {
                 }
                 _ => {}
             }
-            if !judged.maybe_letters.contains_key(&index) {
-                judged.maybe_letters.insert(index, letter.state);
+            judged.maybe_letters.entry(index).or_insert_with(|| {
                 new.push(index);
-            }
+                letter.state
+            });
         }
         Ok(new)
     }
