@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::postgres::{Postgres, URL_VARIABLE};
-use crate::{Result, command, ensure, runs, tidy};
+use crate::{Result, bench, command, ensure, runs, tidy};
 
 /// Schedules of the simulator that every change must pass.
 const SCHEDULES: &str = "2000";
@@ -166,6 +166,11 @@ fn test_stages(stages: &mut Stages, filters: &[String]) -> Result<()> {
             &mut command::cargo(&["test", "--doc", "--workspace", "--no-fail-fast"]),
             doctest_counts,
         )
+    });
+    stages.run("instruction counts", || {
+        let counted = bench::instructions(false)?;
+        println!("{counted:#}");
+        Ok(Counts::one(true))
     });
     stages.run("simulator", || {
         crate::sim::run(&["--count".into(), SCHEDULES.into()])

@@ -32,6 +32,19 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             missing.push(package);
         }
     }
+    // Counts instructions; RocksDB and a compiler for the program that writes it.
+    for (program, package) in [
+        ("valgrind", "valgrind"),
+        ("cc", "gcc"),
+        ("ldb", "rocksdb-tools"),
+    ] {
+        if command::find(program, &[]).is_none() {
+            missing.push(package);
+        }
+    }
+    if !Path::new("/usr/include/rocksdb/c.h").exists() {
+        missing.push("librocksdb-dev");
+    }
     if !has_pip() {
         missing.push("python3-pip");
     }

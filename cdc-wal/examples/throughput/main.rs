@@ -8,8 +8,11 @@
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
 mod append;
+mod commit;
 mod large;
 mod many;
+mod raw;
+mod subscriber;
 mod support;
 
 use std::path::PathBuf;
@@ -21,8 +24,8 @@ type Measurement = fn(&std::path::Path, f64, &mut Measures) -> Result<(), Failur
 
 const ALL: [(&str, Measurement); 5] = [
     ("append", append::unsynced),
-    ("commit", append::group_commit),
-    ("subscriber", append::subscriber),
+    ("commit", commit::group_commit),
+    ("subscriber", subscriber::subscriber),
     ("tails", many::tails),
     ("large", large::hundred_million),
 ];

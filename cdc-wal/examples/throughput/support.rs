@@ -129,11 +129,11 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Wall clock and this thread's processor time, which a busy machine distorts less.
-pub(crate) struct Start(Instant, u64);
+pub(crate) struct Start(Instant, u64, [u64; 2]);
 
 impl Start {
     pub(crate) fn now() -> Self {
-        Self(Instant::now(), cpu_nanos())
+        Self(Instant::now(), cpu_nanos(), cpu_ticks())
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -144,10 +144,32 @@ impl Start {
     pub(crate) fn cpu_each(&self, count: u64) -> f64 {
         number(cpu_nanos() - self.1) / number(count.max(1))
     }
+
+    /// The same, of our own code and of the kernel apart: its sum is exact, the parts are as the
+    /// kernel estimates them.
+    pub(crate) fn parts_each(&self, count: u64) -> [f64; 2] {
+        let [user, kernel] = cpu_ticks();
+        let (user, kernel) = (user - self.2[0], kernel - self.2[1]);
+        let all = self.cpu_each(count);
+        [user, kernel].map(|part| all * number(part) / number((user + kernel).max(1)))
+    }
 }
 
 fn cpu_nanos() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let first = stat.split(' ').next().and_then(|n| n.parse().ok());
     first.unwrap_or_default()
+}
+
+/// Ticks in our own code, and in the kernel.
+fn cpu_ticks() -> [u64; 2] {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();
+    // The name is in parentheses and may hold anything.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = |at| {
+        rest.split_whitespace()
+            .nth(at)
+            .and_then(|n: &str| n.parse().ok())
+    };
+    [11, 12].map(|at| field(at).unwrap_or_default())
 }

@@ -6,6 +6,8 @@ mod measure;
 mod postgres;
 mod report;
 
+pub(crate) use log::instructions;
+
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -70,7 +72,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             names == ["log"],
             "instructions are counted of `bench log` alone"
         );
-        println!("{:#}", log::instructions(write)?);
+        println!("{:#}", instructions(write)?);
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings {
@@ -138,17 +140,66 @@ type Target = (&'static str, bool, f64);
 
 /// Whether the measures hold what is asked for.
 fn verdicts(targets: &[Target], measures: &Map<String, Value>) -> Map<String, Value> {
-    let verdict = |(name, least, bound): &Target| {
-        let value = measures.get(*name)?.as_f64()?;
-        let holds = if *least {
+    let verdict = |target: &Target| Some((target.0.to_owned(), verdict(target, measures)?.into()));
+    targets.iter().filter_map(verdict).collect()
+}
+
+/// Holds, is missed, or cannot be told: where a measure comes with the range it is in at 95 %
+/// (`_low`, `_high`), it holds if the measure itself is on the right side, and is missed only if all
+/// of the range is on the wrong one.
+fn verdict((name, least, bound): &Target, measures: &Map<String, Value>) -> Option<String> {
+    let get = |suffix: &str| measures.get(&format!("{name}{suffix}"))?.as_f64();
+    let value = get("")?;
+    let good = |value: f64| {
+        if *least {
             value >= *bound
         } else {
             value <= *bound
-        };
-        let word = if holds { "holds" } else { "MISSED" };
-        let side = if *least { "at least" } else { "at most" };
-        let verdict = format!("{word}: {value:.2}, {side} {bound} is asked for");
-        Some(((*name).to_owned(), verdict.into()))
+        }
     };
-    targets.iter().filter_map(verdict).collect()
+    let range = get("_low").zip(get("_high"));
+    let word = match range {
+        _ if good(value) => "holds",
+        Some((low, high)) if good(low) || good(high) => "NOT DECIDED",
+        _ => "MISSED",
+    };
+    let side = if *least { "at least" } else { "at most" };
+    let mut text = format!("{word}: {value:.2}, {side} {bound} is asked for");
+    if let Some((low, high)) = range {
+        text += &format!("; at 95 % between {low:.2} and {high:.2}");
+    }
+    if let Some((low, high)) = get("_of_nothing_low").zip(get("_of_nothing_high")) {
+        text += &format!("; nothing against nothing: {low:.2} to {high:.2}");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_says_what_the_range_allows() {
+        let judge = |value: f64, range: Option<(f64, f64)>, least: bool| {
+            let mut measures = Map::from_iter([("x".to_owned(), value.into())]);
+            if let Some((low, high)) = range {
+                measures.insert("x_low".to_owned(), low.into());
+                measures.insert("x_high".to_owned(), high.into());
+            }
+            verdict(&("x", least, 3.0), &measures).unwrap()
+        };
+        for (value, range, least, expected) in [
+            (2.0, None, false, "holds"),
+            (4.0, None, false, "MISSED"),
+            (4.0, None, true, "holds"),
+            (4.0, Some((2.0, 6.0)), false, "NOT DECIDED"),
+            (4.0, Some((3.5, 6.0)), false, "MISSED"),
+            (2.0, Some((1.0, 6.0)), false, "holds"),
+            (2.0, Some((1.0, 2.5)), true, "MISSED"),
+        ] {
+            let text = judge(value, range, least);
+            assert!(text.starts_with(expected), "{value} {range:?}: {text}");
+        }
+        assert!(verdict(&("y", true, 3.0), &Map::new()).is_none());
+    }
 }
