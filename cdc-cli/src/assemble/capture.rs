@@ -74,6 +74,7 @@ pub(crate) fn journal_config(config: &Config, dir: &Path) -> JournalConfig {
     let mut journal = JournalConfig::new(dir);
     journal.retain_bytes = config.retain_bytes;
     journal.retain_bytes_max = config.retain_bytes_max;
+    journal.retain_age = config.retain_age;
     journal
 }
 

@@ -15,6 +15,7 @@ use crate::report::CliError;
 pub(crate) fn open(config: &Config) -> Result<FileDlq, CliError> {
     let options = DlqOptions {
         bytes_max: config.dead_letters.bytes_max,
+        letters_max: config.dead_letters.letters_max,
         ..DlqOptions::default()
     };
     Ok(FileDlq::open(

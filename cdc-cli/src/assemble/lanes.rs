@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use cdc_core::checkpoint::FileCheckpoints;
-use cdc_core::envelope::Encoder;
 use cdc_core::pipeline::{
     Lane, LaneConfig, LaneControl, LaneEnd, LaneError, LaneMetrics, OnDeadKey, RetryConfig,
     Shutdown, WatermarkHandle,
@@ -77,7 +76,7 @@ pub(crate) struct Built {
 /// # Errors
 /// Exit code 3 if the destination's settings make no sense together.
 pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
-    let encoder = Encoder::new(emitter.format);
+    let encoder = emitter.style.encoder(emitter.format);
     let name = emitter.name.clone();
     match &emitter.destination {
         Destination::Queue(queue) => {
@@ -190,6 +189,8 @@ fn webhook_config(
         WebhookBody::CloudEventsBatch => Body::CloudEventsBatch,
         WebhookBody::Debezium => Body::Debezium,
     };
+    config.json = emitter.style.json;
+    config.debezium = emitter.style.debezium;
     config.gzip = hook.gzip;
     config.connections_max = config.connections_max.max(hook.concurrency);
     config.request_timeout = hook.timeout;

@@ -437,9 +437,11 @@ async fn supervise(
 fn pulled(config: &Config, running: &[Started]) -> Vec<Pulled> {
     let of = |started: &Started| {
         let name: &str = &started.controlled.reading.name;
+        let emitter = config.emitter(name)?;
         Some(Pulled {
             name: name.to_owned(),
-            format: config.emitter(name)?.format,
+            format: emitter.format,
+            style: emitter.style,
             handle: started.pull.clone()?,
         })
     };

@@ -40,6 +40,10 @@ pub(crate) fn postgres(
     postgres
         .publication
         .clone_from(&config.postgres.publication);
+    postgres.tables.clone_from(&config.postgres.publish_tables);
+    postgres
+        .schemas
+        .clone_from(&config.postgres.publish_schemas);
     postgres.create_slot = config.postgres.create_slot;
     postgres.create_publication = config.postgres.create_publication;
     postgres.connect_timeout = config.postgres.connect_timeout;
@@ -80,6 +84,8 @@ pub(crate) fn sqlite(config: &Config, path: &Path) -> SqliteConfig {
     sqlite.name.clone_from(&config.name);
     sqlite.snapshot = config.sqlite.snapshot;
     sqlite.assist = config.sqlite.assist;
+    sqlite.poll_interval = config.sqlite.poll_interval;
+    sqlite.busy_timeout = config.sqlite.busy_timeout;
     sqlite.include_shadow_tables = config.sqlite.include_shadow_tables;
     sqlite
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cdc_core::envelope::Format;
+use cdc_core::envelope::{DebeziumOptions, Format, JsonOptions, NumberStyle};
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::FilterConfig;
 use cdc_wal::sqlite::Assist;
@@ -14,7 +14,7 @@ use super::http;
 use super::layers::Merged;
 use super::model::{
     Config, Confirm, DeadKey, DeadLetterConfig, Destination, EmitterConfig, HttpConfig,
-    PostgresConfig, RetryConfig, SqliteConfig,
+    PostgresConfig, RetryConfig, SqliteConfig, Style,
 };
 use super::names;
 use super::problem::Problem;
@@ -88,6 +88,9 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
         bytes_max: reading
             .size_above_zero(cdc, "dlq_bytes_max")
             .unwrap_or_default(),
+        letters_max: reading
+            .count(cdc, "dlq_letters_max")
+            .map_or(0, |(count, _)| count),
         keys_max: reading
             .count(cdc, "dlq_keys_max")
             .map_or(0, |(count, _)| count),
@@ -104,6 +107,7 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
         confirm,
         retain_bytes,
         retain_bytes_max: retain_bytes_max.map(|(size, _)| size),
+        retain_age: reading.duration(cdc, "retain_age").map(|(d, _)| d),
         checkpoint_interval: reading
             .duration(cdc, "checkpoint_interval")
             .map(|(d, _)| d)
@@ -183,8 +187,13 @@ fn source_name(reading: &mut Reading<'_>, cdc: Section<'_>) -> Option<String> {
 }
 
 fn sqlite(reading: &mut Reading<'_>, cdc: Section<'_>) -> SqliteConfig {
+    let mut duration = |key| reading.duration(cdc, key).map(|(d, _)| d);
+    let poll_interval = duration("sqlite.poll_interval").unwrap_or_default();
+    let busy_timeout = duration("sqlite.busy_timeout").unwrap_or_default();
     let mut flag = |key| reading.flag(cdc, key).unwrap_or_default();
     SqliteConfig {
+        poll_interval,
+        busy_timeout,
         snapshot: flag("sqlite.snapshot"),
         include_shadow_tables: flag("sqlite.include_shadow_tables"),
         assist: reading
@@ -226,11 +235,17 @@ fn postgres(reading: &mut Reading<'_>, cdc: Section<'_>) -> PostgresConfig {
         create_publication: reading
             .flag(cdc, "postgres.create_publication")
             .unwrap_or_default(),
+        publish_tables: words(reading.texts(cdc, "postgres.publish_tables")),
+        publish_schemas: words(reading.texts(cdc, "postgres.publish_schemas")),
         connect_timeout: reading
             .duration(cdc, "postgres.connect_timeout")
             .map(|(d, _)| d)
             .unwrap_or_default(),
     }
+}
+
+fn words(texts: Vec<Placed<String>>) -> Vec<String> {
+    texts.into_iter().map(|(text, _)| text).collect()
 }
 
 fn emitters(
@@ -413,6 +428,7 @@ fn emitter(
         filter: filter(reading, section),
         transforms,
         format,
+        style: style(reading, section),
         batch_size: destination::batch_size(reading, section, kind),
         retry: retry(reading, section),
         on_dead_key,
@@ -443,6 +459,24 @@ fn number(reading: &mut Reading<'_>, section: Section<'_>, path: &str) -> u64 {
 
 fn small(reading: &mut Reading<'_>, section: Section<'_>, path: &str) -> u32 {
     u32::try_from(number(reading, section, path)).unwrap_or(u32::MAX)
+}
+
+pub(super) fn style(reading: &mut Reading<'_>, section: Section<'_>) -> Style {
+    let plain = matches!(reading.choice(section, "numbers"), Some(("plain", _)));
+    Style {
+        json: JsonOptions {
+            numbers: if plain {
+                NumberStyle::Plain
+            } else {
+                NumberStyle::Safe
+            },
+        },
+        debezium: DebeziumOptions {
+            payload_wrapper: reading
+                .flag(section, "debezium_wrapper")
+                .unwrap_or_default(),
+        },
+    }
 }
 
 pub(super) fn format(reading: &mut Reading<'_>, section: Section<'_>) -> Format {

@@ -91,6 +91,7 @@ pub(crate) fn read(
         filter: build::filter(reading, cdc),
         transforms,
         format,
+        style: build::style(reading, cdc),
     })
 }
 

@@ -147,13 +147,14 @@ use Scope::{Both, Cdc, Emitter};
 /// Every key, in the order of the reference.
 #[rustfmt::skip]
 pub(crate) const KEYS: &[Key] = &[
-    key("source", Interpolated, Cdc, "What is captured: a PostgreSQL database or the log of an engine that embeds cdc-wal. The password may come from ${NAME}.")
+    key("source", Interpolated, Cdc, "What is captured: postgres://USER@HOST/DATABASE, sqlite:FILE, or wal:DIRECTORY, the log of an engine that embeds cdc-wal. The password may come from ${NAME}.")
         .like("\"postgres://cdc@localhost/shop\""),
     key("name", Text, Cdc, "Name of the source in events. Default: the name of the database.").like("\"shop\""),
     key("state_path", Path, Cdc, "Directory of the journal, the checkpoints and the lock. One process at a time.").or("\"/var/lib/weftkit/cdc\""),
     key("confirm", Choice(&["delivered", "journaled"]), Cdc, "When the source may forget a transaction: when every emitter has it durably (losing this machine's disk then loses nothing), or when the journal has it on disk (a slow emitter then never fills the database's disk).").or("\"delivered\""),
     key("retain_bytes", Size, Cdc, "Log kept for replay behind the slowest emitter.").or("\"1GiB\""),
     key("retain_bytes_max", Size, Cdc, "Log at which the source is held back until an emitter catches up. Default: no bound but the disk.").like("\"64GiB\""),
+    key("retain_age", Duration, Cdc, "Log kept for replay if it is younger than this, however much that is (`retain_bytes_max` bounds it). Default: `retain_bytes` alone says.").like("\"24h\""),
     key("checkpoint_interval", Duration, Cdc, "How often checkpoints are written when they changed. What was acknowledged since the last one is repeated after a crash.").or("\"200ms\""),
     key("shutdown_timeout", Duration, Cdc, "Longest drain after ctrl-c or SIGTERM.").or("\"30s\""),
 
@@ -165,6 +166,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("where", Text, Both, "A condition on the row.").like("\"op != 'update' || after.total != before.total\""),
     key("transforms", Tables, Both, "Changes to events before delivery, in order."),
     key("format", Choice(&["json", "debezium", "cloudevents", "bincode"]), Both, "Wire form of events.").or("\"json\""),
+    key("numbers", Choice(&["safe", "plain"]), Both, "How JSON has integers beyond ±(2^53 - 1) and decimals: as strings, so that no reader loses a digit, or as numbers whatever their size.").or("\"safe\""),
+    key("debezium_wrapper", Flag, Both, "With format = \"debezium\": wrap each document as {schema, payload}, for Kafka Connect's JsonConverter with schemas.enable=true.").or("false"),
     key("batch_size", Count(1, 1_000_000), Both, "Most events of one delivery. The file emitter takes its own from [[cdc.emitters]] only; by default as many as there are.").or("100"),
     key("queue_capacity", Count(1, 16_777_216), Both, "Events the queue holds; a full queue holds the reader back. Same as queue.capacity.").or("65536"),
     key("order", Choice(&["key", "table", "global", "none"]), Both, "What stays in order while several requests are in flight: the changes of a row (its key), of a table, everything (then one request at a time is all there can be), or nothing.").or("\"key\""),
@@ -174,6 +177,7 @@ pub(crate) const KEYS: &[Key] = &[
 
     key("dlq_path", Path, Cdc, "Directory of the dead letter queue. Default: `dlq` in state_path.").like("\"/var/lib/weftkit/cdc-dlq\""),
     key("dlq_bytes_max", Size, Cdc, "Size of the dead letter queue at which emitters stop and wait.").or("\"1GiB\""),
+    key("dlq_letters_max", Count(1, 100_000_000), Cdc, "Dead letters at which emitters stop and wait; each takes about 100 bytes of memory.").or("1000000"),
     key("dlq_keys_max", Count(1, 16_777_216), Cdc, "Keys that may be parked behind dead letters at once; beyond it the emitter stops and waits.").or("65536"),
 
     key("queue.capacity", Count(1, 16_777_216), Both, "Events the queue holds; a full queue holds the reader back. Default: queue_capacity.").like("65536"),
@@ -226,10 +230,14 @@ pub(crate) const KEYS: &[Key] = &[
     key("postgres.publication", Text, Cdc, "Publication.").or("\"weftkit_cdc\""),
     key("postgres.create_slot", Flag, Cdc, "Create the slot when it is absent.").or("true"),
     key("postgres.create_publication", Flag, Cdc, "Create the publication when it is absent.").or("true"),
+    key("postgres.publish_tables", Texts, Cdc, "Tables of the publication when it is created here, `schema.table` or `table` (then `public`). Empty, and no publish_schemas: all tables, which takes a superuser.").or("[]").like("[\"public.orders\"]"),
+    key("postgres.publish_schemas", Texts, Cdc, "Schemas of the publication when it is created here (PostgreSQL 15 or later; takes a superuser).").or("[]").like("[\"public\"]"),
     key("postgres.connect_timeout", Duration, Cdc, "Longest wait for a connection.").or("\"10s\""),
 
     key("sqlite.snapshot", Flag, Cdc, "Give the rows that are there as `read` events before the first change, when capture begins.").or("true"),
     key("sqlite.assist", Choice(&["off", "soft", "hard"]), Cdc, "Help for the application's checkpoints, which capture holds up: none, in its pauses, or also under load by a lock of some milliseconds.").or("\"hard\""),
+    key("sqlite.poll_interval", Duration, Cdc, "How often the log is looked at while nothing happens.").or("\"5ms\""),
+    key("sqlite.busy_timeout", Duration, Cdc, "Longest wait for a lock of the application.").or("\"5s\""),
     key("sqlite.include_shadow_tables", Flag, Cdc, "Also the tables virtual tables (FTS, R*Tree) keep their contents in.").or("false"),
 
     key("http.listen", Text, Cdc, "Address of the HTTP surface (health, metrics, status, streams, dead letters). Without it there is none. Another address than loopback needs a token.").like("\"127.0.0.1:7979\""),

@@ -30,7 +30,7 @@ pub(crate) use layers::{Layers, ReadFileError};
 pub(crate) use model::Secret;
 pub(crate) use model::{
     Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, HttpConfig, HttpVersion,
-    OnRestart, WebhookBody, WebhookConfig,
+    OnRestart, Style, WebhookBody, WebhookConfig,
 };
 pub(crate) use problem::{Paint, Problem};
 pub(crate) use show::{Setting, settings};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cdc_core::envelope::Format;
+use cdc_core::envelope::{DebeziumOptions, Encoder, Format, JsonOptions};
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::{FilterConfig, TransformConfig};
 use cdc_wal::sqlite::Assist;
@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) retain_bytes: u64,
     /// Bytes of log at which the source is held back; `None`: no bound but the disk.
     pub(crate) retain_bytes_max: Option<u64>,
+    /// Log younger than this is kept for replay, too.
+    pub(crate) retain_age: Option<Duration>,
     /// How often checkpoints are written when they changed.
     pub(crate) checkpoint_interval: Duration,
     /// Longest drain at shutdown.
@@ -81,6 +83,8 @@ pub(crate) struct DeadLetterConfig {
     pub(crate) path: PathBuf,
     /// Bytes at which lanes block.
     pub(crate) bytes_max: u64,
+    /// Letters at which lanes block.
+    pub(crate) letters_max: u64,
     /// Keys that may be parked behind a dead letter at once.
     pub(crate) keys_max: u64,
 }
@@ -92,6 +96,10 @@ pub(crate) struct SqliteConfig {
     pub(crate) snapshot: bool,
     /// Help for the application's checkpoints.
     pub(crate) assist: Assist,
+    /// How often the log is looked at while nothing happens.
+    pub(crate) poll_interval: Duration,
+    /// Longest wait for a lock of the application.
+    pub(crate) busy_timeout: Duration,
     /// Capture the contents of virtual tables.
     pub(crate) include_shadow_tables: bool,
 }
@@ -127,6 +135,10 @@ pub(crate) struct PostgresConfig {
     pub(crate) create_slot: bool,
     /// Create the publication when it is absent.
     pub(crate) create_publication: bool,
+    /// Tables of a publication that is created.
+    pub(crate) publish_tables: Vec<String>,
+    /// Schemas of a publication that is created.
+    pub(crate) publish_schemas: Vec<String>,
     /// Longest wait for a connection.
     pub(crate) connect_timeout: Duration,
 }
@@ -152,6 +164,26 @@ pub(crate) struct HttpConfig {
     pub(crate) transforms: Vec<TransformConfig>,
     /// Their wire form; never binary.
     pub(crate) format: Format,
+    /// How JSON is written.
+    pub(crate) style: Style,
+}
+
+/// How JSON is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Style {
+    /// In `json` and `cloudevents`.
+    pub(crate) json: JsonOptions,
+    /// In `debezium`.
+    pub(crate) debezium: DebeziumOptions,
+}
+
+impl Style {
+    /// An encoder that writes so.
+    pub(crate) const fn encoder(self, format: Format) -> Encoder {
+        Encoder::new(format)
+            .with_json(self.json)
+            .with_debezium(self.debezium)
+    }
 }
 
 /// One emitter and its lane.
@@ -165,6 +197,8 @@ pub(crate) struct EmitterConfig {
     pub(crate) transforms: Vec<TransformConfig>,
     /// The wire form.
     pub(crate) format: Format,
+    /// How JSON is written.
+    pub(crate) style: Style,
     /// Most events of one delivery; `None`: as many as the lane reads at once.
     pub(crate) batch_size: Option<usize>,
     /// How it waits for a destination that is unwell.

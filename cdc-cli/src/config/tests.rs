@@ -503,3 +503,112 @@ path = "/var/log/audit"
         config.warnings
     );
 }
+
+/// A key that is read and then forgotten would be a promise that is not kept: each changes what the
+/// pipeline is made of.
+#[test]
+fn every_key_changes_something() {
+    use super::keys::{KEYS, Kind, Scope};
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(
+        &secret,
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    )
+    .unwrap();
+    let secret = secret.display();
+    let with = |base: &[String], set: Option<String>| {
+        let layers = Layers {
+            file: None,
+            environment: Environment::default(),
+            source: None,
+            sets: base.iter().cloned().chain(set).collect(),
+        };
+        load(&layers)
+            .map(|config| format!("{config:?}"))
+            .map_err(|error| match error {
+                ConfigError::Problems(problems) => problems
+                    .iter()
+                    .map(|problem| problem.message().to_owned())
+                    .collect::<Vec<_>>()
+                    .join("; "),
+                ConfigError::File(error) => error.to_string(),
+            })
+    };
+    for key in KEYS.iter().filter(|key| key.scope != Scope::Emitter) {
+        let default = key.default.unwrap_or_default().trim_matches('"');
+        let value = match key.kind {
+            // Only in a file.
+            Kind::Tables => continue,
+            // Their defaults depend on other keys.
+            Kind::Choice(_) if key.path == "webhook.body" => "ndjson".to_owned(),
+            Kind::Choice(_) if key.path == "http.reads" => "token".to_owned(),
+            Kind::Choice(words) => {
+                (*words.iter().find(|word| **word != default).unwrap()).to_owned()
+            }
+            Kind::Choices(words) => words[0].to_owned(),
+            Kind::Flag => (default != "true").to_string(),
+            Kind::Count(min, max) => [min, max.min(min + 1)]
+                .into_iter()
+                .find(|count| count.to_string() != default)
+                .unwrap()
+                .to_string(),
+            Kind::Size => "3GiB".to_owned(),
+            Kind::Duration => "7s".to_owned(),
+            Kind::Sync => "none".to_owned(),
+            Kind::Headers => "{ A = \"x\" }".to_owned(),
+            Kind::Secret if key.path == "http.token" => "0123456789abcdefgh".to_owned(),
+            Kind::Secret => "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned(),
+            _ if key.path.ends_with("_file") || key.path.ends_with("_files") => secret.to_string(),
+            _ => match key.path {
+                "source" => "wal:here".to_owned(),
+                "where" => "after.id > 3".to_owned(),
+                "webhook.url" => "https://example.org/other".to_owned(),
+                "http.listen" => "127.0.0.1:1234".to_owned(),
+                "http.origins" => "https://shop.example.org".to_owned(),
+                _ => "other".to_owned(),
+            },
+        };
+        let section = key.path.split_once('.').map_or("", |(section, _)| section);
+        let mut base: Vec<String> = match section {
+            "webhook" => ["emitter=webhook", "webhook.url=https://example.com/"]
+                .map(String::from)
+                .to_vec(),
+            "file" => ["emitter=file", "file.path=out"].map(String::from).to_vec(),
+            "custom" if ["custom.pull", "custom.window_bytes"].contains(&key.path) => {
+                let mut base = [
+                    "emitter=custom",
+                    "http.listen=127.0.0.1:1",
+                    "http.token=0123456789abcdefg",
+                ]
+                .map(String::from)
+                .to_vec();
+                if key.path == "custom.window_bytes" {
+                    base.push("custom.pull=true".into());
+                }
+                base
+            }
+            "custom" => ["emitter=custom", "custom.command=cat"]
+                .map(String::from)
+                .to_vec(),
+            "http" => vec!["http.listen=127.0.0.1:1".into()],
+            _ => Vec::new(),
+        };
+        match key.path {
+            "emitter" => base.push("webhook.url=https://example.com/".into()),
+            // Two that go together.
+            "webhook.client_cert_file" => base.push(format!("webhook.client_key_file={secret}")),
+            "webhook.client_key_file" => base.push(format!("webhook.client_cert_file={secret}")),
+            "breaker.in_window" => base.push("breaker.in_a_row=1".into()),
+            "http.reads" => base.push("http.token=0123456789abcdefg".into()),
+            _ => {}
+        }
+        let set = format!("{}={value}", key.path);
+        let changed = with(&base, Some(set.clone()));
+        let changed = changed.unwrap_or_else(|problems| panic!("{set}: {problems}"));
+        // Of two that go together neither stands alone.
+        if let Ok(before) = with(&base, None) {
+            assert_ne!(before, changed, "{set} changes nothing");
+        }
+    }
+}

@@ -134,6 +134,7 @@ mod tests {
             filter: FilterConfig::default(),
             transforms: Vec::new(),
             format: Format::Json,
+            style: crate::config::Style::default(),
         }
     }
 

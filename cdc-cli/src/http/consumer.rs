@@ -13,6 +13,7 @@ use super::query::Begin;
 use super::reply::{self, Answer, Refusal};
 use super::route::{self, Live, Pulled, Surface};
 use crate::assemble::start::Extent;
+use crate::config::Style;
 
 /// Why a consumer cannot be served.
 #[derive(Debug)]
@@ -41,8 +42,9 @@ pub(crate) fn find<'a>(live: &'a Live, name: &str) -> Result<&'a PullHandle, Ref
 }
 
 /// The wire form of a consumer.
-pub(crate) fn format(live: &Live, name: &str) -> Result<Format, Refusal> {
-    Ok(pulled(live, name)?.format)
+pub(crate) fn format(live: &Live, name: &str) -> Result<(Format, Style), Refusal> {
+    let pulled = pulled(live, name)?;
+    Ok((pulled.format, pulled.style))
 }
 
 fn json(name: &str, extent: &Extent, stats: PullStats) -> Value {

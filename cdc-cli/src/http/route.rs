@@ -22,7 +22,7 @@ use super::{PullHandle, consumer, dlq, metrics, stream};
 use crate::assemble::control::ControlledLane;
 use crate::assemble::start::{Extent, LogView};
 use crate::assemble::status::{Capturing, PipelineStatus};
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, Style};
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -63,6 +63,8 @@ pub(crate) struct Pulled {
     pub(crate) name: String,
     /// Its wire form.
     pub(crate) format: Format,
+    /// How its JSON is written.
+    pub(crate) style: Style,
     /// Its window.
     pub(crate) handle: PullHandle,
 }

@@ -459,11 +459,11 @@ pub(crate) fn stream(
 
 fn encoder(surface: &Surface, query: &Query) -> Result<Encoder, Refusal> {
     // A consumer's format is its emitter's.
-    let configured = match query.one("consumer")? {
+    let (configured, style) = match query.one("consumer")? {
         Some(name) => consumer::format(surface.live()?, name)?,
-        None => surface.config().format,
+        None => (surface.config().format, surface.config().style),
     };
-    Ok(Encoder::new(query.format(configured)?))
+    Ok(style.encoder(query.format(configured)?))
 }
 
 /// Makes the pieces of a stream until the client leaves, the limit, or the end.

@@ -367,6 +367,15 @@ fn a_full_queue_stops_the_emitter_until_there_is_room() {
     refused(&run, 6, &["dlq_bytes_max"]);
     let kept = listed(&shop, &["--limit", "100"]).len();
     assert!((1..6).contains(&kept), "{kept}");
+    let run = shop.tool.run(&[
+        "-q",
+        "run",
+        "--once",
+        "--set",
+        &format!("dlq_letters_max={}", kept + 1),
+    ]);
+    refused(&run, 6, &["dlq_letters_max"]);
+    assert_eq!(listed(&shop, &[]).len(), kept + 1);
     shop.delivers();
     assert_eq!(listed(&shop, &[]).len(), 6);
 }

@@ -339,3 +339,32 @@ fn a_dry_run_says_what_would_be_delivered_and_changes_nothing() {
     assert_eq!(run.code, 7, "{}", run.out);
     assert!(run.out.contains("read checkpoints"), "{}", run.out);
 }
+
+/// Large integers are strings unless the reader is known to keep them whole.
+#[test]
+fn numbers_are_written_as_configured() {
+    let mut shop = Shop::with_config(&queue_config());
+    shop.write(&[(1 << 60, "x")]);
+    let printed = |more: &[&str]| {
+        let run = shop.tool.run(
+            &[
+                &[
+                    "-q",
+                    "run",
+                    "--once",
+                    "--set",
+                    &format!("state_path={}", more.len()),
+                ][..],
+                more,
+            ]
+            .concat(),
+        );
+        assert_eq!(run.code, 0, "{}", run.err);
+        json(run.out.lines().next().unwrap())["after"]["id"].clone()
+    };
+    assert_eq!(printed(&[]), "1152921504606846976");
+    assert_eq!(
+        printed(&["--set", "numbers=plain"]),
+        1_152_921_504_606_846_976i64
+    );
+}
