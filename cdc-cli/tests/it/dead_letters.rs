@@ -348,36 +348,34 @@ fn letters_of_another_source_or_emitter_are_told_apart() {
 
 /// At the bound the stream waits, loudly; giving letters up makes room.
 #[test]
-fn a_full_queue_stops_the_emitter_until_there_is_room() {
+fn a_full_queue_holds_the_emitter_until_there_is_room() {
     let mut shop = shop();
-    shop.tool.write("reject", "1\n");
-    let rows: Vec<(i64, String)> = (1..=6).map(|id| (id, "x".repeat(900))).collect();
-    let rows: Vec<(i64, &str)> = rows.iter().map(|(id, text)| (*id, text.as_str())).collect();
-    shop.tool.write(
-        "reject",
-        &rows
-            .iter()
-            .map(|(id, text)| format!("{id}{text}\n"))
-            .collect::<String>(),
-    );
+    let text = "x".repeat(900);
+    let rows: Vec<(i64, &str)> = (1..=6).map(|id| (id, text.as_str())).collect();
+    let rejected: String = rows
+        .iter()
+        .map(|(id, text)| format!("{id}{text}\n"))
+        .collect();
+    shop.tool.write("reject", &rejected);
     shop.write(&rows);
-    let run = shop
-        .tool
-        .run(&["-q", "run", "--once", "--set", "dlq_bytes_max=4KiB"]);
-    refused(&run, 6, &["dlq_bytes_max"]);
-    let kept = listed(&shop, &["--limit", "100"]).len();
-    assert!((1..6).contains(&kept), "{kept}");
-    let run = shop.tool.run(&[
-        "-q",
-        "run",
-        "--once",
-        "--set",
-        &format!("dlq_letters_max={}", kept + 1),
-    ]);
-    refused(&run, 6, &["dlq_letters_max"]);
-    assert_eq!(listed(&shop, &[]).len(), kept + 1);
+    for (bound, key) in [("4KiB", "dlq_bytes_max"), ("4", "dlq_letters_max")] {
+        let set = format!("{key}={bound}");
+        let mut run = Running::start(shop.tool.command(&["-q", "run", "--set", &set]));
+        let reason = run.until_status("it waits", |status| {
+            let reason = status["lanes"][0]["reason"].as_str()?;
+            reason.contains(key).then(|| reason.to_owned())
+        });
+        assert!(reason.contains("dead letter queue"), "{reason}");
+        let kept = listed(&shop, &[]).len();
+        assert!((1..6).contains(&kept), "{kept}");
+        if key == "dlq_bytes_max" {
+            answer(&shop, &["discard", "--key", "1", "--yes"]);
+        }
+        run.ask_to_stop();
+        assert_eq!(run.end().code, 0);
+    }
     shop.delivers();
-    assert_eq!(listed(&shop, &[]).len(), 6);
+    assert_eq!(listed(&shop, &[]).len(), 5);
 }
 
 /// A bar on a terminal, and nowhere else.
