@@ -10,6 +10,7 @@ mod destination;
 mod exit;
 mod http;
 mod logging;
+mod loopback;
 mod output;
 mod pretty;
 mod progress;

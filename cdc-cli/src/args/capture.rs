@@ -203,6 +203,13 @@ pub(crate) struct BenchArgs {
     /// Events of a transaction.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) transaction: u32,
+    /// Measure what keys that a receiver refuses cost the others, one in a hundred of 10 000, with 8
+    /// requests at once.
+    #[arg(long, conflicts_with = "rate")]
+    pub(crate) poison: bool,
+    /// Where log and files go; a directory of its own is made in it. Default: the directory for temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
     /// Measure latency at this many events a second instead of the highest rate.
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,

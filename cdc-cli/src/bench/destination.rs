@@ -1,6 +1,5 @@
 //! Where the benchmark delivers, and what is counted there.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,19 +11,21 @@ use cdc_core::{BoxEmitter, ValueRef};
 use cdc_emit_file::{FileConfig, FileEmitter};
 use cdc_emit_queue::{QueueConfig, QueueConsumer, QueueEmitter};
 use cdc_emit_webhook::{Secret, WebhookConfig, WebhookEmitter};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
 
 use super::failed;
+use super::histogram::Histogram;
 use super::workload::Schedule;
 use crate::args::BenchEmitter;
 use crate::assemble::lanes::spawn;
 use crate::exit::Exit;
+use crate::loopback;
 use crate::report::CliError;
+
+/// The key of a row in the body of a request.
+const KEY: &[u8] = b"\"key\":{\"id\":";
 
 /// A signing key for the benchmark's own receiver.
 const SECRET: &str = "whsec_YmVuY2htYXJrLW9ubHktc2VjcmV0LWJlbmNobWFyaw==";
@@ -35,42 +36,60 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counted {
     pub(crate) events: u64,
-    /// Microseconds from due to seen, one an event, if there was a schedule.
-    micros: Vec<u32>,
+    /// From due to seen, if there was a schedule.
+    pub(crate) latency: Histogram,
+    /// From the first half of the events to the last of them.
+    pub(crate) second_half: Duration,
 }
 
-impl Counted {
-    /// 50, 90, 99, 99.9 % and the largest.
-    pub(crate) fn percentiles(&mut self) -> [u32; 5] {
-        self.micros.sort_unstable();
-        let at = |per_mille: usize| {
-            let index =
-                (self.micros.len() * per_mille / 1000).min(self.micros.len().saturating_sub(1));
-            self.micros.get(index).copied().unwrap_or_default()
-        };
-        [at(500), at(900), at(990), at(999), at(1000)]
-    }
+/// What is measured at a destination.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measure {
+    /// When each event was due.
+    pub(crate) schedule: Option<Schedule>,
+    /// Keys of which one in a hundred is refused.
+    pub(crate) poison: bool,
+    /// Events that half of the run is; 0 if it is of no interest.
+    pub(crate) half: u64,
+    pub(crate) row_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Meter {
     events: AtomicU64,
-    micros: Mutex<Vec<u32>>,
-    schedule: Option<Schedule>,
+    latency: Mutex<Histogram>,
+    /// When half of the events had come, and the last.
+    times: Mutex<(Option<Instant>, Option<Instant>)>,
+    measure: Measure,
+    row_bytes: usize,
 }
 
 impl Meter {
-    fn see(&self, ids: impl Iterator<Item = u64>, count: u64) {
-        if let Some(schedule) = &self.schedule {
-            let now = Instant::now();
-            let mut micros = self.micros.lock().unwrap_or_else(PoisonError::into_inner);
-            micros.extend(ids.map(|id| {
-                let late = now.saturating_duration_since(schedule.due(id)).as_micros();
-                u32::try_from(late).unwrap_or(u32::MAX)
-            }));
-        }
-        self.events.fetch_add(count, Ordering::Relaxed);
+    const fn refuses(&self, id: u64) -> bool {
+        self.measure.poison && is_poison(id)
     }
+
+    fn see(&self, ids: impl Iterator<Item = u64>, count: u64) {
+        let now = Instant::now();
+        if let Some(schedule) = &self.measure.schedule {
+            let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+            for id in ids {
+                latency.add(now.saturating_duration_since(schedule.due(id)));
+            }
+        }
+        let before = self.events.fetch_add(count, Ordering::Relaxed);
+        let half = self.measure.half;
+        if half > 0 && before + count >= half {
+            let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+            times.0.get_or_insert(now);
+            times.1 = Some(now);
+        }
+    }
+}
+
+/// One key in a hundred.
+pub(crate) const fn is_poison(key: u64) -> bool {
+    key % 100 == 50
 }
 
 /// One destination, started.
@@ -84,11 +103,14 @@ impl Destination {
     pub(crate) fn start(
         kind: BenchEmitter,
         dir: &Path,
-        schedule: Option<Schedule>,
+        measure: Measure,
     ) -> Result<Self, CliError> {
         let meter = Arc::new(Meter {
-            schedule,
-            ..Meter::default()
+            events: AtomicU64::new(0),
+            latency: Mutex::default(),
+            times: Mutex::default(),
+            row_bytes: measure.row_bytes,
+            measure,
         });
         let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
             CliError::new(Exit::Runtime, "open the emitter of the benchmark").with_cause(error)
@@ -106,8 +128,9 @@ impl Destination {
                 BoxEmitter::new(emitter.map_err(|e| wrong(e.into()))?)
             }
             BenchEmitter::Webhook => {
-                let address =
-                    receive(meter.clone()).map_err(|cause| failed("start a receiver", cause))?;
+                let meter = meter.clone();
+                let address = loopback::serve(move |request| take(meter.clone(), request))
+                    .map_err(|cause| failed("start a receiver", cause))?;
                 let mut config = WebhookConfig::new("bench", format!("http://{address}/"));
                 config.secrets = vec![Secret::parse(SECRET).map_err(|e| wrong(e.into()))?];
                 BoxEmitter::new(WebhookEmitter::new(config).map_err(|e| wrong(e.into()))?)
@@ -159,12 +182,21 @@ impl Destination {
         }
         Ok(Counted {
             events: self.meter.events.load(Ordering::Relaxed),
-            micros: self
+            latency: self
                 .meter
-                .micros
+                .latency
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            second_half: match *self
+                .meter
+                .times
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+            {
+                (Some(half), Some(last)) => last - half,
+                _ => Duration::ZERO,
+            },
         })
     }
 }
@@ -203,67 +235,41 @@ fn consume(consumer: &QueueConsumer, meter: &Meter) {
     }
 }
 
-/// A receiver on loopback that counts events by their ids.
-fn receive(meter: Arc<Meter>) -> std::io::Result<std::net::SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    std::thread::Builder::new()
-        .name("receiver".into())
-        .spawn(move || {
-            runtime.block_on(async move {
-                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-                    return;
-                };
-                while let Ok((stream, _)) = listener.accept().await {
-                    let meter = meter.clone();
-                    tokio::spawn(async move {
-                        let service = service_fn(|request| take(meter.clone(), request));
-                        drop(
-                            http1::Builder::new()
-                                .serve_connection(TokioIo::new(stream), service)
-                                .await,
-                        );
-                    });
-                }
-            });
-        })?;
-    Ok(address)
-}
-
-async fn take(
-    meter: Arc<Meter>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    if let Ok(body) = request.into_body().collect().await {
-        let body = body.to_bytes();
-        // The key of a row is its id: `"key":{"id":N}`.
-        let marker = b"\"key\":{\"id\":";
-        let ids: Vec<u64> = find_all(&body, marker)
-            .map(|at| {
-                body[at + marker.len()..]
-                    .iter()
-                    .take_while(|byte| byte.is_ascii_digit())
-                    .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
-            })
-            .collect();
-        let count = ids.len() as u64;
-        meter.see(ids.into_iter(), count);
+/// Takes a request: counts its events, unless one of them is refused.
+async fn take(meter: Arc<Meter>, request: Request<Incoming>) -> StatusCode {
+    let Ok(body) = request.into_body().collect().await else {
+        return StatusCode::BAD_REQUEST;
+    };
+    let body = body.to_bytes();
+    let ids: Vec<u64> = find_all(&body, KEY, meter.row_bytes)
+        .map(|at| {
+            body[at + KEY.len()..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+        })
+        .collect();
+    if ids.iter().any(|id| meter.refuses(*id)) {
+        return StatusCode::BAD_REQUEST;
     }
-    Ok(Response::new(Full::default()))
+    let count = ids.len() as u64;
+    meter.see(ids.into_iter(), count);
+    StatusCode::OK
 }
 
-fn find_all<'a>(body: &'a [u8], marker: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+/// Where `marker` stands in a body; the next one is at least `apart` bytes away.
+fn find_all<'a>(
+    body: &'a [u8],
+    marker: &'a [u8],
+    apart: usize,
+) -> impl Iterator<Item = usize> + 'a {
     let mut from = 0;
     std::iter::from_fn(move || {
-        // Quotes are rare enough that looking for the first byte is quick.
         while let Some(found) = body.get(from..)?.iter().position(|byte| *byte == marker[0]) {
             let at = from + found;
             from = at + 1;
             if body[at..].starts_with(marker) {
+                from = at + apart;
                 return Some(at);
             }
         }

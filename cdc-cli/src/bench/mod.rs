@@ -6,7 +6,10 @@
 //! that a stall counts for everything that waited behind it.
 
 mod destination;
+mod histogram;
 mod measure;
+mod poison;
+mod raw;
 mod workload;
 
 use std::path::Path;
@@ -22,12 +25,15 @@ use cdc_dlq::{DlqOptions, FileDlq};
 use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy};
 use serde_json::{Value, json};
 
-use self::destination::Destination;
+use self::destination::{Destination, Measure};
 pub(crate) use self::measure::Usage;
 use self::workload::Workload;
 use crate::args::{BenchArgs, BenchEmitter};
 use crate::exit::Exit;
 use crate::report::CliError;
+
+/// About what our JSON adds to the bytes of a row.
+const ENVELOPE_BYTES: u64 = 350;
 
 /// Runs the benchmarks that were asked for; one JSON object each.
 ///
@@ -46,11 +52,21 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Vec<Value>, CliError> {
         events: args.events,
         row_bytes: usize::try_from(args.row_bytes).unwrap_or(usize::MAX),
         transaction: args.transaction,
+        keys: 0,
     };
+    let place = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let directory = || {
+        let dir = tempfile::Builder::new()
+            .prefix("cdc-bench-")
+            .tempdir_in(&place);
+        dir.map_err(|cause| failed("make a directory", cause))
+    };
+    if args.poison {
+        return poison::run(&directory, &workload).map(|result| vec![result]);
+    }
     let mut results = Vec::new();
     for emitter in emitters {
-        let dir = tempfile::Builder::new().prefix("cdc-bench-").tempdir();
-        let dir = dir.map_err(|cause| failed("make a directory", cause))?;
+        let dir = directory()?;
         results.push(match args.rate {
             None => throughput(dir.path(), emitter, &workload)?,
             Some(rate) => latency(dir.path(), emitter, &workload, rate)?,
@@ -65,16 +81,30 @@ fn throughput(dir: &Path, emitter: BenchEmitter, workload: &Workload) -> Result<
     workload.write_all(&log)?;
     log.flush().map_err(log_error)?;
     let append = began.elapsed().as_secs_f64();
-    let destination = Destination::start(emitter, dir, None)?;
+    let is_file = emitter == BenchEmitter::File;
+    // Once before, of about as many bytes, and once after: the faster is the limit.
+    let about = workload
+        .events
+        .saturating_mul(workload.row_bytes as u64 + ENVELOPE_BYTES);
+    let mut raw = if is_file {
+        raw_append(dir, about)?
+    } else {
+        0.0
+    };
+    let measure = Measure {
+        row_bytes: workload.row_bytes,
+        ..Measure::default()
+    };
+    let destination = Destination::start(emitter, dir, measure)?;
     let before = Usage::now();
     let began = Instant::now();
-    deliver(dir, &log, destination.emitter()?, Some(log.end()))?;
+    deliver(dir, &log, destination.emitter()?, Some(log.end()), |_| {})?;
     let elapsed = began.elapsed().as_secs_f64();
     let usage = Usage::now().since(&before);
     let counted = destination.count(dir)?.events;
     check(counted, workload.events)?;
     let events = as_f64(workload.events);
-    Ok(json!({
+    let mut result = json!({
         "benchmark": "throughput",
         "emitter": destination.name(),
         "events": workload.events,
@@ -86,7 +116,21 @@ fn throughput(dir: &Path, emitter: BenchEmitter, workload: &Workload) -> Result<
         "events_per_second": (events / elapsed).round(),
         "cpu_seconds_per_million": usage.cpu_seconds * 1e6 / events,
         "peak_rss_kib": usage.peak_rss_kib,
-    }))
+    });
+    if is_file {
+        let bytes = raw::bytes(&dir.join("out")).map_err(|cause| failed("measure files", cause))?;
+        raw = raw.max(raw_append(dir, bytes)?);
+        let rate = as_f64(bytes) / elapsed / 1e6;
+        result["bytes_per_event"] = (bytes / workload.events).into();
+        result["mb_per_second"] = rate.round().into();
+        result["raw_append_mb_per_second"] = raw.round().into();
+        result["ratio_to_raw_append"] = (rate / raw).into();
+    }
+    Ok(result)
+}
+
+fn raw_append(dir: &Path, bytes: u64) -> Result<f64, CliError> {
+    raw::append(dir, bytes).map_err(|cause| failed("append to a file", cause))
 }
 
 fn latency(
@@ -97,7 +141,12 @@ fn latency(
 ) -> Result<Value, CliError> {
     let log = open_log(dir, SyncPolicy::Always)?;
     let schedule = workload.schedule(rate);
-    let destination = Destination::start(emitter, dir, Some(schedule.clone()))?;
+    let measure = Measure {
+        schedule: Some(schedule.clone()),
+        row_bytes: workload.row_bytes,
+        ..Measure::default()
+    };
+    let destination = Destination::start(emitter, dir, measure)?;
     if !destination.sees_each_event() {
         return Err(CliError::new(
             Exit::Usage,
@@ -115,7 +164,7 @@ fn latency(
         let (emitter, log, dir) = (destination.emitter()?, log.clone(), dir.to_path_buf());
         let (trigger, shutdown) = Shutdown::new();
         let thread = crate::assemble::lanes::spawn("lane", move || {
-            deliver_until(&dir, &log, emitter, None, shutdown)
+            deliver_until(&dir, &log, emitter, None, shutdown, |_| {})
         })?;
         (trigger, thread)
     };
@@ -125,9 +174,9 @@ fn latency(
     lane.1.join().unwrap_or_else(|_| Err(panicked("lane")))?;
     written?;
     let usage = Usage::now().since(&before);
-    let mut counted = destination.count(dir)?;
+    let counted = destination.count(dir)?;
     check(counted.events, workload.events)?;
-    let percentiles = counted.percentiles();
+    let latency = counted.latency;
     Ok(json!({
         "benchmark": "latency",
         "emitter": destination.name(),
@@ -138,11 +187,11 @@ fn latency(
         "rate": rate,
         "sync": "always",
         "micros": {
-            "p50": percentiles[0],
-            "p90": percentiles[1],
-            "p99": percentiles[2],
-            "p999": percentiles[3],
-            "max": percentiles[4],
+            "p50": latency.per_mille(500),
+            "p90": latency.per_mille(900),
+            "p99": latency.per_mille(990),
+            "p999": latency.per_mille(999),
+            "max": latency.per_mille(1000),
         },
         "cpu_seconds_per_million": usage.cpu_seconds * 1e6 / as_f64(workload.events),
         "peak_rss_kib": usage.peak_rss_kib,
@@ -161,9 +210,10 @@ fn deliver(
     log: &Log,
     emitter: cdc_core::BoxEmitter,
     stop_at: Option<Position>,
+    change: impl FnOnce(&mut LaneConfig),
 ) -> Result<(), CliError> {
     let (_trigger, shutdown) = Shutdown::new();
-    deliver_until(dir, log, emitter, stop_at, shutdown)
+    deliver_until(dir, log, emitter, stop_at, shutdown, change)
 }
 
 /// Runs one lane over the log on this thread.
@@ -173,6 +223,7 @@ fn deliver_until(
     emitter: cdc_core::BoxEmitter,
     stop_at: Option<Position>,
     shutdown: Shutdown,
+    change: impl FnOnce(&mut LaneConfig),
 ) -> Result<(), CliError> {
     let state = crate::assemble::state::State::open(&dir.join("state"))?;
     let dlq = FileDlq::open(StdStorage::shared(), dir.join("dlq"), DlqOptions::default())?;
@@ -182,6 +233,7 @@ fn deliver_until(
         log.oldest().map_err(log_error)?,
     );
     config.stop_at = stop_at;
+    change(&mut config);
     let log = log.clone();
     let (_control, commands) = LaneControl::new();
     let metrics = Arc::new(LaneMetrics::default());

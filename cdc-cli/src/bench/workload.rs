@@ -20,6 +20,8 @@ pub(crate) struct Workload {
     pub(crate) row_bytes: usize,
     /// Events of a transaction.
     pub(crate) transaction: u32,
+    /// Rows that are written again and again; every event is of a row of its own if 0.
+    pub(crate) keys: u64,
 }
 
 /// When each transaction is due.
@@ -83,7 +85,8 @@ impl Workload {
             while id < end {
                 transaction
                     .insert_with(&relation, |row| {
-                        row.int(i64::try_from(id).unwrap_or(i64::MAX));
+                        let key = id.checked_rem(self.keys).unwrap_or(id);
+                        row.int(i64::try_from(key).unwrap_or(i64::MAX));
                         row.int(i64::try_from(id % 100_000).unwrap_or_default());
                         row.int(1_000_000);
                         row.text(&filler);

@@ -24,6 +24,17 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<Exit, CliError> {
 }
 
 fn text(result: &Value) -> String {
+    if result["benchmark"] == "poison" {
+        return format!(
+            "log -> webhook: {} events of {} keys, 1 % refused, {} requests at once\n  the other keys, second half: {} events/s, {} without refusals: {:.1} % lost\n",
+            result["events"],
+            result["keys"],
+            result["concurrency"],
+            result["poison_events_per_second"],
+            result["clean_events_per_second"],
+            result["others_lose_percent"].as_f64().unwrap_or_default()
+        );
+    }
     let head = format!(
         "log -> {}: {} events of {} bytes, {} a transaction, all counted at the destination\n",
         result["emitter"].as_str().unwrap_or_default(),
@@ -50,10 +61,18 @@ fn text(result: &Value) -> String {
             number("events_per_second") / 1e6
         )
     };
+    let raw = result["ratio_to_raw_append"]
+        .as_f64()
+        .map_or_else(String::new, |ratio| {
+            format!(
+                "  {} MB/s, {:.2} of a plain append of the same bytes ({} MB/s)\n",
+                result["mb_per_second"], ratio, result["raw_append_mb_per_second"]
+            )
+        });
     let cost = format!(
         "  {:.2} CPU seconds a million events, peak memory {} MiB\n",
         number("cpu_seconds_per_million"),
         result["peak_rss_kib"].as_u64().unwrap_or_default() / 1024
     );
-    head + &rest + &cost
+    head + &rest + &raw + &cost
 }

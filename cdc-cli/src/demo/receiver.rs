@@ -1,19 +1,16 @@
 //! A webhook receiver on loopback that can be told to fail.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use crate::loopback;
 
 /// Longest body it reads.
 const BODY_MAX: usize = 16 << 20;
@@ -52,35 +49,8 @@ impl Receiver {
     /// # Errors
     /// If loopback has no port for it.
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<SocketAddr> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let receiver = self.clone();
-        thread::Builder::new()
-            .name("receiver".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-                        return;
-                    };
-                    while let Ok((stream, _)) = listener.accept().await {
-                        let receiver = receiver.clone();
-                        tokio::spawn(async move {
-                            let service = service_fn(|request| answer(receiver.clone(), request));
-                            // A connection that breaks is the sender's to retry.
-                            drop(
-                                http1::Builder::new()
-                                    .serve_connection(TokioIo::new(stream), service)
-                                    .await,
-                            );
-                        });
-                    }
-                });
-            })?;
-        Ok(address)
+        loopback::serve(move |request| answer(receiver.clone(), request))
     }
 
     fn take(&self, body: &[u8]) -> StatusCode {
@@ -115,21 +85,14 @@ impl Receiver {
     }
 }
 
-async fn answer(
-    receiver: Arc<Receiver>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let status = if receiver.down.load(Ordering::Relaxed) {
+async fn answer(receiver: Arc<Receiver>, request: Request<Incoming>) -> StatusCode {
+    if receiver.down.load(Ordering::Relaxed) {
         receiver.refused.fetch_add(1, Ordering::Relaxed);
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
-        let body = http_body_util::Limited::new(request.into_body(), BODY_MAX);
-        match body.collect().await {
-            Ok(body) => receiver.take(&body.to_bytes()),
-            Err(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        }
-    };
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
-    Ok(response)
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let body = http_body_util::Limited::new(request.into_body(), BODY_MAX);
+    match body.collect().await {
+        Ok(body) => receiver.take(&body.to_bytes()),
+        Err(_) => StatusCode::PAYLOAD_TOO_LARGE,
+    }
 }
