@@ -46,6 +46,7 @@ mod event_id;
 mod filter;
 mod gap;
 mod journal;
+mod key;
 mod lineage;
 mod lsn;
 #[cfg(feature = "runtime")]

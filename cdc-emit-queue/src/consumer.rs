@@ -1,6 +1,7 @@
 //! The user's end of the queue.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use cdc_core::{ChangeEvent, EventBatch, Position, SourceInfo};
@@ -35,7 +36,8 @@ impl QueueConsumer {
         Self { shared, id }
     }
 
-    /// Waits for the oldest batch that nobody holds. `None` when the emitter is gone and nothing
+    /// Waits for the oldest batch that nobody holds and that holds no event of a row of which another
+    /// consumer has an earlier event that it has not acknowledged. `None` when the emitter is gone and nothing
     /// is ready.
     ///
     /// # Cancel safety
@@ -46,11 +48,15 @@ impl QueueConsumer {
             let turn = self.shared.turnstile.lock().await;
             self.shared.ticket_out.recv_async().await.ok()?;
             drop(turn);
+            // Registered before the look, so that no change after it is missed.
+            let mut changed = pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
             // No await from here on: a drawn ticket is always redeemed.
             match self.shared.redeem(self.id) {
                 Redeemed::Taken(taken) => return Some(self.hold(taken)),
                 Redeemed::Finished => return None,
                 Redeemed::Stale => {}
+                Redeemed::Blocked(_) => changed.await,
             }
         }
     }
@@ -63,6 +69,7 @@ impl QueueConsumer {
                 Redeemed::Taken(taken) => return Some(self.hold(taken)),
                 Redeemed::Finished => return None,
                 Redeemed::Stale => {}
+                Redeemed::Blocked(since) => self.shared.wait_for_change(since),
             }
         }
     }
@@ -80,6 +87,7 @@ impl QueueConsumer {
                 Redeemed::Taken(taken) => return Ok(self.hold(taken)),
                 Redeemed::Finished => return Err(TryRecvError::Closed),
                 Redeemed::Stale => {}
+                Redeemed::Blocked(_) => return Err(TryRecvError::Empty),
             }
         }
     }

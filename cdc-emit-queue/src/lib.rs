@@ -8,8 +8,10 @@
 //!
 //! # Guarantees
 //! - **Ordering.** Hand-overs come in position order. Events cut from one batch stay in order. A
-//!   batch that is given back comes again before anything later. With several consumers the
-//!   hand-overs are in order, the consumers' work is not.
+//!   batch that is given back comes again before anything later. With several consumers
+//!   each row stays in order: nobody gets an event of a row while another consumer has an earlier one
+//!   of it and has not acknowledged that, not even after a consumer died. `truncate` and schema
+//!   events wait for everything before them, and everything after for them.
 //! - **Durability.** [`durable`](cdc_core::Emitter::durable) reports the end of the unbroken run of
 //!   acknowledged batches. Acks may come in any order; the mark never passes an unacknowledged
 //!   event.

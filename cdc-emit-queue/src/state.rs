@@ -2,14 +2,22 @@
 //!
 //! The window holds every hand-over that is not yet behind the durable mark, in order. The channel
 //! carries one ticket for each hand-over that is ready; who draws a ticket takes the *oldest* ready
-//! hand-over, so that one given back comes before all later ones whatever the order of wake-ups.
+//! hand-over that it may, so that one given back comes before all later ones whatever the order of
+//! wake-ups. It may not take one that holds an event of a row of which another consumer has an
+//! earlier event and has not acknowledged it, nor one behind such a one: then it puts its ticket back,
+//! for that other consumer, and waits until something changes.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use cdc_core::{EventBatch, Position};
+use cdc_core::{EventBatch, Op, Position};
 
 use crate::QueueConfig;
+
+/// Hand-overs that others have, or that are for others, before a consumer stops looking for one that
+/// it may take.
+const LOOK_MAX: usize = 64;
 
 /// How full a queue is, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +45,15 @@ struct Slot {
     /// Who holds it: consumer and hand-over number.
     holder: Option<(u64, u64)>,
     deliveries: u32,
+    /// Rows it is of, once somebody had to know.
+    keys: Option<Keys>,
+}
+
+/// Rows that a hand-over is of.
+enum Keys {
+    These(Vec<u64>),
+    /// Something in it is of a whole table, or of a row that is not known.
+    Any,
 }
 
 #[derive(Default)]
@@ -51,6 +68,12 @@ struct State {
     /// Tickets in the channel, or drawn and not yet redeemed.
     tickets: usize,
     held: usize,
+    /// Hand-overs each consumer holds; none of those that hold nothing.
+    holders: HashMap<u64, usize>,
+    /// Threads that wait for a change.
+    waiting: usize,
+    /// Grows with every change that may let a consumer take what it could not.
+    changes: u64,
     events: usize,
     bytes: usize,
     through: Position,
@@ -73,6 +96,8 @@ pub(crate) enum Redeemed {
     Taken(Taken),
     /// Somebody acknowledged late what the ticket stood for.
     Stale,
+    /// What is ready is for another consumer first; worth another look after this many changes.
+    Blocked(u64),
     /// Nothing is ready and nothing new will come.
     Finished,
 }
@@ -87,6 +112,9 @@ pub(crate) struct Shared {
     pub(crate) turnstile: tokio::sync::Mutex<()>,
     /// Room was made. Only the emitter waits for it.
     pub(crate) freed: tokio::sync::Notify,
+    /// Something changed for consumers that could not take what was ready: tasks, and threads.
+    pub(crate) changed: tokio::sync::Notify,
+    changed_threads: Condvar,
 }
 
 impl Shared {
@@ -100,6 +128,8 @@ impl Shared {
             ticket_out,
             turnstile: tokio::sync::Mutex::new(()),
             freed: tokio::sync::Notify::new(),
+            changed: tokio::sync::Notify::new(),
+            changed_threads: Condvar::new(),
         }
     }
 
@@ -121,6 +151,28 @@ impl Shared {
         }
     }
 
+    /// Tells consumers that could not take what was ready.
+    fn change(&self, state: &mut State) {
+        state.changes += 1;
+        self.changed.notify_waiters();
+        if state.waiting > 0 {
+            self.changed_threads.notify_all();
+        }
+    }
+
+    /// Blocks until something has changed since.
+    pub(crate) fn wait_for_change(&self, since: u64) {
+        let mut state = self.state();
+        while state.changes == since {
+            state.waiting += 1;
+            state = self
+                .changed_threads
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+    }
+
     /// Queues a hand-over if there is room.
     pub(crate) fn push(&self, batch: &EventBatch, bytes: usize) -> bool {
         let mut state = self.state();
@@ -138,8 +190,10 @@ impl Shared {
             bytes,
             holder: None,
             deliveries: 0,
+            keys: None,
         });
         self.announce(&mut state);
+        self.change(&mut state);
         true
     }
 
@@ -151,6 +205,7 @@ impl Shared {
         self.announce(&mut state);
         match taken {
             Some(taken) => Redeemed::Taken(taken),
+            None if state.ready() > 0 => Redeemed::Blocked(state.changes),
             None if state.closed => Redeemed::Finished,
             None => Redeemed::Stale,
         }
@@ -159,6 +214,7 @@ impl Shared {
     pub(crate) fn ack(&self, seq: u64) {
         let mut state = self.state();
         state.ack(seq);
+        self.change(&mut state);
         drop(state);
         self.freed.notify_one();
     }
@@ -170,6 +226,7 @@ impl Shared {
         for &seq in &covered {
             state.ack(seq);
         }
+        self.change(&mut state);
         drop(state);
         self.freed.notify_one();
         covered.len()
@@ -180,6 +237,7 @@ impl Shared {
         let mut state = self.state();
         state.give_back(seq, |holder| holder.1 == hold);
         self.announce(&mut state);
+        self.change(&mut state);
     }
 
     pub(crate) fn give_back_all(&self, consumer: u64) {
@@ -188,12 +246,14 @@ impl Shared {
             state.give_back(seq, |_| true);
         }
         self.announce(&mut state);
+        self.change(&mut state);
     }
 
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         self.announce(&mut state);
+        self.change(&mut state);
     }
 
     /// Forgets everything queued; the lane gives it again from its checkpoint.
@@ -204,6 +264,8 @@ impl Shared {
         state.slots.clear();
         state.returned.clear();
         state.held = 0;
+        state.holders.clear();
+        self.change(&mut state);
         state.events = 0;
         state.bytes = 0;
         state.through = through;
@@ -250,15 +312,13 @@ impl State {
     }
 
     fn take(&mut self, consumer: u64) -> Option<Taken> {
-        // Whatever was given back is older than everything fresh.
-        let seq = match self.returned.pop_first() {
-            Some(seq) => seq,
-            None if self.fresh < self.end() => {
-                self.fresh += 1;
-                self.fresh - 1
-            }
-            None => return None,
-        };
+        let seq = self.free_for(consumer)?;
+        if !self.returned.remove(&seq) {
+            // What is between stays ready, for somebody else.
+            self.returned.extend(self.fresh..seq);
+            self.fresh = seq + 1;
+        }
+        *self.holders.entry(consumer).or_default() += 1;
         self.hold_next += 1;
         let hold = self.hold_next;
         let slot = self.slot(seq)?;
@@ -275,14 +335,63 @@ impl State {
         })
     }
 
+    /// A consumer holds one hand-over less.
+    fn let_go(&mut self, consumer: u64) {
+        if let Some(count) = self.holders.get_mut(&consumer) {
+            *count -= 1;
+            if *count == 0 {
+                self.holders.remove(&consumer);
+            }
+        }
+    }
+
+    /// The oldest ready hand-over that holds no event of a row of which somebody else still has an
+    /// earlier one, or has to take an earlier one first.
+    fn free_for(&mut self, consumer: u64) -> Option<u64> {
+        // Whatever was given back is older than everything fresh.
+        let fresh = (self.fresh < self.end()).then_some(self.fresh);
+        let oldest = self.returned.first().copied().or(fresh)?;
+        let others = self.holders.len() - usize::from(self.holders.contains_key(&consumer));
+        if others == 0 {
+            return Some(oldest);
+        }
+        let mut taken = HashSet::new();
+        let mut looked_at = 0;
+        for (seq, slot) in (self.base..).zip(&mut self.slots) {
+            let Some(batch) = &slot.batch else { continue };
+            let ready = seq >= self.fresh || self.returned.contains(&seq);
+            if !ready && slot.holder.is_some_and(|holder| holder.0 == consumer) {
+                continue;
+            }
+            let keys = slot.keys.get_or_insert_with(|| Keys::of(batch));
+            match keys {
+                Keys::These(keys) => {
+                    if ready && !keys.iter().any(|key| taken.contains(key)) {
+                        return Some(seq);
+                    }
+                    taken.extend(keys.iter().copied());
+                }
+                Keys::Any if ready && taken.is_empty() => return Some(seq),
+                Keys::Any => return None,
+            }
+            looked_at += 1;
+            if looked_at >= LOOK_MAX {
+                return None;
+            }
+        }
+        None
+    }
+
     fn ack(&mut self, seq: u64) {
         let Some(slot) = self.slot(seq) else { return };
         let Some(batch) = slot.batch.take() else {
             return;
         };
         let bytes = slot.bytes;
-        if slot.holder.take().is_some() {
+        slot.keys = None;
+        if let Some((consumer, _)) = slot.holder.take() {
             self.held -= 1;
+            self.let_go(consumer);
         }
         self.returned.remove(&seq);
         self.events -= batch.len();
@@ -297,9 +406,10 @@ impl State {
 
     fn give_back(&mut self, seq: u64, holds: impl FnOnce((u64, u64)) -> bool) {
         let Some(slot) = self.slot(seq) else { return };
-        if slot.holder.is_some_and(holds) {
+        if let Some(holder) = slot.holder.filter(|holder| holds(*holder)) {
             slot.holder = None;
             self.held -= 1;
+            self.let_go(holder.0);
             self.returned_total += 1;
             self.returned.insert(seq);
         }
@@ -311,6 +421,30 @@ impl State {
             .filter(|(_, slot)| slot.holder.is_some_and(|h| h.0 == consumer) && which(slot))
             .map(|(seq, _)| seq)
             .collect()
+    }
+}
+
+impl Keys {
+    fn of(batch: &EventBatch) -> Self {
+        let mut keys = Vec::with_capacity(batch.len());
+        for event in batch.events() {
+            match event.key_hashes() {
+                Ok(Some((old, new))) => {
+                    keys.push(new);
+                    if old != new {
+                        keys.push(old);
+                    }
+                }
+                // Of no row of a table: in order among those of its prefix.
+                Ok(None) if event.op == Op::Message => {
+                    let mut hasher = DefaultHasher::new();
+                    (&event.relation.schema, &event.relation.table).hash(&mut hasher);
+                    keys.push(hasher.finish());
+                }
+                Ok(None) | Err(_) => return Self::Any,
+            }
+        }
+        Self::These(keys)
     }
 }
 

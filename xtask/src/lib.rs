@@ -58,7 +58,8 @@ the typed logs, not in `all`)
   --release              build cdc-cli with optimisations
   --keep                 leave the run's directory and say where it is
 
-Benchmarks: postgres (catch-up beside pg_recvlogical), large (one transaction of 5M rows), log
+Benchmarks: postgres (catch-up beside pg_recvlogical), large (one transaction of 5M rows), log,
+dlq (opening a million letters), delivery (rates, latency, dead keys, memory)
   -o table|json          form of the result (default table)
   --scale F              fraction of the full size (default 1.0)
   --rounds N             measured rounds, alternating; the median is reported (default 3)

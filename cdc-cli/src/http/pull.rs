@@ -212,6 +212,11 @@ impl Emitter for PullEmitter {
     fn batch_size(&self) -> usize {
         self.0.batch_size
     }
+
+    /// A consumer fetches when it likes.
+    fn drains(&self) -> bool {
+        false
+    }
 }
 
 const fn mark(through: Position) -> DurableMark {

@@ -15,6 +15,7 @@ trait ErasedEmitter: Send {
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError>;
     fn flush(&mut self) -> Boxed<'_, Option<DurableMark>>;
     fn batch_size(&self) -> usize;
+    fn drains(&self) -> bool;
     fn worker(&self) -> Option<Box<dyn ErasedEmitter>>;
 }
 
@@ -33,6 +34,9 @@ impl<E: Emitter + 'static> ErasedEmitter for E {
     }
     fn batch_size(&self) -> usize {
         Emitter::batch_size(self)
+    }
+    fn drains(&self) -> bool {
+        Emitter::drains(self)
     }
     fn worker(&self) -> Option<Box<dyn ErasedEmitter>> {
         Emitter::worker(self).map(|worker| Box::new(worker) as _)
@@ -70,6 +74,9 @@ impl Emitter for BoxEmitter {
     }
     fn batch_size(&self) -> usize {
         self.0.batch_size()
+    }
+    fn drains(&self) -> bool {
+        self.0.drains()
     }
     fn worker(&self) -> Option<Self> {
         self.0.worker().map(Self)

@@ -143,4 +143,11 @@ pub trait Emitter: Send {
     fn batch_size(&self) -> usize {
         usize::MAX
     }
+
+    /// True if what was accepted becomes durable by itself, so that a shutdown waits for it. False if
+    /// somebody has to come and take it, who may be away for days: then a shutdown takes the mark as
+    /// it is, and the rest comes again at the next start. Asked once.
+    fn drains(&self) -> bool {
+        true
+    }
 }

@@ -5,48 +5,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::window::Numbers;
 use crate::row::RowError;
-use crate::{ChangeEvent, DeadLetter, Op, Position, Relation, RowImage};
+use crate::{ChangeEvent, DeadLetter, Position, Relation};
 
 /// Hash of (table, key values). A collision parks one key too many, which keeps order and loses
 /// nothing.
 pub(super) type KeyHash = u64;
 
-/// Both identities of an event: where it was and where it is. Equal unless the key changed.
-/// `None` for events without a key of a row (truncate, message, ...).
+/// [`ChangeEvent::key_hashes`].
 pub(super) fn key_hashes(event: &ChangeEvent) -> Result<Option<(KeyHash, KeyHash)>, RowError> {
-    if matches!(event.op, Op::Truncate | Op::Schema | Op::Message) {
-        return Ok(None);
-    }
-    let hash_row = |row: &RowImage| {
-        let mut hasher = DefaultHasher::new();
-        event.relation.schema.hash(&mut hasher);
-        event.relation.table.hash(&mut hasher);
-        if event.relation.key.is_empty() {
-            row.as_bytes().hash(&mut hasher);
-        } else {
-            let mut columns = row.columns()?;
-            let mut at = 0;
-            for &ordinal in &event.relation.key {
-                let ordinal = usize::from(ordinal);
-                while at < ordinal {
-                    columns.next_raw().transpose()?;
-                    at += 1;
-                }
-                columns.next_raw().transpose()?.hash(&mut hasher);
-                at += 1;
-            }
-        }
-        Ok(hasher.finish())
-    };
-    let Some(new) = event.identity_row() else {
-        return Ok(None);
-    };
-    let new = hash_row(new)?;
-    let old = match event.before.row() {
-        Some(row) if event.key_changed()? || event.relation.key.is_empty() => hash_row(row)?,
-        _ => new,
-    };
-    Ok(Some((old, new)))
+    event.key_hashes()
 }
 
 /// Which worker's an event without a key of a row is: its table's.

@@ -103,6 +103,8 @@ pub(super) struct Running {
     pub(super) paused: bool,
     /// No request may start: an order waits for those in flight.
     pub(super) quiet: bool,
+    /// A shutdown waits for what is in flight.
+    pub(super) drains: bool,
     /// Shutdown was asked for; only gaps are filled, until then.
     pub(super) draining: Option<Duration>,
     /// What the lane ends with when everything read is delivered.
@@ -128,7 +130,6 @@ impl Running {
         let config = lane.config;
         let running = Self {
             window: Window::new(config.start),
-            workers: vec![Worker::new(lane.emitter)],
             fences: HashMap::new(),
             next_fence: 0,
             queued: 0,
@@ -149,6 +150,8 @@ impl Running {
             shown_running: false,
             paused: false,
             quiet: false,
+            drains: lane.emitter.drains(),
+            workers: vec![Worker::new(lane.emitter)],
             draining: None,
             ending: None,
             pending: None,
@@ -301,6 +304,12 @@ impl Running {
             }
         }
         Ok(true)
+    }
+
+    /// Until when a drain that begins now waits for what is in flight.
+    pub(super) fn drain_until(&self) -> Duration {
+        let timeout = self.config.shutdown_timeout;
+        self.clock.elapsed() + if self.drains { timeout } else { Duration::ZERO }
     }
 
     /// Waits; false if shutdown came first.

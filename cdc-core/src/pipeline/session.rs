@@ -55,7 +55,7 @@ impl Running {
                 return Ok(end);
             }
             if self.shutdown.is_asked() && self.draining.is_none() {
-                self.draining = Some(now + self.config.shutdown_timeout);
+                self.draining = Some(self.drain_until());
                 continue;
             }
             if self.blocked.is_some() && now >= self.look_again && self.draining.is_none() {
@@ -350,7 +350,7 @@ impl Running {
                 _ = reply.send(());
             }
             LaneCommand::Stop { reply } => {
-                self.draining = Some(self.clock.elapsed() + self.config.shutdown_timeout);
+                self.draining = Some(self.drain_until());
                 _ = reply.send(());
             }
             LaneCommand::Pause { reply } => {
@@ -460,7 +460,12 @@ impl Running {
             // A drain is bounded; an end that was asked for by position waits for the destination
             // unless shutdown is asked for.
             let mut shutdown = self.shutdown.clone();
-            let (clock, timeout) = (self.clock.clone(), self.config.shutdown_timeout);
+            let clock = self.clock.clone();
+            let timeout = if self.drains {
+                self.config.shutdown_timeout
+            } else {
+                Duration::ZERO
+            };
             let deadline = self.draining;
             let limit = async move {
                 let deadline = match deadline {
@@ -487,7 +492,13 @@ impl Running {
                         return Ok(SessionEnd::Rewind);
                     }
                 }
-                None => {}
+                None => {
+                    // Not all of it, but what is durable by now.
+                    let mark = emitter.try_lock().map(|mut emitter| emitter.durable());
+                    if let Ok(Ok(mark)) = mark {
+                        self.apply(w, mark)?;
+                    }
+                }
             }
         }
         self.store_parking()?;

@@ -8,6 +8,7 @@ mod bounds;
 mod conformance;
 mod model;
 mod queue;
+mod rows;
 mod threads;
 
 use std::future::Future;

@@ -179,7 +179,7 @@ async fn closing_drains_then_ends_every_consumer() {
         })
         .collect();
     tokio::task::yield_now().await;
-    emitter.emit(&testing::transaction(2, 1, 2)).await.unwrap();
+    emitter.emit(&testing::transaction(2, 7, 2)).await.unwrap();
     let handle = emitter.handle();
     drop(emitter);
     let mut total = 0;

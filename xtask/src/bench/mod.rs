@@ -1,5 +1,6 @@
 //! Benchmarks: counts are checked at the destination, ratios come from one run.
 
+mod delivery;
 mod dlq;
 mod log;
 mod measure;
@@ -17,7 +18,7 @@ use crate::options::Options;
 use crate::{Error, Result, command, ensure, runs};
 
 /// The benchmarks, in the order they run without a name.
-const NAMES: [&str; 4] = ["postgres", "large", "log", "dlq"];
+const NAMES: [&str; 5] = ["postgres", "large", "log", "dlq", "delivery"];
 
 /// How a benchmark is done.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             "postgres" => postgres::catch_up(&settings)?,
             "large" => postgres::large(&settings)?,
             "dlq" => dlq::run(&settings)?,
+            "delivery" => delivery::run(&settings)?,
             _ => log::run(&settings)?,
         };
         results.insert(name.to_owned(), result);

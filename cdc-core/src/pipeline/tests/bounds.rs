@@ -2,6 +2,7 @@
 //! when there is room.
 
 use super::*;
+use crate::{DurableMark, EmitError, Emitter, Receipt};
 
 /// Runs a lane beside `orders`, with the counters looked at all the while.
 async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
@@ -223,4 +224,63 @@ async fn a_redrive_goes_though_the_last_request_failed_if_nothing_is_left_to_sen
     })
     .await;
     assert_eq!(rig.emitter.taken(), all(1..2, 2));
+}
+
+/// Takes events that nobody fetches; full after so many.
+struct Away {
+    drains: bool,
+    room: usize,
+}
+
+impl Emitter for Away {
+    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        if batch.len() > self.room {
+            std::future::pending::<()>().await;
+        }
+        self.room -= batch.len();
+        Ok(Receipt::ACCEPTED)
+    }
+
+    async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        std::future::pending().await
+    }
+
+    fn drains(&self) -> bool {
+        self.drains
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_consumer_that_fetches_when_it_likes() {
+    for (drains, room, seconds) in [(true, 9, 11), (false, 9, 1), (false, 0, 1)] {
+        let rig = Rig::new();
+        rig.log.push(transaction(1, 1, 2));
+        let (trigger, shutdown) = Shutdown::new();
+        let log = rig.log.clone();
+        let lane = Lane {
+            config: LaneConfig::new("hook", source().lineage, Position::ZERO),
+            open: move |after| Ok(log.tail(after)),
+            filter: Box::new(|_: &ChangeEvent| true),
+            transforms: Vec::new(),
+            emitter: BoxEmitter::new(Away { drains, room }),
+            dlq: rig.dlq.clone(),
+            checkpoints: rig.checkpoints.clone(),
+            watermark: rig.watermark.register("hook", None),
+            clock: Arc::new(SystemClock::new()),
+            metrics: rig.metrics.clone(),
+            control: LaneControl::new().1,
+            shutdown,
+        };
+        let begun = tokio::time::Instant::now();
+        let orders = async {
+            wait(1).await;
+            trigger.trigger();
+        };
+        let ((), end) = tokio::join!(orders, lane.run());
+        assert_eq!(end.unwrap(), LaneEnd::Drained);
+        assert_eq!(begun.elapsed().as_secs(), seconds, "{drains} {room}");
+        let counts = rig.metrics.counts();
+        assert!(counts.adds_up(), "{counts:?}");
+        assert_eq!(rig.stored(), Position::ZERO);
+    }
 }
