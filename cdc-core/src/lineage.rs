@@ -14,6 +14,8 @@ pub enum SourceKind {
     Postgres = 2,
     /// A SQLite `-wal` file.
     Sqlite = 3,
+    /// RocksDB's write-ahead log files.
+    RocksDb = 4,
 }
 
 impl SourceKind {
@@ -23,6 +25,7 @@ impl SourceKind {
             Self::Wal => "wal",
             Self::Postgres => "postgres",
             Self::Sqlite => "sqlite",
+            Self::RocksDb => "rocksdb",
         }
     }
 
@@ -32,6 +35,7 @@ impl SourceKind {
             1 => Some(Self::Wal),
             2 => Some(Self::Postgres),
             3 => Some(Self::Sqlite),
+            4 => Some(Self::RocksDb),
             _ => None,
         }
     }

@@ -33,7 +33,7 @@ Automation of this workspace.
 
 Usage: cargo xtask COMMAND
 
-  setup                  install what the tests need: PostgreSQL, sqlite3, cargo-nextest
+  setup                  install what the tests need: PostgreSQL, sqlite3, RocksDB, valgrind, …
   test [FILTER…]         tidy, every test, doctests, integration runs against a private PostgreSQL
                          (with filters: only the unit and integration tests they match)
   ci                     formatting, clippy, documentation, then all of `test`
@@ -47,11 +47,11 @@ Usage: cargo xtask COMMAND
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
 
-Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table; and kinds (conformance of
-the typed logs, not in `all`)
+Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table; and, not in `all`, kinds
+(conformance of the typed logs), sqlite-oracle, sqlite-kill, rocksdb-kill
   --transactions N       how many transactions the writers commit (default 4000; long: 200000)
   --seed N               seed of everything random (default: from the clock, always printed)
-  --kills N              pg-kill: how often cdc-cli is killed (default 5)
+  --kills N              pg-kill: how often cdc-cli is killed (default 5); sqlite-kill, rocksdb-kill
   --workloads N          kinds: random workloads of each of the eight kinds (default 1000)
   --crashes N            pg-crash: how often the database is killed (default 2)
   --cli PATH             use this cdc-cli instead of building one

@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use cdc_core::storage::StdStorage;
 use cdc_core::{
-    BatchLimit, EventBatch, Lineage, Position, SourceError, SourceErrorKind, SourceInfo, WalSource,
+    BatchLimit, EventBatch, Lineage, Position, SourceError, SourceErrorKind, SourceInfo,
+    SystemClock, WalSource,
 };
 use cdc_wal::postgres::{PostgresConfig, PostgresSource, SqlSession};
+use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource};
 use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 
 use super::start::LogView;
@@ -17,6 +20,7 @@ use super::start::LogView;
 pub(crate) enum ForeignConfig {
     Postgres(Box<PostgresConfig>),
     Sqlite(Box<SqliteConfig>),
+    RocksDb(Box<RocksDbConfig>),
 }
 
 /// A connection that streams.
@@ -24,6 +28,7 @@ pub(crate) enum ForeignConfig {
 pub(crate) enum Foreign {
     Postgres(Box<PostgresSource>),
     Sqlite(Box<SqliteSource>),
+    RocksDb(Box<RocksDbSource>),
 }
 
 impl ForeignConfig {
@@ -35,6 +40,7 @@ impl ForeignConfig {
                 config.accept_gap = accept_gap;
             }
             Self::Sqlite(config) => config.accept_gap = accept_gap,
+            Self::RocksDb(config) => config.accept_gap = accept_gap,
         }
     }
 
@@ -68,12 +74,13 @@ impl ForeignConfig {
             Self::Postgres(config) => PostgresSource::connect(*config, None)
                 .await
                 .map(|source| Foreign::Postgres(Box::new(source))),
+            Self::RocksDb(config) => {
+                let clock = Arc::new(SystemClock::new());
+                RocksDbSource::connect(StdStorage::shared(), clock, *config, held(journal)?)
+                    .map(|source| Foreign::RocksDb(Box::new(source)))
+            }
             Self::Sqlite(config) => {
-                let held = if journal.join("control").exists() {
-                    Some(LogView::Directory(journal.to_path_buf()).extent()?.end)
-                } else {
-                    None
-                };
+                let held = held(journal)?;
                 SqliteSource::connect(*config, held)
                     .await
                     .map(|source| Foreign::Sqlite(Box::new(source)))
@@ -82,12 +89,22 @@ impl ForeignConfig {
     }
 }
 
+/// Where what was captured before ends, if any was.
+fn held(journal: &Path) -> Result<Option<Position>, SourceError> {
+    if !journal.join("control").exists() {
+        return Ok(None);
+    }
+    Ok(Some(
+        LogView::Directory(journal.to_path_buf()).extent()?.end,
+    ))
+}
+
 impl Foreign {
     /// Says from now on whether the connection is up; `None` if there is none that could break.
     pub(crate) fn is_up(&self) -> Option<Arc<AtomicBool>> {
         match self {
             Self::Postgres(source) => Some(source.is_up()),
-            Self::Sqlite(_) => None,
+            Self::Sqlite(_) | Self::RocksDb(_) => None,
         }
     }
 
@@ -96,6 +113,7 @@ impl Foreign {
         match self {
             Self::Postgres(source) => source.start(),
             Self::Sqlite(source) => source.start(),
+            Self::RocksDb(source) => source.start(),
         }
     }
 
@@ -104,6 +122,7 @@ impl Foreign {
         match self {
             Self::Postgres(source) => Position::before(source.server_end()),
             Self::Sqlite(source) => source.end_at_start(),
+            Self::RocksDb(source) => source.end_at_start(),
         }
     }
 
@@ -115,6 +134,7 @@ impl Foreign {
         match self {
             Self::Postgres(source) => source.close().await,
             Self::Sqlite(source) => source.close().await,
+            Self::RocksDb(_) => Ok(()),
         }
     }
 }
@@ -124,6 +144,7 @@ impl WalSource for Foreign {
         match self {
             Self::Postgres(source) => source.source(),
             Self::Sqlite(source) => source.source(),
+            Self::RocksDb(source) => source.source(),
         }
     }
 
@@ -131,6 +152,7 @@ impl WalSource for Foreign {
         match self {
             Self::Postgres(source) => source.next_batch(limit).await,
             Self::Sqlite(source) => source.next_batch(limit).await,
+            Self::RocksDb(source) => source.next_batch(limit).await,
         }
     }
 
@@ -138,6 +160,7 @@ impl WalSource for Foreign {
         match self {
             Self::Postgres(source) => source.confirm(up_to).await,
             Self::Sqlite(source) => source.confirm(up_to).await,
+            Self::RocksDb(source) => source.confirm(up_to).await,
         }
     }
 }

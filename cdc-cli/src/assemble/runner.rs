@@ -100,7 +100,7 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
     let watermark = Watermark::new();
     let (ended, events) = mpsc::unbounded_channel();
     let ready = match &source {
-        Source::Postgres(_) | Source::Sqlite(_) => {
+        Source::Postgres(_) | Source::Sqlite(_) | Source::RocksDb(_) => {
             let waits_for_end = !matches!(options.until, Until::Stopped);
             let foreign = source::foreign(config, &source, &state, waits_for_end)?;
             let looked_at = foreign.clone();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cdc_core::storage::StdStorage;
 use cdc_core::{EngineKind, Position, Relation, SourceError, SystemClock};
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
+use cdc_wal::rocksdb::RocksDbConfig;
 use cdc_wal::sqlite::SqliteConfig;
 use cdc_wal::{LogErrorKind, StartAt, WalTail};
 
@@ -71,10 +72,19 @@ pub(crate) fn foreign(
             sqlite.state_dir = Some(state.paths.sqlite());
             Ok(ForeignConfig::Sqlite(Box::new(sqlite)))
         }
+        Source::RocksDb(path) => Ok(ForeignConfig::RocksDb(Box::new(rocksdb(config, path)))),
         Source::Wal(dir) => Err(CliError::new(
             Exit::Configuration,
             format!("capture from wal:{}: it is read directly", dir.display()),
         )),
+    }
+}
+
+/// How to follow a RocksDB database.
+pub(crate) fn rocksdb(config: &Config, path: &Path) -> RocksDbConfig {
+    RocksDbConfig {
+        name: config.name.clone(),
+        ..RocksDbConfig::new(path)
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, Position};
 use cdc_filter::TableFilter;
 use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity};
+use cdc_wal::rocksdb::RocksDbCheck;
 use cdc_wal::{LogError, StartAt};
 use serde_json::{Value, json};
 
@@ -134,6 +136,13 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
                 Err(error) => (vec![unreachable(&error)], None),
             }
         }
+        Source::RocksDb(path) => {
+            let rocksdb = source::rocksdb(config, path);
+            match RocksDbCheck::read(&StdStorage::shared(), &rocksdb) {
+                Ok(found) => (rocksdb_rows(&found), None),
+                Err(error) => (vec![unreachable(&error)], None),
+            }
+        }
         Source::Wal(dir) => {
             let view = LogView::Directory(dir.clone());
             view.extent()
@@ -201,6 +210,48 @@ fn unreachable(error: &cdc_core::SourceError) -> Row {
         error.to_string(),
         "see to it that it answers",
     )
+}
+
+fn rocksdb_rows(found: &RocksDbCheck) -> Vec<Row> {
+    let extent = match found.extent {
+        Some((first, last)) => format!("sequence numbers {first} to {last}"),
+        None => "none yet".to_owned(),
+    };
+    let families = found.families.join(", ");
+    let (severity, kept) = match found.kept {
+        Some([0, 0]) => (
+            Severity::Error,
+            "deleted as soon as their changes are in tables".to_owned(),
+        ),
+        Some([seconds, mib]) => (
+            Severity::Ok,
+            format!("WAL_ttl_seconds = {seconds}, WAL_size_limit_MB = {mib}"),
+        ),
+        None => (
+            Severity::Warning,
+            "unknown: there is no options file".to_owned(),
+        ),
+    };
+    let remedy = match severity {
+        Severity::Ok => "",
+        _ => {
+            "open the database with WAL_ttl_seconds longer than capture may be away, or WAL_size_limit_MB more than is written meanwhile"
+        }
+    };
+    [
+        (Severity::Ok, "column families", families, ""),
+        (Severity::Ok, "changes in log files", extent, ""),
+        (severity, "log files", kept, remedy),
+    ]
+    .map(|(severity, subject, found, remedy)| {
+        Row::configured(Finding {
+            severity,
+            subject: subject.to_owned(),
+            found,
+            remedy: remedy.to_owned(),
+        })
+    })
+    .into()
 }
 
 fn sqlite_row(found: cdc_wal::sqlite::Finding) -> Row {

@@ -39,7 +39,9 @@ pub(crate) fn run(args: &ReplayArgs, global: &Global) -> Result<Exit, CliError> 
     })?;
     let directory = match require_source(&config)? {
         Source::Wal(directory) => directory.clone(),
-        Source::Postgres(_) | Source::Sqlite(_) => StatePaths::new(&config.state_path).journal(),
+        Source::Postgres(_) | Source::Sqlite(_) | Source::RocksDb(_) => {
+            StatePaths::new(&config.state_path).journal()
+        }
     };
     let view = LogView::Directory(directory.clone());
     let extent = view

@@ -9,6 +9,7 @@ use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, EventBatch, Filter, Op, SystemClock, WalSource};
 use cdc_filter::{EventFilter, FilterConfig};
 use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
 use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
 use cdc_wal::{StartAt, WalTail};
 
@@ -66,6 +67,20 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 let closed = source.close().await;
                 outcome?;
                 closed?;
+            }
+            Source::RocksDb(path) => {
+                let rocksdb = RocksDbConfig {
+                    start: if args.earliest {
+                        RocksDbStart::Oldest
+                    } else {
+                        RocksDbStart::Now
+                    },
+                    ..source::rocksdb(&config, path)
+                };
+                let clock = Arc::new(SystemClock::new());
+                let mut source =
+                    RocksDbSource::connect(StdStorage::shared(), clock, rocksdb, None)?;
+                follow(&mut source, &mut shown, args.count).await?;
             }
             Source::Wal(dir) => {
                 let start = if args.earliest {

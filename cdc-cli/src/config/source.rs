@@ -12,6 +12,8 @@ pub(crate) enum Source {
     Postgres(PostgresUrl),
     /// An SQLite database file.
     Sqlite(PathBuf),
+    /// The directory of a RocksDB database.
+    RocksDb(PathBuf),
     /// A log of an engine that embeds `cdc-wal`.
     Wal(PathBuf),
 }
@@ -60,7 +62,7 @@ fn check_postgres(url: &str) -> Result<(), SourceRefusal> {
 }
 
 /// What sources look like, for help.
-pub(crate) const SOURCE_HELP: &str = "write a source such as \"postgres://cdc@localhost/shop\", \"sqlite:/var/lib/app/shop.db\" or \"wal:/var/lib/engine/wal\"";
+pub(crate) const SOURCE_HELP: &str = "write a source such as \"postgres://cdc@localhost/shop\", \"sqlite:/var/lib/app/shop.db\", \"rocksdb:/var/lib/app/store\" or \"wal:/var/lib/engine/wal\"";
 
 impl Source {
     /// Reads what a user wrote.
@@ -108,8 +110,15 @@ impl Source {
                     "name the file, such as \"sqlite:/var/lib/app/shop.db\"",
                 ),
             },
+            "rocksdb" => match rest.strip_prefix("//").unwrap_or(rest) {
+                "" => refuse(
+                    "the source rocksdb: names no directory".into(),
+                    "name the directory of the database, such as \"rocksdb:/var/lib/app/store\"",
+                ),
+                path => Ok(Self::RocksDb(PathBuf::from(path))),
+            },
             other => {
-                let known = ["postgres", "postgresql", "wal", "sqlite"];
+                let known = ["postgres", "postgresql", "wal", "sqlite", "rocksdb"];
                 let help = super::problem::nearest(other, known).map_or_else(
                     || SOURCE_HELP.to_owned(),
                     |near| format!("did you mean \"{near}:\"? {SOURCE_HELP}"),
@@ -128,6 +137,7 @@ impl fmt::Display for Source {
         match self {
             Self::Postgres(url) => fmt::Display::fmt(url, f),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::RocksDb(path) => write!(f, "rocksdb:{}", path.display()),
             Self::Wal(path) => write!(f, "wal:{}", path.display()),
         }
     }
@@ -158,6 +168,7 @@ mod tests {
             ("wal:relative", "wal:relative"),
             ("sqlite:///var/shop.db", "sqlite:/var/shop.db"),
             ("SQLITE:shop.db", "sqlite:shop.db"),
+            ("rocksdb:///var/store", "rocksdb:/var/store"),
             ("wal:///var/wal", "wal:/var/wal"),
         ] {
             assert_eq!(Source::parse(text).unwrap().to_string(), shown);
@@ -169,6 +180,7 @@ mod tests {
             ("postgres:", "the source after postgres: is not a URL"),
             ("wal:", "the source wal: names no directory"),
             ("sqlite:", "the source sqlite: names no database file"),
+            ("rocksdb:", "the source rocksdb: names no directory"),
             (
                 "sqlite::memory:",
                 "the source sqlite: names no database file",

@@ -5,6 +5,8 @@
 //!   `GetUpdatesSince` (`rocksdb_wal_iter_get_batch`, then `rocksdb_writebatch_data`).
 //! - [`WalDirectory`] gives the batches of a database's log files after a sequence number, also
 //!   while another process writes them. A number that is purged is an error of kind `Trimmed`.
+//! - [`RocksDbSource`] is a [`WalSource`](cdc_core::WalSource) over these: a database that another process
+//!   writes, followed while it does, with the names of its families and the identity of its history.
 //! - [`Families`] makes events of a batch: one transaction, whose position is the sequence number of its
 //!   first change and the change's place among them. A put is an `update` without the old value,
 //!   since the log does not say if there was one.
@@ -16,164 +18,37 @@
 //! refused by name.
 
 mod batch;
+mod directory;
+mod manifest;
 mod records;
+mod source;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage};
 use cdc_core::{ChangeEvent, Image, Lsn, Meta, Op, Position, RowImage, Transaction, Value};
 
 pub use batch::{Batch, BatchError, Record, Records};
+pub use directory::WalDirectory;
 pub use records::RECORD_BYTES_MAX;
+pub use source::{RocksDbCheck, RocksDbConfig, RocksDbSource, RocksDbStart};
 
 use crate::kinds::key_value::Family;
 use crate::{LogError, LogErrorKind};
-use records::{FileRecords, ReadError};
+use records::ReadError;
 
-/// The log files of a database, read after a sequence number.
-#[derive(Debug)]
-pub struct WalDirectory {
-    storage: Arc<dyn Storage>,
-    dir: PathBuf,
-    /// The next sequence number that is wanted.
-    next: u64,
-    /// Nothing was given yet: the first batch may begin below.
-    first: bool,
-    open: Option<(u64, FileRecords)>,
-}
-
-impl WalDirectory {
-    /// The log of the database in `dir`, strictly after `sequence`: 0 for all of it. If the log
-    /// files are elsewhere (`wal_dir`), give that folder.
-    pub fn after(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, sequence: u64) -> Self {
-        Self {
-            storage,
-            dir: dir.into(),
-            next: sequence.saturating_add(1),
-            first: true,
-            open: None,
-        }
-    }
-
-    /// The next sequence number that is wanted.
-    pub const fn next_sequence(&self) -> u64 {
-        self.next
-    }
-
-    /// Bytes of the next batch with changes, for [`Batch::decode`]; `None` if there is no whole
-    /// one yet. The first may begin below what was asked for, if that was inside a batch: its
-    /// events up to there were seen.
-    ///
-    /// # Errors
-    /// [`LogErrorKind::Trimmed`] if the next sequence number is in no file any more,
-    /// [`LogErrorKind::Corrupt`], [`LogErrorKind::Unsupported`], [`LogErrorKind::Io`].
-    pub fn next_batch(&mut self) -> Result<Option<Vec<u8>>, LogError> {
-        loop {
-            let Some((number, path)) = self.current()? else {
-                return Ok(None);
-            };
-            let Some((_, records)) = &mut self.open else {
-                return Ok(None);
-            };
-            let read = records.next();
-            let at = records.at();
-            let Some(bytes) = read.map_err(|error| read_error(&path, at, error))? else {
-                // The end of this file; if a newer one is there, nothing more comes into it.
-                if !self.advance(number)? {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let batch = Batch::decode(&bytes).map_err(|error| refused(&path, at, &error))?;
-            if batch.count() == 0 || batch.next_sequence() <= self.next {
-                continue;
-            }
-            if batch.sequence() > self.next || (!self.first && batch.sequence() < self.next) {
-                return Err(LogError::new(
-                    LogErrorKind::Trimmed,
-                    format!(
-                        "read the RocksDB log {}: the changes from sequence number {} to {} are in no log file; \
-                         they were purged, ingested or written without the log. Copy the data again and \
-                         resume after {}, and raise WAL_ttl_seconds or WAL_size_limit_MB",
-                        self.dir.display(),
-                        self.next,
-                        batch.sequence().saturating_sub(1),
-                        batch.sequence().saturating_sub(1),
-                    ),
-                ));
-            }
-            self.next = batch.next_sequence();
-            self.first = false;
-            return Ok(Some(bytes));
-        }
-    }
-
-    /// The file that is read, or the oldest one.
-    fn current(&mut self) -> Result<Option<(u64, PathBuf)>, LogError> {
-        if let Some((number, _)) = &self.open {
-            return Ok(Some((*number, self.dir.join(name(*number)))));
-        }
-        let files = self.files()?;
-        let Some((&number, path)) = files.first_key_value() else {
-            return Ok(None);
-        };
-        self.open_file(number, path)?;
-        Ok(Some((number, path.clone())))
-    }
-
-    /// Moves on to the file behind this one; false if there is none.
-    fn advance(&mut self, number: u64) -> Result<bool, LogError> {
-        let files = self.files()?;
-        let Some((&next, path)) = files.range(number.saturating_add(1)..).next() else {
-            return Ok(false);
-        };
-        // Its writer may have appended between the read that found its end and this look.
-        let last = self.open.as_mut().map(|(_, records)| records.next());
-        if let Some(Ok(Some(_))) = last {
-            self.open = None;
-            let path = files.get(&number).cloned();
-            if let Some(path) = path {
-                self.open_file(number, &path)?;
-            }
-            return Ok(true);
-        }
-        self.open_file(next, path)?;
-        Ok(true)
-    }
-
-    fn open_file(&mut self, number: u64, path: &Path) -> Result<(), LogError> {
-        let file = self.storage.open(path, OpenMode::Read);
-        let file = file.map_err(|cause| LogError::io("open the RocksDB log", path, cause))?;
-        self.open = Some((number, FileRecords::new(file, number)));
-        Ok(())
-    }
-
-    /// Log files by number, archived ones too.
-    fn files(&self) -> Result<BTreeMap<u64, PathBuf>, LogError> {
-        let mut files = BTreeMap::new();
-        for dir in [self.dir.join("archive"), self.dir.clone()] {
-            let names = match self.storage.list(&dir) {
-                Ok(names) => names,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(cause) => return Err(LogError::io("list the RocksDB logs in", &dir, cause)),
-            };
-            for name in names {
-                let number = name
-                    .strip_suffix(".log")
-                    .and_then(|digits| digits.parse().ok());
-                if let Some(number) = number {
-                    files.insert(number, dir.join(&name));
-                }
-            }
-        }
-        Ok(files)
-    }
-}
-
-fn name(number: u64) -> String {
-    format!("{number:06}.log")
+/// Sequence numbers that no log file has.
+fn gap(dir: &Path, from: u64, to: u64) -> LogError {
+    LogError::new(
+        LogErrorKind::Trimmed,
+        format!(
+            "read the RocksDB log {}: the changes from sequence number {from} to {to} are in no log file; \
+             they were purged, ingested or written without the log. Copy the data again and \
+             resume after {to}, and raise WAL_ttl_seconds or WAL_size_limit_MB",
+            dir.display(),
+        ),
+    )
 }
 
 fn read_error(path: &Path, at: u64, error: ReadError) -> LogError {

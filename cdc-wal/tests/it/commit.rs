@@ -47,7 +47,7 @@ fn work(log: &Log, worker: u64) {
                 assert!(log.flushed_lsn() > position.commit, "told too early");
             }
         }
-        if id % 37 == 0 {
+        if id.is_multiple_of(37) {
             let start = if n.is_multiple_of(2) {
                 StartAt::Latest
             } else {

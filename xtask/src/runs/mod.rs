@@ -9,6 +9,7 @@ mod postgres;
 mod random;
 mod receiver;
 mod repeats;
+mod rocksdb;
 mod sqlite;
 mod workload;
 
@@ -161,6 +162,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         "kinds" => Some(kinds::run),
         "sqlite-oracle" => Some(sqlite::oracle),
         "sqlite-kill" => Some(sqlite::kill),
+        "rocksdb-kill" => Some(rocksdb::kill),
         _ => None,
     };
     if let Some(run) = library {

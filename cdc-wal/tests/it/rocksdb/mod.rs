@@ -1,6 +1,8 @@
 //! RocksDB's log as events. The bytes were written by RocksDB 7.8.3 (`ldb`, `db_bench`), a file for
 //! each command; nothing here needs RocksDB.
 
+mod kill;
+
 use std::path::Path;
 
 use cdc_core::storage::{OpenMode, Storage};

@@ -1,0 +1,360 @@
+//! A database that other processes write, followed through its log files.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cdc_core::storage::Storage;
+use cdc_core::{
+    BatchLimit, ChangeEvent, Clock, EventBatch, Lineage, Lsn, Position, SourceError, SourceInfo,
+    SourceKind, TokenRefusal, WalSource,
+};
+
+use super::manifest::{Manifest, identity, manifest, options};
+use super::{Batch, Families, Record, WalDirectory};
+use crate::{LogError, LogErrorKind};
+
+/// Where to begin without a position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RocksDbStart {
+    /// With what is written from now on.
+    #[default]
+    Now,
+    /// With the oldest change a log file has.
+    Oldest,
+}
+
+/// What to follow, and how.
+#[derive(Clone, Debug)]
+pub struct RocksDbConfig {
+    /// The database's folder.
+    pub path: PathBuf,
+    /// The folder of its log files, if it is another one (`wal_dir`).
+    pub wal_dir: Option<PathBuf>,
+    /// Name in events; default the folder's name.
+    pub name: Option<String>,
+    /// Where to begin without a position; default [`RocksDbStart::Now`].
+    pub start: RocksDbStart,
+    /// Go on behind changes that no log file has any more; default false.
+    pub accept_gap: bool,
+    /// Names of families that were dropped, by number, if the log still has changes of them and the
+    /// database has forgotten them.
+    pub dropped_families: Vec<(u32, String)>,
+    /// How often the log is looked at; default 5 ms.
+    pub poll_interval: Duration,
+    /// How long bytes at the end of the newest file may be no record, since they may be half
+    /// written, before they count as damaged; default 2 s.
+    pub patience: Duration,
+}
+
+impl RocksDbConfig {
+    /// Defaults for a database.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            wal_dir: None,
+            name: None,
+            start: RocksDbStart::default(),
+            accept_gap: false,
+            dropped_families: Vec::new(),
+            poll_interval: Duration::from_millis(5),
+            patience: Duration::from_secs(2),
+        }
+    }
+
+    fn source_name(&self) -> String {
+        let folder = || self.path.file_name().map(|name| name.to_string_lossy());
+        match &self.name {
+            Some(name) => name.clone(),
+            None => folder().unwrap_or_default().into_owned(),
+        }
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.path.clone())
+    }
+}
+
+/// Reads the committed write batches of a RocksDB database, whoever writes it, without linking
+/// RocksDB or taking its lock.
+///
+/// # Set-up
+/// RocksDB deletes a log file as soon as its changes are in tables, and knows no readers. So it must keep
+/// its log files longer than this may be away: `WAL_ttl_seconds`, `WAL_size_limit_MB`, or both. Without
+/// them a flush may delete what was not read yet, which is an error of kind
+/// [`SourceErrorKind::Gap`](cdc_core::SourceErrorKind::Gap), never silent.
+///
+/// # Positions
+/// `commit` is the sequence number of the batch's first change, the ordinal the change's place in it. A
+/// batch is one transaction. The commit time is when the batch was read: the log has none.
+///
+/// # Durability
+/// A batch is given when it is in the file, which may be before the database has synced it
+/// (`WriteOptions::sync = false`). It survives the death of the writer, not of the machine: if the
+/// database comes back without it, a position behind its end is refused as ahead.
+///
+/// # Confirmation
+/// Does nothing: there is nobody to tell.
+///
+/// # Blocking
+/// Reads files in the calling thread; waits only for the clock.
+#[derive(Debug)]
+pub struct RocksDbSource {
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    config: RocksDbConfig,
+    info: Arc<SourceInfo>,
+    families: Families,
+    /// A merge operator is not known: its options may not have been written when they were read.
+    unnamed: bool,
+    wal: WalDirectory,
+    /// Events up to here were given before this value was made.
+    after: Position,
+    start: Position,
+    end_at_start: Position,
+    pending: VecDeque<ChangeEvent>,
+    /// Where what was read ends.
+    read: Position,
+    covered: Position,
+    /// Since when there are bytes that are no record.
+    doubtful: Option<Duration>,
+}
+
+/// What is set up at a database, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RocksDbCheck {
+    /// Names of its column families.
+    pub families: Vec<String>,
+    /// The first and last sequence number that its log files have; `None` if they have none.
+    pub extent: Option<(u64, u64)>,
+    /// `WAL_ttl_seconds` and `WAL_size_limit_MB`; `None` if it has no options file. Both 0: it deletes
+    /// log files without regard to readers.
+    pub kept: Option<[u64; 2]>,
+}
+
+impl RocksDbCheck {
+    /// Looks at a database; changes nothing.
+    ///
+    /// # Errors
+    /// Of kind `Configuration` without a database.
+    pub fn read(storage: &Arc<dyn Storage>, config: &RocksDbConfig) -> Result<Self, SourceError> {
+        let (found, _) = look(storage.as_ref(), config)?;
+        identity(storage.as_ref(), &config.path)?;
+        let wal = WalDirectory::after(storage.clone(), config.wal_dir(), 0);
+        Ok(Self {
+            families: found.families.into_values().collect(),
+            extent: wal.extent()?,
+            kept: options(storage.as_ref(), &config.path)?.kept,
+        })
+    }
+}
+
+impl RocksDbSource {
+    /// Looks at the database and begins to follow it: strictly after `resume_from`, or where the
+    /// configuration says.
+    ///
+    /// # Errors
+    /// Of kind `Configuration` without a database, `Gap` if what follows the position is in no log file
+    /// and that is not accepted, `Refused` if the position is ahead of the database.
+    pub fn connect(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        config: RocksDbConfig,
+        resume_from: Option<Position>,
+    ) -> Result<Self, SourceError> {
+        let name = config.source_name();
+        let id = identity(storage.as_ref(), &config.path)?;
+        let lineage = Lineage::new(SourceKind::RocksDb, id, 1);
+        let info = Arc::new(SourceInfo::new(name.as_str(), name.as_str(), lineage));
+        let wal = WalDirectory::after(storage.clone(), config.wal_dir(), 0);
+        // The log first: what is flushed in between is in both.
+        let extent = wal.extent()?;
+        let (found, families) = look(storage.as_ref(), &config)?;
+        let last = found.last_sequence.max(extent.map_or(0, |(_, last)| last));
+        let end_at_start = end_of(last);
+        let mut after = match (resume_from, config.start) {
+            (Some(position), _) => position,
+            (None, RocksDbStart::Now) => end_at_start,
+            (None, RocksDbStart::Oldest) => {
+                end_of(extent.map_or(last, |(first, _)| first.saturating_sub(1)))
+            }
+        };
+        if after.commit.0 > last {
+            return Err(LogError::from(TokenRefusal::Ahead {
+                token: after,
+                end: end_at_start,
+            })
+            .into());
+        }
+        // The first change that is there must not be behind the one that is wanted.
+        let oldest = extent.map_or(last, |(first, _)| first.saturating_sub(1));
+        if after.commit.0 < oldest {
+            if !config.accept_gap {
+                let from = after.commit.0.saturating_add(1);
+                return Err(super::gap(&config.wal_dir(), from, oldest).into());
+            }
+            after = end_of(oldest);
+        }
+        let sequence = after.commit.0;
+        Ok(Self {
+            wal: WalDirectory::after(storage.clone(), config.wal_dir(), sequence),
+            storage,
+            clock,
+            config,
+            info,
+            families,
+            unnamed: true,
+            after,
+            start: after,
+            end_at_start,
+            pending: VecDeque::new(),
+            read: after,
+            covered: after,
+            doubtful: None,
+        })
+    }
+
+    /// Everything up to here is not part of the stream.
+    pub const fn start(&self) -> Position {
+        self.start
+    }
+
+    /// Where what was written when this value connected ends.
+    pub const fn end_at_start(&self) -> Position {
+        self.end_at_start
+    }
+
+    /// Reads at least one batch with something new, if there is one.
+    fn read(&mut self) -> Result<bool, LogError> {
+        loop {
+            let bytes = match self.wal.next_batch() {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    self.doubtful = None;
+                    return Ok(false);
+                }
+                Err(error) if error.kind == LogErrorKind::Corrupt => {
+                    // The writer may be in the middle of it.
+                    let now = self.clock.elapsed();
+                    let since = *self.doubtful.get_or_insert(now);
+                    if now.saturating_sub(since) >= self.config.patience {
+                        return Err(error);
+                    }
+                    self.wal.look_again();
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            };
+            self.doubtful = None;
+            let batch = Batch::decode(&bytes)
+                .map_err(|error| LogError::new(LogErrorKind::Corrupt, error.to_string()))?;
+            let events = self.events(&batch)?;
+            // All its sequence numbers: what comes next follows the last one.
+            self.read = end_of(batch.next_sequence().saturating_sub(1)).max(self.read);
+            let after = self.after;
+            self.pending
+                .extend(events.into_iter().filter(|event| event.position > after));
+            if !self.pending.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The events of a batch. Looks at the database's own files again for a family that was added
+    /// since, and once for the operator of a merge.
+    fn events(&mut self, batch: &Batch<'_>) -> Result<Vec<ChangeEvent>, LogError> {
+        let micros = self.clock.wall_micros();
+        let merges = || {
+            let mut records = batch.records();
+            records.any(|record| matches!(record, Ok(Record::Merge { .. })))
+        };
+        let mut fresh = self.unnamed && merges();
+        if fresh {
+            // What is in the log was written after the options were.
+            self.unnamed = false;
+            self.families = look(self.storage.as_ref(), &self.config)?.1;
+        }
+        loop {
+            match self.families.events(batch, micros) {
+                Err(error) if error.kind == LogErrorKind::NotFound && !fresh => {
+                    fresh = true;
+                    self.unnamed = true;
+                    self.families = look(self.storage.as_ref(), &self.config)?.1;
+                }
+                events => return events,
+            }
+        }
+    }
+
+    /// As much of what is pending as the limit allows.
+    fn take(&mut self, limit: &BatchLimit) -> EventBatch {
+        let (mut bytes, mut count) = (0, 0);
+        for event in self.pending.iter().take(limit.events_max.max(1)) {
+            bytes += event.encoded_len();
+            if count > 0 && bytes > limit.bytes_max {
+                break;
+            }
+            count += 1;
+        }
+        let events: Vec<ChangeEvent> = self.pending.drain(..count).collect();
+        let end = match events.last() {
+            Some(last) if !self.pending.is_empty() && last.last => {
+                Position::end_of(last.position.commit)
+            }
+            Some(last) if !self.pending.is_empty() => last.position,
+            _ => self.read,
+        };
+        self.covered = self.covered.max(end);
+        EventBatch::new(self.info.clone(), events, self.covered)
+    }
+}
+
+impl WalSource for RocksDbSource {
+    fn source(&self) -> &Arc<SourceInfo> {
+        &self.info
+    }
+
+    async fn next_batch(&mut self, limit: BatchLimit) -> Result<Option<EventBatch>, SourceError> {
+        let begin = self.clock.elapsed();
+        loop {
+            while self.pending.len() < limit.events_max && self.read()? {
+                let bytes: usize = self.pending.iter().map(ChangeEvent::encoded_len).sum();
+                if bytes >= limit.bytes_max {
+                    break;
+                }
+            }
+            let waited = self.clock.elapsed().saturating_sub(begin);
+            if !self.pending.is_empty() || waited >= limit.linger {
+                return Ok(Some(self.take(&limit)));
+            }
+            let left = limit.linger.saturating_sub(waited);
+            self.clock.sleep(self.config.poll_interval.min(left)).await;
+        }
+    }
+
+    async fn confirm(&mut self, _up_to: Position) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+/// Everything up to and with a sequence number.
+fn end_of(sequence: u64) -> Position {
+    if sequence == 0 {
+        return Position::ZERO;
+    }
+    Position::end_of(Lsn(sequence))
+}
+
+fn look(storage: &dyn Storage, config: &RocksDbConfig) -> Result<(Manifest, Families), LogError> {
+    let mut found = manifest(storage, &config.path)?;
+    for (number, name) in &config.dropped_families {
+        found
+            .families
+            .entry(*number)
+            .or_insert_with(|| name.clone());
+    }
+    let options = options(storage, &config.path)?;
+    let families = found.families(&config.source_name(), &options.operators);
+    Ok((found, families))
+}
