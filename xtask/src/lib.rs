@@ -43,6 +43,7 @@ Usage: cargo xtask COMMAND
   sim [OPTIONS]          the whole pipeline in a simulated world: --seed N, --count N, --minutes M;
                          `sim --help` lists the others, docs/simulator.md explains
   seeded-bugs [NAME…]    put each deliberate fault of xtask/seeded-bugs.txt into a copy and show which tests see it
+  crash [OPTIONS]        a storm of kills and faults over every emitter at once: --minutes M, --kills N, --seed N
   run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
@@ -87,6 +88,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         "bench" => bench::command(rest),
         "sim" => sim::command(rest),
         "seeded-bugs" => seeded::command(rest),
+        "crash" => runs::storm::command(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -64,7 +64,8 @@ impl Capture {
         self.dir.join("state")
     }
 
-    fn run_command(&self) -> Command {
+    /// The command that runs it, for runs that need more than [`start`](Self::start).
+    pub(super) fn run_command(&self) -> Command {
         let mut command = Command::new(&self.cli);
         command
             .args(["run", "-c"])
@@ -74,7 +75,8 @@ impl Capture {
         command
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where it logs to.
+    pub(super) fn log(&self) -> PathBuf {
         self.dir.join("cdc-cli.log")
     }
 

@@ -11,6 +11,7 @@ mod receiver;
 mod repeats;
 mod rocksdb;
 mod sqlite;
+pub mod storm;
 mod workload;
 
 pub(crate) use event::files as event_files;

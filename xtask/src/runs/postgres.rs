@@ -21,14 +21,14 @@ use crate::{Error, Result, command, ensure};
 const SCHEMAS: [&str; 2] = ["public", "torture"];
 
 /// A database, a folder for the run, and a capture that has registered at the database.
-struct Stage {
+pub(super) struct Stage {
     // Dropped in this order: processes that write into the folder first.
-    postgres: Postgres,
-    dir: TempDir,
+    pub(super) postgres: Postgres,
+    pub(super) dir: TempDir,
 }
 
 impl Stage {
-    fn new(plan: &Plan, name: &str) -> Result<Self> {
+    pub(super) fn new(plan: &Plan, name: &str) -> Result<Self> {
         let postgres = Postgres::start()?;
         let mut dir = TempDir::new(name)?;
         if plan.keep {
@@ -40,13 +40,13 @@ impl Stage {
     }
 
     /// Reads the files, checks them event by event, and compares with the tables.
-    fn judge_files(&self) -> Result<String> {
+    pub(super) fn judge_files(&self) -> Result<String> {
         let mut mirror = Mirror::new(&KEYLESS);
         let count = each_event(&self.dir.join("events"), false, |event| mirror.apply(event))?;
         self.judge(&mirror, count)
     }
 
-    fn judge(&self, mirror: &Mirror, count: u64) -> Result<String> {
+    pub(super) fn judge(&self, mirror: &Mirror, count: u64) -> Result<String> {
         mirror.end()?;
         for op in ["insert", "update", "delete", "truncate"] {
             ensure!(
@@ -84,24 +84,24 @@ pub(super) fn mirror(plan: &Plan) -> Result<String> {
 const DELIVERY_LIMIT: Duration = Duration::from_secs(20);
 
 /// The events a receiver took, with repeats told apart and the copy they give.
-struct Taken {
-    repeats: Repeats,
-    mirror: Mirror,
+pub(super) struct Taken {
+    pub(super) repeats: Repeats,
+    pub(super) mirror: Mirror,
 }
 
 impl Taken {
-    fn new() -> Arc<Mutex<Self>> {
+    pub(super) fn new() -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             repeats: Repeats::default(),
             mirror: Mirror::new(&KEYLESS),
         }))
     }
 
-    fn deliveries(&self) -> u64 {
+    pub(super) fn deliveries(&self) -> u64 {
         self.repeats.repeated + u64::try_from(self.repeats.unique()).unwrap_or(u64::MAX)
     }
 
-    fn take(&mut self, event: Event) -> Result<()> {
+    pub(super) fn take(&mut self, event: Event) -> Result<()> {
         if self.repeats.take(&event)? {
             self.mirror.apply(event)?;
         }

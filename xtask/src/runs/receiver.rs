@@ -14,6 +14,9 @@ use crate::{Error, Result, ensure};
 /// A body may not be larger than this.
 const BODY_MAX: usize = 64 << 20;
 
+/// An answer that is none: the connection is closed.
+pub(super) const HANG_UP: u16 = 0;
+
 /// Decides the answer to the events of one request, and takes them in if it is 2xx.
 pub(super) type Answer = dyn FnMut(Vec<Event>) -> Result<u16> + Send;
 
@@ -115,6 +118,9 @@ fn serve(stream: TcpStream, answer: &Mutex<Box<Answer>>) -> Result<()> {
         let text = String::from_utf8(body).context(|| "read a webhook's body")?;
         let events = events(&text)?;
         let status = answer.lock().unwrap_or_else(PoisonError::into_inner)(events)?;
+        if status == HANG_UP {
+            break;
+        }
         let response = format!("HTTP/1.1 {status} Answer\r\ncontent-length: 0\r\n\r\n");
         if stream.write_all(response.as_bytes()).is_err() {
             break;

@@ -108,6 +108,28 @@ impl Judged {
         self.done
     }
 
+    /// True if an event is behind a dead letter of its key, also by way of events that change
+    /// their key. Its own letter may be stored later, together with others.
+    fn waits(&self, index: usize, events: &[Known]) -> bool {
+        let letters = || self.letters.keys().chain(self.maybe_letters.keys());
+        let Some(&first) = letters().min().filter(|_| self.rules.parks) else {
+            return false;
+        };
+        let mut dead = HashSet::new();
+        for at in first..=index {
+            let letter = self.letters.contains_key(&at) || self.maybe_letters.contains_key(&at);
+            let keys = || distinct(events[at].keys);
+            let held = letter || (self.arrived[at] == 0 && keys().any(|key| dead.contains(&key)));
+            if held && at == index {
+                return true;
+            }
+            if held && !events[at].is_barrier() {
+                dead.extend(keys());
+            }
+        }
+        false
+    }
+
     /// The first event of a chain before `index` that should have been delivered and was not.
     /// What was refused in the same request does not count: the destination took the others of
     /// its batch before anybody could know.
@@ -117,17 +139,17 @@ impl Judged {
         key: u64,
         index: usize,
         together: &[usize],
+        events: &[Known],
     ) -> Option<usize> {
         let chain = match which {
             Which::Key => self.keys.get_mut(&key),
             Which::Barrier => self.barriers.get_mut(&key),
             Which::Table => self.tables.get_mut(&key),
         }?;
-        let mut at = chain.done;
-        while let Some(&next) = chain.events.get(at) {
-            if next >= index {
-                return None;
-            }
+        let (mut at, mut open) = (chain.done, Vec::new());
+        while let Some(&next) = chain.events.get(at)
+            && next < index
+        {
             // A letter in front holds its key, not its table.
             let letter = self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
             let past = self.arrived[next] > 0
@@ -136,11 +158,14 @@ impl Judged {
             if past && at == chain.done {
                 chain.done += 1;
             } else if !past && !together.contains(&next) {
-                return Some(next);
+                if which == Which::Key {
+                    return Some(next);
+                }
+                open.push(next);
             }
             at += 1;
         }
-        None
+        open.into_iter().find(|&next| !self.waits(next, events))
     }
 }
 

@@ -615,7 +615,7 @@ impl Inner {
                 keys.chain([(Which::Barrier, known.table)]).collect()
             };
             for (which, key) in chains {
-                if let Some(hole) = judged.hole(which, key, index, &together) {
+                if let Some(hole) = judged.hole(which, key, index, &together, &self.events) {
                     let what = if which == Which::Key { "key" } else { "table" };
                     return Err(format!(
                         "{emitter}: {position} overtakes {} of the same {what}",
@@ -723,7 +723,7 @@ impl Inner {
             if !again {
                 for key in distinct(events[index].keys) {
                     if !events[index].is_barrier()
-                        && let Some(hole) = judged.hole(Which::Key, key, index, &[])
+                        && let Some(hole) = judged.hole(Which::Key, key, index, &[], events)
                     {
                         return Err(format!(
                             "{emitter}: in its files {} stands before {} of the same key",
