@@ -186,14 +186,18 @@ impl FileEmitter {
                 "its lines are not those of the checkpoint",
             ));
         }
-        self.cut_manifest(state.manifest_len)?;
+        // Redriven letters, and what follows a move backwards, stand in files whose names begin before
+        // the mark. What was not closed then, or is closed behind the mark, came after it all the same.
+        let later = self.listed(u64::MAX);
+        let later = later.map(|all| all.names).unwrap_or_default();
         let open_name = state.open.as_ref().map(|open| open.name.as_str());
         for found in self.found()? {
             if Some(found.text.as_str()) == open_name || listed.names.contains(&found.text) {
                 continue;
             }
             let path = self.path_of(&found);
-            if found.name.first > state.last {
+            let came_later = found.form == Form::Part || later.contains(&found.text);
+            if found.name.first > state.last || came_later {
                 info!(file = %path.display(), "removing a file behind the checkpoint; its events come again");
                 self.config
                     .storage
@@ -203,6 +207,7 @@ impl FileEmitter {
                 warn!(file = %path.display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
             }
         }
+        self.cut_manifest(state.manifest_len)?;
         self.finish_renames(&listed)?;
         let mut open = match &state.open {
             Some(open) => self.reopen(open, state.last)?,

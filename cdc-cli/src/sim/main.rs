@@ -25,6 +25,8 @@ use world::{Report, World};
 
 /// Lines of a timeline that are printed.
 const LINES_SHOWN: usize = 400;
+/// A schedule that takes longer does not end; a machine with much else to do is allowed for.
+const HANGS: Duration = Duration::from_secs(120);
 /// Plans tried when a failing one is shortened.
 const TRIES_MAX: usize = 2_000;
 
@@ -186,6 +188,35 @@ fn old_seeds() -> impl Iterator<Item = u64> {
         .filter_map(|line| line.split_whitespace().next()?.parse().ok())
 }
 
+/// Ends the process when a schedule turns in circles inside the code under test, where no count of
+/// steps sees it.
+fn watch(
+    at: &[Mutex<Option<(u64, Instant)>>],
+    next: &AtomicU64,
+    stop: &AtomicBool,
+    options: &Options,
+) {
+    loop {
+        std::thread::park_timeout(Duration::from_millis(200));
+        let mut busy = false;
+        for at in at {
+            let Some((seed, since)) = *at.lock().unwrap_or_else(PoisonError::into_inner) else {
+                continue;
+            };
+            busy = true;
+            if since.elapsed() > HANGS {
+                println!("seed {seed}: it hangs\n{}", command(seed, &[]));
+                std::process::exit(1);
+            }
+        }
+        let given = options.time.is_none()
+            && next.load(Ordering::Relaxed) >= options.first.saturating_add(options.count);
+        if !busy && (given || stop.load(Ordering::Relaxed)) {
+            return;
+        }
+    }
+}
+
 /// Many seeds on all processors, those that found a bug once first. True if everything held.
 fn many(options: &Options) -> bool {
     for seed in old_seeds() {
@@ -202,9 +233,13 @@ fn many(options: &Options) -> bool {
     let totals = Mutex::new(Totals::default());
     let begin = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // What each thread is at, and since when.
+    let at: Vec<Mutex<Option<(u64, Instant)>>> = (0..threads).map(|_| Mutex::default()).collect();
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        scope.spawn(|| watch(&at, &next, &stop, options));
+        for at in &at {
             scope.spawn(|| {
+                let now = |work| *at.lock().unwrap_or_else(PoisonError::into_inner) = work;
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let over = match options.time {
@@ -212,9 +247,13 @@ fn many(options: &Options) -> bool {
                         None => seed >= options.first.saturating_add(options.count),
                     };
                     if over {
+                        stop.store(true, Ordering::Relaxed);
+                        now(None);
                         return;
                     }
+                    now(Some((seed, Instant::now())));
                     let report = run(&Plan::new(seed), false);
+                    now(None);
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     totals.runs += 1;
                     totals.events += report.events as u64;

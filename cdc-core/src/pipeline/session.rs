@@ -83,7 +83,8 @@ impl Running {
             {
                 return self.finish(tail, LaneEnd::Reached).await;
             }
-            if idle && self.is_full() {
+            // A window that is full of events whose letters have no room waits for orders below.
+            if idle && self.is_full() && self.blocked.is_none() {
                 if !self.wait_durable().await? {
                     return Ok(SessionEnd::Rewind);
                 }
@@ -434,10 +435,19 @@ impl Running {
         Ok(Ok(from))
     }
 
+    /// True while the window holds events whose letters have no room, and the emitter has a state:
+    /// that is further than the window's position, and must not be stored with it.
+    fn is_hindered(&self) -> bool {
+        !self.parking.is_empty() && !self.state.is_empty()
+    }
+
     /// Stores the position if it changed, then tells the log.
     async fn checkpoint<S: WalSource>(&mut self, tail: &mut S) -> Result<(), LaneError> {
         self.due = self.clock.elapsed() + self.config.checkpoint_interval;
         if self.window.position() == self.stored && !self.state_changed {
+            return Ok(());
+        }
+        if self.is_hindered() {
             return Ok(());
         }
         self.store_checkpoint()?;

@@ -660,6 +660,9 @@ impl Inner {
                         .letters
                         .keys()
                         .chain(judged.maybe_letters.keys())
+                        // It was when the event was read; letters of those that wait are stored
+                        // together, later.
+                        .chain(judged.ever_letter.iter().filter(|&&at| at < index))
                         .any(|&other| {
                             distinct(self.events[other].keys)
                                 .any(|key| distinct(known.keys).any(|mine| mine == key))
