@@ -19,6 +19,30 @@ pub const POINTS: [&str; 6] = [
     "confirmed",
 ];
 
+/// Points of the file emitter.
+pub const FILE_POINTS: [&str; 5] = [
+    // Bytes were written; they are not synced.
+    "file-written",
+    // They are; no mark says so.
+    "file-synced",
+    // A file that is to be closed is synced; the manifest does not know it.
+    "file-closing",
+    // The manifest knows it; it has its open name.
+    "file-listed",
+    // It has its closed name; the emitter's state does not say so.
+    "file-closed",
+];
+
+/// Points of a capture from a foreign database.
+pub const CAPTURE_POINTS: [&str; 3] = [
+    // Events were given to the journal; nothing was confirmed.
+    "captured",
+    // The journal has written them; they are not synced.
+    "log-written",
+    // They are synced; the source was not told.
+    "journaled",
+];
+
 /// The process has come to a point.
 #[cfg(not(feature = "crash-points"))]
 #[inline]
@@ -41,8 +65,9 @@ pub fn point(name: &'static str) {
             None => (&*text, Some(1)),
         };
         assert!(
-            POINTS.contains(&at) && times.is_some_and(|times| times > 0),
-            "WEFTKIT_CRASH_AT={text}: write POINT or POINT:N; points are {POINTS:?}"
+            [&POINTS[..], &FILE_POINTS, &CAPTURE_POINTS].concat().contains(&at)
+                && times.is_some_and(|times| times > 0),
+            "WEFTKIT_CRASH_AT={text}: write POINT or POINT:N; points are {POINTS:?}, {FILE_POINTS:?}, {CAPTURE_POINTS:?}"
         );
         times.map(|times| (at.to_owned(), AtomicU64::new(times)))
     });

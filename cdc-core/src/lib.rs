@@ -35,7 +35,6 @@
 mod batch;
 pub mod checkpoint;
 mod clock;
-#[cfg(any(feature = "runtime", feature = "crash-points"))]
 pub mod crash;
 mod dead_letter;
 pub mod emitter;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use blake3::Hasher;
 use bytes::Bytes;
+use cdc_core::crash;
 use cdc_core::storage::{OpenMode, StorageFile, StorageLock};
 use cdc_core::{
     Checkpoint, DurableMark, EmitError, EmitErrorKind, Emitter, EventBatch, Lineage, Lsn, Position,
@@ -293,6 +294,7 @@ impl FileEmitter {
             return Err(Failure::Again(io_error(what, &path, cause)));
         }
         open.torn = false;
+        crash::point("file-written");
         open.crc = crc32c::crc32c_append(open.crc, &self.buffer);
         let written = self.buffer.len() as u64;
         self.buffer = open.hash.update(std::mem::take(&mut self.buffer));
@@ -361,6 +363,7 @@ impl FileEmitter {
         };
         match syncing.thread.join() {
             Ok(Ok(())) => {
+                crash::point("file-synced");
                 self.mark = syncing.mark;
                 Ok(())
             }
@@ -408,6 +411,7 @@ impl FileEmitter {
             open.sync(&*self.config.storage, dir).map_err(|cause| {
                 Failure::lost(format!("sync a file in {}", dir.display()), &cause)
             })?;
+            crash::point("file-synced");
         }
         self.dirty_since = None;
         Ok(())
@@ -455,6 +459,7 @@ impl FileEmitter {
             }),
             _ => None,
         };
+        crash::point("file-closing");
         let (line, chain) = manifest::line(&entry, range, &self.out.chain);
         let written = append_line(self, self.out.manifest_len, &line);
         written.map_err(|cause| {
@@ -465,10 +470,12 @@ impl FileEmitter {
                 Failure::lost(format!("append to {}", path.display()), &cause)
             }
         })?;
+        crash::point("file-listed");
         storage
             .rename(&part, &dir.join(&entry.name))
             .and_then(|()| storage.sync_dir(dir))
             .map_err(|cause| lost("rename", cause))?;
+        crash::point("file-closed");
         info!(file = %entry.name, events = entry.events, bytes = entry.bytes, "file closed");
         if self.config.compress == Compress::Gzip {
             self.compressor.add(entry.name);

@@ -12,6 +12,9 @@ use crate::report::CliError;
 /// Columns of a row besides the text that fills it up: their encoded bytes.
 const FIXED_BYTES: usize = 2 + 9 + 9 + 9 + 5;
 
+/// Threads that commit when latency is measured.
+const WRITERS: u64 = 16;
+
 /// Inserts of equal rows in equal transactions.
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
@@ -53,20 +56,32 @@ impl Workload {
 
     /// Commits everything as fast as it goes.
     pub(crate) fn write_all(&self, log: &Log) -> Result<(), CliError> {
-        self.write(log, |_| {})
+        self.write(log, 0, 1, |_| {})
     }
 
-    /// Commits each transaction when it is due, or late, never early.
+    /// Commits each transaction when it is due, or late, never early, from [`WRITERS`] threads in turn,
+    /// as an engine under load does: their commits share syncs.
     pub(crate) fn write_on_time(&self, log: &Log, schedule: &Schedule) -> Result<(), CliError> {
-        self.write(log, |id| {
+        let on_time = |id| {
             let wait = schedule.due(id).saturating_duration_since(Instant::now());
             if !wait.is_zero() {
                 std::thread::sleep(wait);
             }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..WRITERS)
+                .map(|nth| scope.spawn(move || self.write(log, nth, WRITERS, on_time)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(super::panicked("writer")))
+            })
         })
     }
 
-    fn write(&self, log: &Log, before: impl Fn(u64)) -> Result<(), CliError> {
+    /// Writes every `of`-th transaction, beginning with the `nth`.
+    fn write(&self, log: &Log, nth: u64, of: u64, before: impl Fn(u64)) -> Result<(), CliError> {
         let columns = [
             ("id", "int8"),
             ("account", "int8"),
@@ -77,12 +92,12 @@ impl Workload {
         let relation = Relation::new(EngineKind::Relational, "public", "bench", columns, vec![0]);
         let relation = Arc::new(relation);
         let filler = "x".repeat(self.row_bytes.saturating_sub(FIXED_BYTES));
-        let mut id = 0u64;
-        while id < self.events {
-            before(id);
-            let mut transaction = log.begin(id);
-            let end = (id + u64::from(self.transaction)).min(self.events);
-            while id < end {
+        let length = u64::from(self.transaction);
+        let mut first = nth * length;
+        while first < self.events {
+            before(first);
+            let mut transaction = log.begin(first);
+            for id in first..(first + length).min(self.events) {
                 transaction
                     .insert_with(&relation, |row| {
                         let key = id.checked_rem(self.keys).unwrap_or(id);
@@ -92,9 +107,9 @@ impl Workload {
                         row.text(&filler);
                     })
                     .map_err(log_error)?;
-                id += 1;
             }
             transaction.commit().map_err(log_error)?;
+            first += of * length;
         }
         Ok(())
     }

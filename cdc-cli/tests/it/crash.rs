@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
-use cdc_core::crash::POINTS;
+use cdc_core::crash::{CAPTURE_POINTS, FILE_POINTS, POINTS};
 use cdc_core::{Column, EngineKind, Position, Relation, RowImage, Value};
 use cdc_wal::{Log, LogConfig};
 
@@ -118,6 +118,9 @@ struct Subject {
     exact: bool,
 }
 
+/// Files of which the changes fill several.
+const FILE: &str = "emitter = \"file\"\n[cdc.file]\npath = \"out\"\nrotate_bytes = \"16KiB\"\n";
+
 /// A child that writes down what it takes before it says so.
 const CONSUMER: &str = r#"while IFS= read -r line; do
   id=${line#'{"id":"'}
@@ -129,15 +132,21 @@ const CONSUMER: &str = r#"while IFS= read -r line; do
 done
 "#;
 
-const EMITTERS: [&str; 5] = ["file", "queue", "custom", "webhook", "webhook of four"];
+const EMITTERS: [&str; 6] = [
+    "file",
+    "queue",
+    "custom",
+    "webhook",
+    "webhook of four",
+    "file, synced beside",
+];
 
 impl Subject {
     fn new(emitter: &str) -> Self {
         let mut receiver = None;
         let settings = match emitter {
-            "file" => {
-                "emitter = \"file\"\n[cdc.file]\npath = \"out\"\nfsync = \"batch\"\n".to_owned()
-            }
+            "file" => format!("{FILE}fsync = \"batch\"\n"),
+            "file, synced beside" => format!("{FILE}fsync = \"interval:1ms\"\n"),
             "queue" => "emitter = \"queue\"\nbatch_size = 7\n".to_owned(),
             "custom" => {
                 "emitter = \"custom\"\nbatch_size = 7\n[cdc.custom]\ncommand = [\"sh\", \"consumer.sh\"]\n".to_owned()
@@ -182,8 +191,8 @@ impl Subject {
             tool,
             receiver,
             printed: String::new(),
-            refuses: !["file", "queue"].contains(&emitter),
-            exact: emitter == "file",
+            refuses: !emitter.starts_with("file") && emitter != "queue",
+            exact: emitter.starts_with("file"),
         }
     }
 
@@ -295,7 +304,12 @@ fn crash(emitter: &str, point: &str, times: u32) -> String {
 /// An emitter at every point that it comes to. `CRASH_TABLE_TIMES=1,3,9` kills it the first, third
 /// and ninth time instead of the second.
 fn table(emitter: &str) {
-    for point in POINTS {
+    let files: &[_] = if emitter.starts_with("file") {
+        &FILE_POINTS
+    } else {
+        &[]
+    };
+    for &point in POINTS.iter().chain(files) {
         if point == "letter" && !Subject::new(emitter).refuses {
             continue;
         }
@@ -329,4 +343,108 @@ fn webhook() {
 #[test]
 fn webhook_with_four_requests_at_once() {
     table(EMITTERS[4]);
+}
+
+#[test]
+fn files_synced_beside_the_writer() {
+    table(EMITTERS[5]);
+}
+
+/// A foreign database, a journal, and files: killed in the capture, and with the journal's end torn off
+/// as a power cut may, nothing is missing and nothing twice. What was torn was never confirmed.
+#[test]
+fn capture_from_a_database_with_a_torn_journal() {
+    for point in CAPTURE_POINTS {
+        for torn in [0, 1, 13] {
+            // Only what is written and not synced can be torn.
+            if point == "log-written" || torn == 0 {
+                captured(point, torn);
+            }
+        }
+    }
+}
+
+fn captured(point: &str, torn: u64) {
+    let name = format!("{point}, {torn} bytes torn off");
+    let tool = Tool::with_config(&shop::file_config("sqlite:app.db"));
+    let sql = |sql: &str| {
+        let run = std::process::Command::new("sqlite3")
+            .args(["-bail", "app.db", sql])
+            .current_dir(tool.directory())
+            .output()
+            .unwrap_or_else(|error| panic!("sqlite3: {error}: install the package `sqlite3`"));
+        assert!(run.status.success(), "{sql}");
+    };
+    sql(
+        "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO t VALUES(0, 0);",
+    );
+    let run = |crash_at: Option<&str>| {
+        let mut command = tool.command(&["-q", "run", "--once"]);
+        if let Some(at) = crash_at {
+            command.env("WEFTKIT_CRASH_AT", at);
+        }
+        command.output().unwrap()
+    };
+    // The application: while it has the database open, its log stays.
+    let mut application = std::process::Command::new("sqlite3")
+        .arg("app.db")
+        .current_dir(tool.directory())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut statements = application.stdin.take().unwrap();
+    statements.write_all(b"SELECT count(*) FROM t;\n").unwrap();
+    let mut answer = String::new();
+    let mut answers = BufReader::new(application.stdout.take().unwrap());
+    answers.read_line(&mut answer).unwrap();
+    let out = run(None);
+    assert_eq!(out.status.code(), Some(0), "{name}");
+    let changes: String = (1..40)
+        .map(|n| format!("INSERT INTO t VALUES({n}, 0); UPDATE t SET n = {n} WHERE id = 0; "))
+        .collect();
+    sql(&changes);
+    let out = run(Some(point));
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(
+        out.status.signal(),
+        Some(6),
+        "{name}: {:?} {err}",
+        out.status
+    );
+    if torn > 0 {
+        let journal = tool.path("state").join("journal");
+        let newest = std::fs::read_dir(&journal)
+            .unwrap_or_else(|error| panic!("{}: {error}", journal.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "wal"))
+            .max()
+            .unwrap();
+        let mut file = std::fs::read(&newest).unwrap();
+        let end = file.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        let from = end - usize::try_from(torn).unwrap();
+        // Segments are laid out in advance: zeros stand where nothing was written. Frames are padded.
+        file[from..end].fill(0);
+        std::fs::write(&newest, file).unwrap();
+    }
+    let out = run(None);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{name}: {err}");
+    let events: Vec<serde_json::Value> = shop::lines(&tool.path("out"))
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let inserted: Vec<i64> = (events.iter().filter(|event| event["op"] == "insert"))
+        .map(|event| event["after"]["id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(inserted, (1..40).collect::<Vec<_>>(), "{name}");
+    let updates: Vec<i64> = (events.iter().filter(|event| event["op"] == "update"))
+        .map(|event| event["after"]["n"].as_i64().unwrap())
+        .collect();
+    // What is read at once after a start may come as one, merged transaction.
+    assert!(updates.is_sorted_by(|a, b| a < b), "{name}: {updates:?}");
+    assert_eq!(updates.last(), Some(&39), "{name}");
+    drop(statements);
+    application.wait().unwrap();
+    println!("{name}: 0 missing, 0 repeats");
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Shutdown, Watermark};
+use crate::crash;
 use crate::{BatchLimit, Clock, Journal, Position, SourceError, WalSource};
 
 /// When a source may forget a transaction.
@@ -122,6 +123,9 @@ impl<S: WalSource, J: Journal> Capture<S, J> {
                 batch = self.source.next_batch(self.config.limit), if !full => match batch? {
                     Some(batch) => {
                         self.journal.append(&batch)?;
+                        if !batch.is_empty() {
+                            crash::point("captured");
+                        }
                         self.metrics.events.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     }
                     None => finished = true,
@@ -130,7 +134,11 @@ impl<S: WalSource, J: Journal> Capture<S, J> {
             }
             let done = *minimum.borrow_and_update();
             if finished || self.clock.elapsed() >= due {
+                let before = flushed;
                 flushed = self.journal.flush()?;
+                if flushed > before {
+                    crash::point("journaled");
+                }
                 due = self.clock.elapsed() + self.config.flush_interval;
             }
             if done > trimmed {

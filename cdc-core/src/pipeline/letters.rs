@@ -171,11 +171,12 @@ impl Running {
         Numbers::List(numbers)
     }
 
-    /// True if the letters that wait to be stored as a group should not wait longer.
-    pub(super) fn must_store(&self) -> bool {
+    /// True if the letters that wait to be stored as a group should not wait longer: they are many, or
+    /// everything before the first of them is done and a checkpoint is due or the window fills up.
+    pub(super) fn must_store(&self, due: bool) -> bool {
         let filling = self.window.len() as u64 >= self.config.window_max / 2;
         let hinders = self.parking.first() == Some(self.window.head());
-        self.blocked.is_none() && (self.parking.is_large() || filling && hinders)
+        self.blocked.is_none() && (self.parking.is_large() || hinders && (due || filling))
     }
 
     /// Stores the letters of events that wait behind another one, and marks the events. False if there

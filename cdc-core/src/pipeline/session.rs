@@ -45,7 +45,7 @@ impl Running {
             if !self.poll_durable(due).await? {
                 return Ok(SessionEnd::Rewind);
             }
-            if due || self.must_store() {
+            if self.must_store(due) {
                 self.store_parking()?;
             }
             if due {

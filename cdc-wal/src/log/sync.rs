@@ -166,6 +166,7 @@ impl Shared {
                 .file
                 .write_all_at(&job.bytes, job.at - segment.base())
                 .map_err(|cause| LogError::io("write the log segment", &segment.path, cause))?;
+            cdc_core::crash::point("log-written");
         }
         if job.sync {
             for segment in job.unsynced.iter().chain([segment]) {
