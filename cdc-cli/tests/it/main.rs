@@ -15,6 +15,7 @@ mod layers;
 #[cfg(test)]
 mod operate;
 #[cfg(test)]
+mod rocksdb;
 mod sqlite;
 #[cfg(test)]
 mod tool;
