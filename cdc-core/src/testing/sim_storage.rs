@@ -44,6 +44,9 @@ pub enum Failure {
     /// As [`Failure::Once`], and if it is a sync, the system calls the bytes clean all the same,
     /// as Linux does: a later sync succeeds without them, and the next power cut takes them.
     Forget,
+    /// The disk is full from it on, until the next crash or [`SimStorage::clear_failure`]: whatever
+    /// needs room fails with `StorageFull`, a write after what fits the file, all else works.
+    Full,
 }
 
 /// A call that changes the disk.
@@ -85,6 +88,8 @@ struct Disk {
     stopped: bool,
     capacity: Option<u64>,
     failures: u64,
+    /// Nothing may grow.
+    full: bool,
     watch: Option<Arc<dyn DiskWatch>>,
 }
 
@@ -209,7 +214,9 @@ impl SimStorage {
 
     /// No call is to fail any more.
     pub fn clear_failure(&self) {
-        self.disk().fail_at = None;
+        let mut disk = self.disk();
+        disk.fail_at = None;
+        disk.full = false;
     }
 
     /// True if a call has failed as planned.
@@ -229,6 +236,7 @@ impl SimStorage {
         let mut dice = Dice(seed);
         disk.generation += 1;
         disk.stopped = false;
+        disk.full = false;
         disk.fail_at = None;
         disk.locks.clear();
         let kept = usize::try_from(dice.roll() % (disk.renames.len() as u64 + 1)).unwrap_or(0);
@@ -274,6 +282,7 @@ impl SimStorage {
         let mut disk = self.disk();
         disk.generation += 1;
         disk.stopped = false;
+        disk.full = false;
         disk.fail_at = None;
         disk.locks.clear();
     }
@@ -327,13 +336,23 @@ impl Disk {
         if let Some(watch) = &self.watch {
             watch.called(call, path, bytes, due.is_some());
         }
-        if let Some((_, failure)) = due {
+        if let Some((_, Failure::Full)) = due {
+            self.fail_at = None;
+            self.full = true;
+        } else if let Some((_, failure)) = due {
             self.fail_at = None;
             self.failures += 1;
             self.stopped = failure == Failure::Stop;
             return Err(Failed {
                 failure,
                 error: io::Error::other("simulated failure"),
+            });
+        }
+        if self.full && call == DiskCall::Create {
+            self.failures += 1;
+            return Err(Failed {
+                failure: Failure::Full,
+                error: io::ErrorKind::StorageFull.into(),
             });
         }
         Ok(())
@@ -346,6 +365,10 @@ impl Disk {
 
     fn room(&mut self, node: usize, len: usize) -> io::Result<()> {
         let grows = len.saturating_sub(self.files[node].data.len()) as u64;
+        if self.full && grows > 0 {
+            self.failures += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         match self.capacity {
             Some(capacity) if grows > 0 && self.used() + grows > capacity => {
                 self.failures += 1;
@@ -512,7 +535,9 @@ impl StorageFile for SimFile {
             let dice = Dice(disk.calls).roll();
             keep = usize::try_from(dice % (bytes.len() as u64 + 1)).unwrap_or(0);
         } else if let Err(full) = disk.room(self.node, end) {
-            keep = 0;
+            // What fits the file as it is.
+            let room = disk.files[self.node].data.len().saturating_sub(at);
+            keep = if disk.full { room.min(keep) } else { 0 };
             result = Err(full);
         }
         if keep > 0 {

@@ -351,6 +351,18 @@ proptest! {
             n += 1;
         }
     }
+
+    #[test]
+    fn no_disk_that_is_full_from_any_call_on_loses_what_was_acknowledged(
+        steps in proptest::collection::vec(step(), 5..60), seed in any::<u64>(), never in any::<bool>(),
+    ) {
+        let sync = if never { SyncPolicy::Never } else { SyncPolicy::Always };
+        let mut n = 0;
+        while crash_at(&steps, sync, n, Failure::Full, seed.wrapping_add(n)) {
+            n += 1;
+        }
+        prop_assert!(n > 5);
+    }
 }
 
 #[test]
