@@ -120,20 +120,31 @@ fn decode_head(bytes: &[u8; HEAD]) -> Option<(Head, u32)> {
     Some((head, word(36)?))
 }
 
-impl Archived {
-    /// The page as this transaction left it.
+impl Segment {
+    /// The page that stands at an offset.
     pub(crate) fn read(&self, offset: u64, page_size: u32) -> Result<Bytes, SourceError> {
         let mut page = vec![0; page_size as usize];
-        let path = &self.segment.path;
-        let got = read_up_to(&self.segment.file, &mut page, offset)
-            .map_err(|cause| failed("read", path, cause))?;
+        let got = read_up_to(&self.file, &mut page, offset)
+            .map_err(|cause| failed("read", &self.path, cause))?;
         if got < page.len() {
             return Err(SourceError::new(
                 SourceErrorKind::Corrupt,
-                format!("read {}: it was cut short", path.display()),
+                format!("read {}: it was cut short", self.path.display()),
             ));
         }
         Ok(page.into())
+    }
+}
+
+impl Archived {
+    /// The page as this transaction left it.
+    pub(crate) fn read(&self, offset: u64, page_size: u32) -> Result<Bytes, SourceError> {
+        self.segment.read(offset, page_size)
+    }
+
+    /// Where its pages are.
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 
     /// Bytes of its pages.
@@ -292,6 +303,21 @@ impl Archive {
             segment,
             pages: pages.into(),
         })
+    }
+
+    /// Takes the last transaction back; the next is written over it.
+    pub(crate) fn undo(&mut self, archived: &Archived) {
+        let first = archived.pages.first();
+        // The first page comes behind the head and its own number.
+        let start = first.map(|(_, offset)| offset - 4 - HEAD as u64);
+        if let Some(start) = start
+            && self
+                .active
+                .as_ref()
+                .is_some_and(|active| Arc::ptr_eq(active, &archived.segment))
+        {
+            self.end = start;
+        }
     }
 
     fn segment(&mut self) -> Result<Arc<Segment>, SourceError> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
-use super::archive::{self, Archive, Archived};
+use super::archive::{self, Archive};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
+use super::earlier::Earlier;
 use super::follow::Follower;
 use super::format::{Checksum, DbHeader};
-use super::keep::{Keep, apply};
+use super::keep::Keep;
 use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
 use super::pages::{Pages, Side};
 use super::shadow::{Between, Replay, Shadow};
@@ -44,7 +45,7 @@ pub(crate) enum Start {
     Begun,
 }
 
-fn gap(config: &SqliteConfig, what: &str) -> SourceError {
+pub(crate) fn gap(config: &SqliteConfig, what: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::Gap,
         format!(
@@ -96,6 +97,67 @@ pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), Sou
         ));
     }
     Ok((main, header))
+}
+
+/// The error of a path that names another file than the one that is followed, or none.
+pub(crate) fn replaced(config: &SqliteConfig) -> SourceError {
+    let what = if config.path.exists() {
+        "the path names another file now: the database was replaced"
+    } else {
+        "the file is gone: the database was deleted or moved"
+    };
+    SourceError::new(
+        SourceErrorKind::Gap,
+        format!(
+            "follow {}: {what}; start again with an empty state and a snapshot, to follow the new one",
+            config.shown()
+        ),
+    )
+}
+
+impl Decoder {
+    /// Reads the whole database; with `snapshot` every row goes to the collector as a read at that
+    /// position.
+    pub(crate) fn begin(
+        pages: &dyn Pages,
+        include_shadow_tables: bool,
+        snapshot: Option<Lsn>,
+        collector: &mut Collector,
+    ) -> Result<Self, SourceError> {
+        let Some(commit) = snapshot else {
+            return Self::open(pages, include_shadow_tables, None);
+        };
+        collector.begin(commit, wall_micros(), false);
+        let decoder = Self::open(pages, include_shadow_tables, Some(collector))?;
+        collector.end();
+        collector.flush()?;
+        Ok(decoder)
+    }
+}
+
+impl Replay {
+    /// Decodes its transactions once more.
+    pub(crate) fn decode(
+        &mut self,
+        decoder: &mut Decoder,
+        collector: &mut Collector,
+    ) -> Result<(), SourceError> {
+        for index in 0..self.transactions().len() {
+            self.begin(index);
+            if let Some(one) = self.transactions().get(index) {
+                let mut changed: Vec<u32> = one.pages.iter().map(|(page, _)| *page).collect();
+                if one.merged {
+                    // Pages that are no longer there, as when it was compared.
+                    changed.extend(one.count.saturating_add(1)..=self.count(Side::Old));
+                }
+                collector.begin(one.commit, one.micros, one.merged);
+                decoder.transaction(&changed, &*self, collector)?;
+                collector.end();
+            }
+            self.finish();
+        }
+        collector.flush()
+    }
 }
 
 impl Follower {
@@ -156,85 +218,43 @@ impl Follower {
     pub(crate) fn again(
         &mut self,
         dir: StateDir,
-        mut known: Known,
+        known: Known,
         page_size: u32,
         resume: Option<Position>,
     ) -> Result<Position, SourceError> {
-        let accept = |why: &str| {
-            if !self.config.accept_gap {
-                return Err(gap(&self.config, why));
-            }
-            tracing::error!(database = %self.config.shown(), %why, "gap accepted");
-            Ok(())
-        };
-        if known.file != self.pins.file {
-            accept(
-                "the file is not the one that was followed: it was replaced, or restored from a copy",
-            )?;
-        }
-        if known.page_size != page_size {
-            accept("its pages have another size: the file was replaced by another")?;
-            self.id = known.id;
-            self.generation = next_generation(parts(known.position).0)?;
+        let place = (self.pins.file, page_size);
+        let id = known.id;
+        let last = parts(known.position).0;
+        self.id = id;
+        let Some(earlier) = Earlier::open(&self.config, &dir, known, place, resume)? else {
+            self.generation = next_generation(last)?;
             return self.fresh(Some((dir, page_size)));
-        }
-        let durable = Position::end_of(known.position);
-        if !known.snapshot && resume.is_some_and(|resume| resume < durable) {
-            accept(
-                "the source was told that more is durable than there is: an old copy of the journal or of a checkpoint is in use",
-            )?;
-        }
-        // The snapshot is whole downstream, only we were not told any more.
-        known.snapshot &= resume.is_none_or(|resume| resume < durable);
-        let shadow = Shadow::open(&dir.dir, page_size)?;
-        let (archive, mut archived) = Archive::open(&dir.dir, page_size)?;
-        archived.retain(|transaction| transaction.commit > known.position);
-        if known.folding > known.position {
-            let meant = archived.partition_point(|one| one.commit <= known.folding);
-            let folded: Vec<Archived> = archived.drain(..meant).collect();
-            if folded.last().map(|one| one.commit) != Some(known.folding) {
-                return Err(SourceError::new(
-                    SourceErrorKind::Corrupt,
-                    "read the archive of the source: what its copy of the database was to be brought to is gone; begin anew with an empty state and a snapshot",
-                ));
-            }
-            known = apply(&shadow, &known, &folded)?;
-        }
-        let (last, salts, checksum, count) = match archived.last() {
-            Some(last) => (last.commit, last.salts, last.checksum, last.count),
-            None => (known.position, known.salts, known.checksum, known.count),
         };
-        let (generation, frame) = parts(last);
-        self.id = known.id;
+        let (generation, frame) = earlier.at;
         self.generation = generation;
-        let file_changed = known.file != self.pins.file;
-        // Only after a loss of power can more have been taken downstream than is archived here.
-        let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
-        let goes_on = !file_changed
-            && !ahead
-            && salts == self.head.salts
+        let goes_on = earlier.may_go_on
+            && earlier.salts == self.head.salts
             && frame <= self.head.last_frame
-            && self.goes_on(frame, checksum, count)?;
+            && self.goes_on(frame, earlier.checksum, earlier.count)?;
+        let floor = earlier.floor();
+        let Earlier {
+            known,
+            shadow,
+            archive,
+            archived,
+            ..
+        } = earlier;
         let replay = Replay::new(&shadow, known.count, archived.clone());
         let mut merge = None;
         if !goes_on {
-            let seen = resume.map_or(0, |resume| parts(resume.commit).0);
-            self.generation = next_generation(generation.max(seen))?;
+            self.generation = next_generation(earlier.newest)?;
             self.take_now()?;
             merge = Some(commit_at(self.generation, self.head.last_frame));
         }
-        known.file = self.pins.file;
-        known.boot = boot_id();
-        dir.saver.save(&known)?;
         self.start = Start::Again {
             replay,
             snapshot: known.snapshot.then_some(known.position),
             merge,
-        };
-        let floor = if known.snapshot {
-            Position::before(known.position)
-        } else {
-            Position::end_of(known.position)
         };
         self.keep = Some(Keep::new(
             dir,
@@ -331,38 +351,19 @@ impl Follower {
     /// what an earlier run has left.
     pub(crate) fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         let shadows = self.config.include_shadow_tables;
-        let open = |pages: &dyn Pages, snapshot: Option<Lsn>, collector: &mut Collector| {
-            let Some(commit) = snapshot else {
-                return Decoder::open(pages, shadows, None);
-            };
-            collector.begin(commit, wall_micros(), false);
-            let decoder = Decoder::open(pages, shadows, Some(collector))?;
-            collector.end();
-            collector.flush()?;
-            Ok(decoder)
-        };
         match std::mem::replace(&mut self.start, Start::Begun) {
             Start::Begun => {}
             Start::Now { snapshot } => {
-                self.decoder = Some(open(&self.view, snapshot, collector)?);
+                let decoder = Decoder::begin(&self.view, shadows, snapshot, collector)?;
+                self.decoder = Some(decoder);
             }
             Start::Again {
                 mut replay,
                 snapshot,
                 merge,
             } => {
-                let mut decoder = open(&replay, snapshot, collector)?;
-                for index in 0..replay.transactions().len() {
-                    replay.begin(index);
-                    if let Some(one) = replay.transactions().get(index) {
-                        let changed: Vec<u32> = one.pages.iter().map(|(page, _)| *page).collect();
-                        collector.begin(one.commit, one.micros, one.merged);
-                        decoder.transaction(&changed, &replay, collector)?;
-                        collector.end();
-                    }
-                    replay.finish();
-                }
-                collector.flush()?;
+                let mut decoder = Decoder::begin(&replay, shadows, snapshot, collector)?;
+                replay.decode(&mut decoder, collector)?;
                 match merge {
                     Some(commit) => self.merge(commit, &replay, &mut decoder, collector)?,
                     None => self.view.use_instead(replay),

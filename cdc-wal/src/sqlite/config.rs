@@ -38,6 +38,36 @@ impl Assist {
     }
 }
 
+/// How it is kept from happening that a checkpoint of the application takes away what is unread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A read mark is held at all times: every transaction comes whole and alone.
+    #[default]
+    Pinned,
+    /// No lock is ever taken, and nothing of the application's is written, not even to its `-shm`
+    /// file. Transactions come whole and alone as long as reading keeps up with the log; when the
+    /// log begins anew before all of it was read, the change since the last known state comes as
+    /// one transaction marked `merged`. Needs [`SqliteConfig::state_dir`].
+    LockFree,
+}
+
+impl Mode {
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::LockFree => "lock-free",
+        }
+    }
+
+    /// By its name in configuration.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Pinned, Self::LockFree]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+    }
+}
+
 /// Which database to follow, and how. Every field but the path has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteConfig {
@@ -50,9 +80,11 @@ pub struct SqliteConfig {
     /// directory is created if it is not there; one source uses it at a time. Without it (the
     /// default) nothing is kept for a restart, and positions mean something to this value only.
     pub state_dir: Option<PathBuf>,
+    /// Whether the log is held. Default [`Mode::Pinned`].
+    pub mode: Mode,
     /// Give every existing row as a `read` before the first change. Default false.
     pub snapshot: bool,
-    /// Help for the application's checkpoints. Default [`Assist::Hard`].
+    /// Help for the application's checkpoints, in [`Mode::Pinned`]. Default [`Assist::Hard`].
     pub assist: Assist,
     /// Frames in the log before a pause of the application is used for a checkpoint. Default 1000,
     /// SQLite's own threshold.
@@ -89,6 +121,7 @@ impl SqliteConfig {
             path: path.into(),
             name: None,
             state_dir: None,
+            mode: Mode::default(),
             snapshot: false,
             assist: Assist::default(),
             soft_frames: 1000,

@@ -357,8 +357,9 @@ fn key_differs(layout: &Layout, before: &[u8], after: &[u8]) -> Option<bool> {
     Some(false)
 }
 
-/// Whether two lists of rows hold the same rows in the same order, whatever their rowids: what
-/// `VACUUM` leaves of a table whose rows it numbers anew.
+/// Whether two lists of rows hold the same rows in the same order, the new ones numbered from 1: what
+/// `VACUUM` leaves of a table whose rows it numbers anew. (In a merged transaction there may have been
+/// more than that.)
 pub(crate) fn same_sequence(
     pages: &dyn Pages,
     usable: usize,
@@ -369,22 +370,24 @@ pub(crate) fn same_sequence(
     let mut old = Rows::new(pages, Side::Old, usable, old);
     let mut new = Rows::new(pages, Side::New, usable, new);
     let mut moved = false;
-    loop {
+    for number in 1.. {
         old.next_rowid()?;
         new.next_rowid()?;
         match (old.current()?, new.current()?) {
             (None, None) => return Ok(moved),
             (Some((old_page, one)), Some((new_page, two))) => {
-                moved |= one.rowid != two.rowid;
+                let rowid = two.rowid;
+                moved |= one.rowid != rowid;
                 let (bo, co) = (&mut scratch.old_payload, &mut scratch.old_chain);
                 let (bn, cn) = (&mut scratch.new_payload, &mut scratch.new_chain);
                 let one = payload(pages, Side::Old, usable, (old_page, &one), bo, co)?;
                 let two = payload(pages, Side::New, usable, (new_page, &two), bn, cn)?;
-                if one != two {
+                if rowid != number || one != two {
                     return Ok(false);
                 }
             }
             _ => return Ok(false),
         }
     }
+    Ok(false)
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use cdc_core::{Position, SourceError, SourceErrorKind, wall_micros};
 
 use super::archive;
-use super::begin::{Begun, Start, header};
+use super::begin::{Begun, Start, header, replaced};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
@@ -278,17 +278,7 @@ impl Follower {
         if now.as_ref().ok() == Some(&self.pins.file) {
             return Ok(());
         }
-        let what = match now {
-            Ok(_) => "the path names another file now: the database was replaced",
-            Err(_) => "the file is gone: the database was deleted or moved",
-        };
-        Err(SourceError::new(
-            SourceErrorKind::Gap,
-            format!(
-                "follow {}: {what}; start again with an empty state and a snapshot, to follow the new one",
-                self.config.shown()
-            ),
-        ))
+        Err(replaced(&self.config))
     }
 
     fn process(&mut self, collector: &mut Collector, limit: u32) -> Result<(), SourceError> {

@@ -130,6 +130,18 @@ impl Scanner {
         }
     }
 
+    /// At the same place, with nothing read ahead.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            header: self.header,
+            at: self.at,
+            checksum: self.checksum,
+            block: Vec::new(),
+            block_first: 1,
+            block_frames: 0,
+        }
+    }
+
     /// The commit frame of the last transaction given; 0 before the first.
     pub(crate) const fn at(&self) -> u32 {
         self.at

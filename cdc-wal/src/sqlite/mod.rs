@@ -31,7 +31,8 @@
 //! SQLite stores, `catalog`, `tables` and `map` know which page belongs to which table, `walk`,
 //! `rows`, `diff` and `decoder` compare; none of these does I/O or uses SQLite. `log_file`, `view`,
 //! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state`, `shadow`,
-//! `archive` and `keep` are what a restart needs, `begin`, `follow` and `turnover` are the protocol,
+//! `archive` and `keep` are what a restart needs, `earlier`, `begin`, `follow` and `turnover` are the
+//! protocol that holds the log, `looks`, `kept`, `settle` and `free` the one without a lock,
 //! `worker` waits for the disk, `collect` makes events and `source` ties all together.
 
 mod archive;
@@ -43,12 +44,16 @@ mod collect;
 mod config;
 mod decoder;
 mod diff;
+mod earlier;
 mod files;
 mod follow;
 mod format;
+mod free;
 mod keep;
+mod kept;
 mod layout;
 mod log_file;
+mod looks;
 mod map;
 mod page;
 mod pages;
@@ -56,6 +61,7 @@ mod pins;
 mod record;
 mod rows;
 mod schema;
+mod settle;
 mod shadow;
 mod sink;
 mod source;
@@ -71,5 +77,5 @@ mod worker;
 mod tests;
 
 pub use check::{Finding, Severity, check};
-pub use config::{Assist, SqliteConfig};
+pub use config::{Assist, Mode, SqliteConfig};
 pub use source::SqliteSource;

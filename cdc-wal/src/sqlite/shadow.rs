@@ -15,11 +15,13 @@ use super::pages::{Pages, Side};
 use super::view::LogView;
 
 const NAME: &str = "shadow.db";
+/// What becomes the copy is written here first.
+pub(crate) const BESIDE: &str = "shadow.db.tmp";
 
 /// The copy: page n stands at (n - 1) times the page size. It is not a database to be opened.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    pub(crate) file: Arc<File>,
+    file: Arc<File>,
     page_size: u32,
 }
 
@@ -32,34 +34,43 @@ impl Shadow {
         dir.join(NAME)
     }
 
-    /// Copies a database, durably.
-    pub(crate) fn create(
-        dir: &Path,
-        page_size: u32,
-        pages: &dyn Pages,
-    ) -> Result<Self, SourceError> {
-        let beside = dir.join("shadow.db.tmp");
+    /// An empty file in the state directory, to be filled.
+    pub(crate) fn empty(dir: &Path, name: &str, page_size: u32) -> Result<Self, SourceError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&beside)
+            .open(dir.join(name))
             .map_err(failed)?;
-        let shadow = Self {
+        Ok(Self {
             file: Arc::new(file),
             page_size,
-        };
-        for number in 1..=pages.count(Side::New) {
-            shadow.write(number, &pages.page(Side::New, number)?)?;
-        }
-        shadow.sync()?;
-        fs::rename(&beside, Self::path(dir)).map_err(failed)?;
+        })
+    }
+
+    /// Makes a filled file the copy, durably.
+    pub(crate) fn install(self, dir: &Path, name: &str) -> Result<Self, SourceError> {
+        self.sync()?;
+        fs::rename(dir.join(name), Self::path(dir)).map_err(failed)?;
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(failed)?;
-        Ok(shadow)
+        Ok(self)
+    }
+
+    /// Copies a database, durably.
+    pub(crate) fn create(
+        dir: &Path,
+        page_size: u32,
+        pages: &dyn Pages,
+    ) -> Result<Self, SourceError> {
+        let shadow = Self::empty(dir, BESIDE, page_size)?;
+        for number in 1..=pages.count(Side::New) {
+            shadow.write(number, &pages.page(Side::New, number)?)?;
+        }
+        shadow.install(dir, BESIDE)
     }
 
     /// Opens the copy.
@@ -87,6 +98,29 @@ impl Shadow {
         self.file.write_all_at(page, offset).map_err(failed)
     }
 
+    /// A page that was written.
+    pub(crate) fn read(&self, number: u32) -> Result<Bytes, SourceError> {
+        let mut page = vec![0; self.page_size as usize];
+        let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
+        let got = read_up_to(&self.file, &mut page, offset)
+            .map_err(|cause| io_error("read the source's copy of the database", cause))?;
+        if got < page.len() {
+            return Err(SourceError::new(
+                SourceErrorKind::Corrupt,
+                "read the source's copy of the database: it was cut short; begin anew with an empty state and a snapshot",
+            ));
+        }
+        Ok(page.into())
+    }
+
+    /// The same file once more.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            file: self.file.clone(),
+            page_size: self.page_size,
+        }
+    }
+
     pub(crate) fn sync(&self) -> Result<(), SourceError> {
         self.file.sync_data().map_err(failed)
     }
@@ -95,7 +129,7 @@ impl Shadow {
 /// The database as of the archive's transactions, one after the other.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    shadow: Arc<File>,
+    pub(crate) shadow: Shadow,
     page_size: u32,
     transactions: Vec<Archived>,
     /// The transaction and the offset of each page's newest version.
@@ -108,7 +142,7 @@ impl Replay {
     /// Before the first of the transactions. The database has `count` pages then.
     pub(crate) fn new(shadow: &Shadow, count: u32, transactions: Vec<Archived>) -> Self {
         Self {
-            shadow: shadow.file.clone(),
+            shadow: shadow.again(),
             page_size: shadow.page_size,
             transactions,
             pages: HashMap::new(),
@@ -158,17 +192,7 @@ impl Pages for Replay {
         {
             return transaction.read(*offset, self.page_size);
         }
-        let mut page = vec![0; self.page_size as usize];
-        let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
-        let got = read_up_to(&self.shadow, &mut page, offset)
-            .map_err(|cause| io_error("read the source's copy of the database", cause))?;
-        if got < page.len() {
-            return Err(SourceError::new(
-                SourceErrorKind::Corrupt,
-                "read the source's copy of the database: it was cut short; begin anew with an empty state and a snapshot",
-            ));
-        }
-        Ok(page.into())
+        self.shadow.read(number)
     }
 
     fn count(&self, side: Side) -> u32 {

@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::begin::Begun;
 use super::collect::{CHUNKS, Chunk, Collector};
-use super::config::SqliteConfig;
+use super::config::{Mode, SqliteConfig};
 use super::follow::{Follower, Looked};
 use super::format::Salts;
+use super::free::Free;
 use super::wal_index::WalIndex;
 
 /// Longest time without a mark on the log after it had grown too long.
@@ -240,6 +241,12 @@ fn stopped() -> SourceError {
     )
 }
 
+/// How the log is followed.
+enum Either {
+    Pinned(Box<Follower>),
+    Free(Box<Free>),
+}
+
 /// What the thread has.
 struct Thread {
     config: SqliteConfig,
@@ -250,7 +257,13 @@ struct Thread {
 
 impl Thread {
     fn run(self, resume: Option<Position>, tell: oneshot::Sender<Result<Begun, SourceError>>) {
-        let (follower, begun) = match Follower::open(&self.config, resume) {
+        let opened = match self.config.mode {
+            Mode::Pinned => Follower::open(&self.config, resume)
+                .map(|(follower, begun)| (Either::Pinned(Box::new(follower)), begun)),
+            Mode::LockFree => Free::open(&self.config, resume)
+                .map(|(follower, begun)| (Either::Free(Box::new(follower)), begun)),
+        };
+        let (follower, begun) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // Nobody listens only if connecting was given up.
@@ -262,7 +275,11 @@ impl Thread {
         if tell.send(Ok(begun)).is_err() {
             return;
         }
-        if let Err(error) = self.follow(follower, collector)
+        let outcome = match follower {
+            Either::Pinned(follower) => self.follow(*follower, collector),
+            Either::Free(follower) => self.look(*follower, collector),
+        };
+        if let Err(error) = outcome
             && !self.stop.load(Ordering::Relaxed)
         {
             // Room for the error comes when the consumer has taken what was before it.
@@ -273,6 +290,25 @@ impl Thread {
     fn confirmed(&self) -> Position {
         let confirmed = self.shared.confirmed.lock();
         *confirmed.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows without a lock.
+    fn look(&self, mut follower: Free, mut collector: Collector) -> Result<(), SourceError> {
+        let outcome = (|| {
+            follower.load(&mut collector)?;
+            while !collector.is_stopped() {
+                let looked = follower.poll(&mut collector, self.confirmed())?;
+                self.shared
+                    .lag_bytes
+                    .store(follower.lag(), Ordering::Relaxed);
+                if looked == Looked::Still {
+                    thread::park_timeout(self.config.poll_interval);
+                }
+            }
+            Ok(())
+        })();
+        follower.confirmed(self.confirmed(), true)?;
+        outcome
     }
 
     /// Follows, letting the log go whenever it has grown too long, and taking it up again.

@@ -3,12 +3,15 @@
 
 mod mirror;
 mod oracle;
+mod protocol;
 mod workload;
 
 use cdc_core::SourceError;
 use oracle::Run;
+use protocol::Protocol;
 use workload::{Random, Workload};
 
+use super::config::Mode;
 use super::decoder::Decoder;
 use super::pages::{Pages, Side};
 use super::sink::Nowhere;
@@ -30,6 +33,42 @@ fn sweep(stream: u64, count: u64) {
     for seed in first..first + total.div_ceil(4) {
         Run::new(seed * 4 + stream).all();
     }
+}
+
+fn followed(stream: u64, count: u64, mode: Mode) {
+    let (first, total) = workloads(count * 2);
+    let (mut merged, mut whole) = (0, 0);
+    for seed in first..first + total.div_ceil(2) {
+        let mut run = Protocol::new(seed * 2 + stream, mode);
+        run.all();
+        merged += run.merged;
+        whole += run.whole;
+    }
+    println!(
+        "{}: {whole} transactions whole, {merged} merged",
+        mode.name()
+    );
+    assert!(whole > 0);
+}
+
+#[test]
+fn random_workloads_are_followed_exactly_with_the_log_held_one() {
+    followed(0, 10, Mode::Pinned);
+}
+
+#[test]
+fn random_workloads_are_followed_exactly_with_the_log_held_two() {
+    followed(1, 10, Mode::Pinned);
+}
+
+#[test]
+fn random_workloads_are_followed_without_a_lock_one() {
+    followed(0, 10, Mode::LockFree);
+}
+
+#[test]
+fn random_workloads_are_followed_without_a_lock_two() {
+    followed(1, 10, Mode::LockFree);
 }
 
 // Four tests, so that they run beside each other.

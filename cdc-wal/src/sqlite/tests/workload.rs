@@ -58,13 +58,16 @@ pub(super) struct Workload {
     /// Rows of the larger statements.
     rows: u64,
     vacuum: bool,
+    /// Run at the end of each transaction.
+    pub(super) before_commit: Option<String>,
 }
 
 fn names(db: &Connection) -> Vec<String> {
     let mut statement = db
         .prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 \
-             AND name NOT LIKE 'sqlite~_%' ESCAPE '~' AND name NOT LIKE 'fts~_%' ESCAPE '~'",
+             AND name NOT LIKE 'sqlite~_%' ESCAPE '~' AND name NOT LIKE 'fts~_%' ESCAPE '~' \
+             AND name <> 'marker'",
         )
         .unwrap();
     let rows = statement.query_map([], |row| row.get(0)).unwrap();
@@ -80,6 +83,7 @@ impl Workload {
             vacuum: random.one_in(3),
             random,
             next: 0,
+            before_commit: None,
         }
     }
 
@@ -262,6 +266,9 @@ impl Workload {
                 self.statement(&table)
             };
             run(&sql);
+        }
+        if let Some(sql) = &self.before_commit {
+            run(sql);
         }
         // Every table keeps the columns the statements use.
         let commit = if self.random.one_in(12) {

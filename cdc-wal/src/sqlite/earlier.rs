@@ -1,0 +1,116 @@
+//! What an earlier run has left in the state directory.
+
+use cdc_core::{Position, SourceError, SourceErrorKind};
+
+use super::archive::{Archive, Archived};
+use super::begin::gap;
+use super::config::SqliteConfig;
+use super::files::FileId;
+use super::format::{Checksum, Salts};
+use super::keep::apply;
+use super::shadow::Shadow;
+use super::state::{Known, StateDir, boot_id, parts};
+
+/// What an earlier run has left, brought to one state.
+#[derive(Debug)]
+pub(crate) struct Earlier {
+    pub(crate) known: Known,
+    pub(crate) shadow: Shadow,
+    pub(crate) archive: Archive,
+    /// What it handed over and was not told to be durable.
+    pub(crate) archived: Vec<Archived>,
+    /// The generation and the frame it had come to.
+    pub(crate) at: (u32, u32),
+    /// Of that frame.
+    pub(crate) salts: Salts,
+    pub(crate) checksum: Checksum,
+    /// Pages of the database then.
+    pub(crate) count: u32,
+    /// The log may go on there: it is the same file, and the consumer knows of nothing later.
+    pub(crate) may_go_on: bool,
+    /// The newest generation anybody knows of.
+    pub(crate) newest: u32,
+}
+
+impl Earlier {
+    /// Reads it. `None` if nothing can be made of it for this database, and that is accepted.
+    pub(crate) fn open(
+        config: &SqliteConfig,
+        dir: &StateDir,
+        mut known: Known,
+        (file, page_size): (FileId, u32),
+        resume: Option<Position>,
+    ) -> Result<Option<Self>, SourceError> {
+        let accept = |why: &str| {
+            if !config.accept_gap {
+                return Err(gap(config, why));
+            }
+            tracing::error!(database = %config.shown(), %why, "gap accepted");
+            Ok(())
+        };
+        if known.file != file {
+            accept(
+                "the file is not the one that was followed: it was replaced, or restored from a copy",
+            )?;
+        }
+        if known.page_size != page_size {
+            accept("its pages have another size: the file was replaced by another")?;
+            return Ok(None);
+        }
+        let durable = Position::end_of(known.position);
+        if !known.snapshot && resume.is_some_and(|resume| resume < durable) {
+            accept(
+                "the source was told that more is durable than there is: an old copy of the journal or of a checkpoint is in use",
+            )?;
+        }
+        // The snapshot is whole downstream, only we were not told any more.
+        known.snapshot &= resume.is_none_or(|resume| resume < durable);
+        let shadow = Shadow::open(&dir.dir, page_size)?;
+        let (archive, mut archived) = Archive::open(&dir.dir, page_size)?;
+        archived.retain(|transaction| transaction.commit > known.position);
+        if known.folding > known.position {
+            let meant = archived.partition_point(|one| one.commit <= known.folding);
+            let folded: Vec<Archived> = archived.drain(..meant).collect();
+            if folded.last().map(|one| one.commit) != Some(known.folding) {
+                return Err(SourceError::new(
+                    SourceErrorKind::Corrupt,
+                    "read the archive of the source: what its copy of the database was to be brought to is gone; begin anew with an empty state and a snapshot",
+                ));
+            }
+            known = apply(&shadow, &known, &folded)?;
+        }
+        let (last, salts, checksum, count) = match archived.last() {
+            Some(last) => (last.commit, last.salts, last.checksum, last.count),
+            None => (known.position, known.salts, known.checksum, known.count),
+        };
+        // Only after a loss of power can more have been taken downstream than is archived here.
+        let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
+        let may_go_on = known.file == file && !ahead;
+        let seen = resume.map_or(0, |resume| parts(resume.commit).0);
+        known.file = file;
+        known.boot = boot_id();
+        dir.saver.save(&known)?;
+        let at = parts(last);
+        Ok(Some(Self {
+            known,
+            shadow,
+            archive,
+            archived,
+            at,
+            salts,
+            checksum,
+            count,
+            may_go_on,
+            newest: at.0.max(seen),
+        }))
+    }
+
+    /// The position before what comes.
+    pub(crate) fn floor(&self) -> Position {
+        if self.known.snapshot {
+            Position::before(self.known.position)
+        } else {
+            Position::end_of(self.known.position)
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The application's files, only looked at: no connection, no lock, nothing written.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cdc_core::SourceError;
+
+use super::config::SqliteConfig;
+use super::files::{self, FileId};
+use super::log_file::io_error;
+use super::wal_index::WalIndex;
+
+/// Attempts to read the wal-index while somebody writes it.
+const ATTEMPTS: u32 = 50;
+
+/// What the wal-index shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    Head(WalIndex),
+    /// There is no file: nobody has the database open.
+    Absent,
+    /// It is being written or made, or was left by a crash in the middle of that.
+    Unreadable,
+}
+
+/// The files of one database.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    pub(crate) main: Arc<File>,
+    pub(crate) file: FileId,
+    index: Option<(FileId, Arc<File>)>,
+    index_path: PathBuf,
+    log_path: PathBuf,
+}
+
+impl Looks {
+    /// Opens the database file, and the wal-index if it is there.
+    pub(crate) fn open(config: &SqliteConfig) -> Result<Self, SourceError> {
+        let (file, main) = files::open(&config.path)
+            .map_err(|cause| io_error(&format!("open the database {}", config.shown()), cause))?;
+        let mut looks = Self {
+            main,
+            file,
+            index: None,
+            index_path: config.beside("-shm"),
+            log_path: config.beside("-wal"),
+        };
+        looks.reopen()?;
+        Ok(looks)
+    }
+
+    /// Opens the wal-index that has its name now.
+    pub(crate) fn reopen(&mut self) -> Result<(), SourceError> {
+        self.index = match files::open(&self.index_path) {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error("open the -shm file", error)),
+        };
+        Ok(())
+    }
+
+    /// Whether the wal-index's name means another file than the one that is open, or none.
+    pub(crate) fn is_replaced(&self) -> bool {
+        let now = FileId::of(&self.index_path).ok();
+        now != self.index.as_ref().map(|(id, _)| *id)
+    }
+
+    /// What the wal-index shows.
+    pub(crate) fn index(&self) -> Result<Seen, SourceError> {
+        let Some((_, file)) = &self.index else {
+            return Ok(Seen::Absent);
+        };
+        for attempt in 0..ATTEMPTS {
+            if let Some(head) = WalIndex::read(file)? {
+                return Ok(Seen::Head(head));
+            }
+            if attempt > 10 {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        Ok(Seen::Unreadable)
+    }
+
+    /// The log that has its name now.
+    pub(crate) fn log(&self) -> Result<Option<Arc<File>>, SourceError> {
+        match File::open(&self.log_path) {
+            Ok(file) => Ok(Some(Arc::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("open the -wal file", error)),
+        }
+    }
+}
