@@ -93,9 +93,12 @@ pub(crate) fn sqlite(config: &Config, path: &Path) -> SqliteConfig {
     let mut sqlite = SqliteConfig::new(path);
     sqlite.name.clone_from(&config.name);
     sqlite.snapshot = config.sqlite.snapshot;
+    sqlite.mode = config.sqlite.mode;
     sqlite.assist = config.sqlite.assist;
     sqlite.poll_interval = config.sqlite.poll_interval;
     sqlite.busy_timeout = config.sqlite.busy_timeout;
+    sqlite.log_bytes_max = config.sqlite.log_bytes_max;
+    sqlite.archive_bytes_max = config.sqlite.archive_bytes_max;
     sqlite.include_shadow_tables = config.sqlite.include_shadow_tables;
     sqlite
 }

@@ -10,7 +10,7 @@ use cdc_core::{BatchLimit, EventBatch, Filter, Op, SystemClock, WalSource};
 use cdc_filter::{EventFilter, FilterConfig};
 use cdc_wal::postgres::{PostgresConfig, PostgresSource};
 use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
-use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Mode, SqliteConfig, SqliteSource};
 use cdc_wal::{StartAt, WalTail};
 
 use crate::args::{Global, OutputFormat, TailArgs, WireFormat, require_source};
@@ -57,16 +57,12 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 closed?;
             }
             Source::Sqlite(path) => {
-                let sqlite = SqliteConfig {
+                let sqlite_config = SqliteConfig {
                     // Only what commits from now on, and nothing remembered.
                     snapshot: args.earliest,
                     ..source::sqlite(&config, path)
                 };
-                let mut source = SqliteSource::connect(sqlite, None).await?;
-                let outcome = follow(&mut source, &mut shown, args.count).await;
-                let closed = source.close().await;
-                outcome?;
-                closed?;
+                sqlite(sqlite_config, &mut shown, args.count).await?;
             }
             Source::RocksDb(path) => {
                 let rocksdb = RocksDbConfig {
@@ -96,6 +92,34 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
         }
         Ok(Exit::Done)
     })?
+}
+
+/// Follows an SQLite database. Without a lock that takes a copy of it, which is removed afterwards.
+async fn sqlite(
+    mut config: SqliteConfig,
+    shown: &mut Shown,
+    limit: Option<u64>,
+) -> Result<(), CliError> {
+    let copy = (config.mode == Mode::LockFree)
+        .then(|| std::env::temp_dir().join(format!("weftkit-tail-{}", std::process::id())));
+    config.state_dir.clone_from(&copy);
+    let outcome = match SqliteSource::connect(config, None).await {
+        Ok(mut source) => {
+            let outcome = follow(&mut source, shown, limit).await;
+            let closed = source.close().await;
+            outcome.and(closed.map_err(CliError::from))
+        }
+        Err(error) => Err(error.into()),
+    };
+    if let Some(copy) = copy
+        && copy.exists()
+    {
+        std::fs::remove_dir_all(&copy).map_err(|cause| {
+            let what = format!("remove the copy of the database in {}", copy.display());
+            CliError::new(Exit::Runtime, what).with_cause(cause)
+        })?;
+    }
+    outcome
 }
 
 /// Shows events until ctrl-c, SIGTERM, the limit, or a reader that went away.

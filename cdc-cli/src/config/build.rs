@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cdc_core::envelope::{DebeziumOptions, Format, JsonOptions, NumberStyle};
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::FilterConfig;
-use cdc_wal::sqlite::Assist;
+use cdc_wal::sqlite::{Assist, Mode};
 
 use super::check;
 use super::destination;
@@ -190,12 +190,23 @@ fn sqlite(reading: &mut Reading<'_>, cdc: Section<'_>) -> SqliteConfig {
     let mut duration = |key| reading.duration(cdc, key).map(|(d, _)| d);
     let poll_interval = duration("sqlite.poll_interval").unwrap_or_default();
     let busy_timeout = duration("sqlite.busy_timeout").unwrap_or_default();
+    let size = |reading: &mut Reading<'_>, key| {
+        let size = reading.size_above_zero(cdc, key);
+        // Zero was refused.
+        size.unwrap_or(u64::MAX)
+    };
     let mut flag = |key| reading.flag(cdc, key).unwrap_or_default();
     SqliteConfig {
         poll_interval,
         busy_timeout,
         snapshot: flag("sqlite.snapshot"),
         include_shadow_tables: flag("sqlite.include_shadow_tables"),
+        mode: reading
+            .choice(cdc, "sqlite.mode")
+            .and_then(|(name, _)| Mode::from_name(name))
+            .unwrap_or_default(),
+        log_bytes_max: size(reading, "sqlite.log_bytes_max"),
+        archive_bytes_max: size(reading, "sqlite.archive_bytes_max"),
         assist: reading
             .choice(cdc, "sqlite.assist")
             .and_then(|(name, _)| Assist::from_name(name))

@@ -235,9 +235,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("postgres.connect_timeout", Duration, Cdc, "Longest wait for a connection.").or("\"10s\""),
 
     key("sqlite.snapshot", Flag, Cdc, "Give the rows that are there as `read` events before the first change, when capture begins.").or("true"),
+    key("sqlite.mode", Choice(&["pinned", "lock-free"]), Cdc, "Whether the log is held by a read mark, so that every transaction comes whole and alone, or no lock is ever taken, and what the application's checkpoints take away before it is read comes as one merged transaction.").or("\"pinned\""),
     key("sqlite.assist", Choice(&["off", "soft", "hard"]), Cdc, "Help for the application's checkpoints, which capture holds up: none, in its pauses, or also under load by a lock of some milliseconds.").or("\"hard\""),
     key("sqlite.poll_interval", Duration, Cdc, "How often the log is looked at while nothing happens.").or("\"5ms\""),
     key("sqlite.busy_timeout", Duration, Cdc, "Longest wait for a lock of the application.").or("\"5s\""),
+    key("sqlite.log_bytes_max", Size, Cdc, "Bytes of log above which the read mark is let go for a moment, so that the application's disk does not fill because of capture; what is then lost comes merged.").or("\"1GiB\""),
+    key("sqlite.archive_bytes_max", Size, Cdc, "Bytes of pages kept for a restart and not confirmed by every emitter above which nothing more is read.").or("\"4GiB\""),
     key("sqlite.include_shadow_tables", Flag, Cdc, "Also the tables virtual tables (FTS, R*Tree) keep their contents in.").or("false"),
 
     key("http.listen", Text, Cdc, "Address of the HTTP surface (health, metrics, status, streams, dead letters). Without it there is none. Another address than loopback needs a token.").like("\"127.0.0.1:7979\""),

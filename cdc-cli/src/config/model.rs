@@ -8,7 +8,7 @@ use std::time::Duration;
 use cdc_core::envelope::{DebeziumOptions, Encoder, Format, JsonOptions};
 use cdc_core::pipeline::{BreakerConfig, OrderScope};
 use cdc_filter::{FilterConfig, TransformConfig};
-use cdc_wal::sqlite::Assist;
+use cdc_wal::sqlite::{Assist, Mode};
 
 use super::source::Source;
 
@@ -94,12 +94,18 @@ pub(crate) struct DeadLetterConfig {
 pub(crate) struct SqliteConfig {
     /// Give the rows that are there first.
     pub(crate) snapshot: bool,
+    /// Whether the log is held.
+    pub(crate) mode: Mode,
     /// Help for the application's checkpoints.
     pub(crate) assist: Assist,
     /// How often the log is looked at while nothing happens.
     pub(crate) poll_interval: Duration,
     /// Longest wait for a lock of the application.
     pub(crate) busy_timeout: Duration,
+    /// Bytes of log above which it is let go.
+    pub(crate) log_bytes_max: u64,
+    /// Bytes kept for a restart above which nothing more is read.
+    pub(crate) archive_bytes_max: u64,
     /// Capture the contents of virtual tables.
     pub(crate) include_shadow_tables: bool,
 }

@@ -39,7 +39,17 @@ fn shown(event: &Value) -> String {
 
 #[test]
 fn rows_that_are_there_come_first_then_every_change_and_nothing_twice() {
-    let tool = Tool::with_config(&file_config("sqlite:app.db"));
+    every_change("pinned");
+}
+
+#[test]
+fn without_a_lock_every_change_comes_and_nothing_twice() {
+    every_change("lock-free");
+}
+
+fn every_change(mode: &str) {
+    let config = file_config("sqlite:app.db");
+    let tool = Tool::with_config(&format!("{config}[cdc.sqlite]\nmode = \"{mode}\"\n"));
     sqlite3(
         &tool,
         "app.db",

@@ -6,6 +6,7 @@ mod log;
 mod measure;
 mod postgres;
 mod report;
+mod sqlite;
 
 pub(crate) use log::instructions;
 
@@ -18,7 +19,7 @@ use crate::options::Options;
 use crate::{Error, Result, command, ensure, runs};
 
 /// The benchmarks, in the order they run without a name.
-const NAMES: [&str; 5] = ["postgres", "large", "log", "dlq", "delivery"];
+const NAMES: [&str; 6] = ["postgres", "large", "log", "dlq", "delivery", "sqlite"];
 
 /// How a benchmark is done.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         let result = match name {
             "postgres" => postgres::catch_up(&settings)?,
             "large" => postgres::large(&settings)?,
+            "sqlite" => sqlite::run(&settings)?,
             "dlq" => dlq::run(&settings)?,
             "delivery" => delivery::run(&settings)?,
             _ => log::run(&settings)?,
@@ -119,9 +121,15 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
 
 /// Builds an example of a crate; its executable.
 fn example(package: &str, name: &str) -> Result<PathBuf> {
+    example_with(package, name, &[])
+}
+
+/// The same, with features.
+fn example_with(package: &str, name: &str, features: &[&str]) -> Result<PathBuf> {
     let mut build = Command::new("cargo");
     build
         .args(["build", "--quiet", "--release", "--package", package])
+        .arg(format!("--features={}", features.join(",")))
         .args(["--example", name, "--message-format", "json"])
         .current_dir(crate::root());
     let text = command::output(&mut build)?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, ChangeEvent, Image, Journal, Op, Position, Value, WalSource};
-use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Mode, SqliteConfig, SqliteSource};
 use cdc_wal::{FileJournal, JournalConfig, StartAt, WalTail};
 use rusqlite::types::ValueRef;
 
@@ -28,6 +28,8 @@ use crate::support::{clock, drain};
 const DIRECTORY: &str = "CDC_SQLITE_KILL_DIR";
 /// Set when the child is to end at what is committed when it begins.
 const FINISH: &str = "CDC_SQLITE_KILL_FINISH";
+/// The name of the mode.
+const MODE: &str = "CDC_SQLITE_KILL_MODE";
 
 const TABLES: &str = "PRAGMA wal_autocheckpoint = 40;
     CREATE TABLE numbered(id INTEGER PRIMARY KEY, a, b BLOB);
@@ -54,6 +56,10 @@ async fn capture(dir: &Path, finish: bool) {
     let config = SqliteConfig {
         state_dir: Some(dir.join("state")),
         snapshot: true,
+        mode: std::env::var(MODE)
+            .ok()
+            .and_then(|name| Mode::from_name(&name))
+            .unwrap_or_default(),
         soft_frames: 50,
         hard_frames: 100,
         poll_interval: Duration::from_millis(1),
@@ -83,17 +89,21 @@ async fn capture(dir: &Path, finish: bool) {
         bytes_max: 1 << 16,
         linger: Duration::from_millis(20),
     };
-    let mut batches = 0u64;
+    let (mut batches, mut caught) = (0u64, false);
     loop {
         let batch = source.next_batch(limit).await.unwrap().unwrap();
         journal.append(&batch).unwrap();
         batches += 1;
-        if batches.is_multiple_of(7) {
+        if batches.is_multiple_of(5) {
             let durable = journal.flush().unwrap();
             source.confirm(durable).await.unwrap();
         }
         if !batch.is_empty() {
             println!("journaled");
+        }
+        if !caught && journal.end() >= source.end_at_start() {
+            caught = true;
+            println!("caught up");
         }
         if finish && journal.end() >= source.end_at_start() {
             journal.flush().unwrap();
@@ -103,7 +113,7 @@ async fn capture(dir: &Path, finish: bool) {
     }
 }
 
-fn start(dir: &Path, finish: bool) -> Child {
+fn start(dir: &Path, mode: Mode, finish: bool) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([
@@ -112,6 +122,7 @@ fn start(dir: &Path, finish: bool) -> Child {
             "--nocapture",
         ])
         .env(DIRECTORY, dir)
+        .env(MODE, mode.name())
         .stdout(Stdio::piped());
     if finish {
         command.env(FINISH, "1");
@@ -259,6 +270,15 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn no_row_is_missing_or_invented_whoever_is_killed() {
+    killed(Mode::Pinned);
+}
+
+#[test]
+fn no_row_is_missing_or_invented_without_a_lock_whoever_is_killed() {
+    killed(Mode::LockFree);
+}
+
+fn killed(mode: Mode) {
     let (kills, seed) = (number("CDC_SQLITE_KILLS", 3), number("CDC_SQLITE_SEED", 1));
     let Stage {
         application,
@@ -272,24 +292,26 @@ fn no_row_is_missing_or_invented_whoever_is_killed() {
     };
     let mut state = seed;
     for _ in 0..kills {
-        let mut child = start(dir.path(), false);
+        let mut child = start(dir.path(), mode, false);
         // The pipe stays open until it is dead: a write that fails would be another end.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let wanted = 1 + random(&mut state, 60);
+        // Half of them in what comes again, half in what is new.
+        let (mut caught, wanted) = (random(&mut state, 2) == 0, 1 + random(&mut state, 40));
         let mut seen = 0;
         while seen < wanted {
             let line = lines
                 .next()
                 .expect("it goes on until it is killed")
                 .unwrap();
-            seen += u64::from(line.contains("journaled"));
+            caught |= line.contains("caught up");
+            seen += u64::from(caught && line.contains("journaled"));
         }
         child.kill().unwrap();
         child.wait().unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     let transactions = writer.join().unwrap();
-    let mut last = start(dir.path(), true);
+    let mut last = start(dir.path(), mode, true);
     let output = BufReader::new(last.stdout.take().unwrap()).lines().count();
     assert!(last.wait().unwrap().success(), "{output} lines");
     let mut tail = WalTail::open(
@@ -318,7 +340,8 @@ fn no_row_is_missing_or_invented_whoever_is_killed() {
         );
     }
     println!(
-        "{kills} kills, {transactions} transactions, {} events, {merged} merged",
+        "{}: {kills} kills, {transactions} transactions, {} events, {merged} merged",
+        mode.name(),
         events.len()
     );
     assert!(!events.is_empty());
