@@ -10,6 +10,7 @@ use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
 use super::earlier::Earlier;
+use super::files;
 use super::follow::Follower;
 use super::format::{Checksum, DbHeader};
 use super::keep::Keep;
@@ -58,7 +59,15 @@ pub(crate) fn gap(config: &SqliteConfig, what: &str) -> SourceError {
 /// Looks at the file itself, before SQLite does: what it refuses is refused by name.
 pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), SourceError> {
     let shown = config.shown();
-    let (_, main) = super::files::open(&config.path).map_err(|cause| {
+    if let Some(kind) = files::remote(&config.path) {
+        return Err(SourceError::new(
+            SourceErrorKind::Unsupported,
+            format!(
+                "follow {shown}: it lies on a network file system ({kind}), where SQLite's locks and shared memory do not reach other machines; follow it on the machine that has the disk"
+            ),
+        ));
+    }
+    let (_, main) = files::open(&config.path).map_err(|cause| {
         SourceError::new(
             SourceErrorKind::Unreachable,
             format!("open the database {shown}: {cause}; check the path"),

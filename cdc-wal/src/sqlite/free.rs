@@ -22,7 +22,7 @@ use super::format::{FRAME_HEADER, Salts, frame_offset};
 use super::keep::Keep;
 use super::kept::Kept;
 use super::log_file::{Committed, Scanned, Written, io_error, read_up_to};
-use super::looks::{Looks, Seen};
+use super::looks::{Looks, Seen, Stamp};
 use super::pages::Pages;
 use super::settle::{Log, Padding, settle};
 use super::shadow::{BESIDE, Replay, Shadow};
@@ -76,6 +76,8 @@ pub(crate) struct Free {
     head: WalIndex,
     /// Whether that has the count of commits.
     counted: bool,
+    /// What the database file looked like before it was last compared, if that says anything.
+    stamp: Option<Stamp>,
     last_identity: Instant,
 }
 
@@ -120,6 +122,7 @@ impl Free {
         let (mut archive, _) = Archive::open(&dir.dir, page_size)?;
         archive.clear()?;
         let shadow = Shadow::empty(&dir.dir, BESIDE, page_size)?;
+        let stamp = looks.stamp()?;
         let settled = settle(&mut looks, page_size, None, &shadow)?;
         let shadow = shadow.install(&dir.dir, BESIDE)?;
         let head = settled.head;
@@ -163,6 +166,7 @@ impl Free {
             log: settled.log,
             head,
             counted: true,
+            stamp,
             last_identity: Instant::now(),
         };
         Ok((follower, begun))
@@ -244,6 +248,7 @@ impl Free {
             log,
             head,
             counted: false,
+            stamp: None,
             last_identity: Instant::now(),
         };
         Ok((follower, begun))
@@ -322,6 +327,11 @@ impl Free {
             }
         }
         if !self.looks.is_replaced() {
+            // Somebody may have opened the database, written, and closed it between two looks.
+            if self.looks.is_closed() && self.looks.stamp()? != self.stamp {
+                self.gap(collector, None)?;
+                return Ok(Looked::Moved);
+            }
             return Ok(Looked::Still);
         }
         // Nobody had the database open for a moment: what happened since cannot be counted. The
@@ -336,11 +346,8 @@ impl Free {
             return Ok(Looked::Moved);
         }
         self.looks.reopen()?;
-        if !matches!(self.looks.index()?, Seen::Absent) {
-            self.gap(collector, None)?;
-            return Ok(Looked::Moved);
-        }
-        Ok(Looked::Still)
+        self.gap(collector, None)?;
+        Ok(Looked::Moved)
     }
 
     fn is_full(&self) -> bool {
@@ -522,6 +529,9 @@ impl Free {
         collector: &mut Collector,
         expected: Option<Salts>,
     ) -> Result<(), SourceError> {
+        // It may be another kind of file by now.
+        header(&self.config)?;
+        let stamp = self.looks.stamp()?;
         let dir = self.keep.dir.dir.clone();
         let gathered = Shadow::empty(&dir, GATHERED, self.page_size)?;
         let settled = settle(
@@ -571,6 +581,7 @@ impl Free {
         self.head = now;
         self.log = settled.log;
         self.counted = true;
+        self.stamp = stamp;
         collector.flush()
     }
 }

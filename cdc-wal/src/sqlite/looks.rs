@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cdc_core::SourceError;
 
@@ -24,6 +24,16 @@ pub(crate) enum Seen {
     Absent,
     /// It is being written or made, or was left by a crash in the middle of that.
     Unreadable,
+}
+
+/// A time of change that is younger than this may stay the same over another change.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// When the database file was changed, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    changed: SystemTime,
+    length: u64,
 }
 
 /// The files of one database.
@@ -66,6 +76,22 @@ impl Looks {
     pub(crate) fn is_replaced(&self) -> bool {
         let now = FileId::of(&self.index_path).ok();
         now != self.index.as_ref().map(|(id, _)| *id)
+    }
+
+    /// Whether nobody had the database open when it was last looked for a wal-index.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.index.is_none()
+    }
+
+    /// What tells whether the database file was changed; `None` while that is too fresh to tell.
+    pub(crate) fn stamp(&self) -> Result<Option<Stamp>, SourceError> {
+        let failed = |cause| io_error("look at the database file", cause);
+        let found = self.main.metadata().map_err(failed)?;
+        let changed = found.modified().map_err(failed)?;
+        let length = found.len();
+        // A time in the future says nothing either.
+        let settled = changed.elapsed().is_ok_and(|age| age >= FRESH);
+        Ok(settled.then_some(Stamp { changed, length }))
     }
 
     /// What the wal-index shows.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cdc_core::{Op, SourceErrorKind, Value, WalSource};
-use cdc_wal::sqlite::{Assist, SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Assist, Mode, SqliteConfig, SqliteSource};
 
-use super::support::{Stage, batch, error, is_merged};
+use super::support::{Stage, batch, error, events, is_merged};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);";
 
@@ -146,4 +146,85 @@ async fn the_archive_stays_within_its_limit() {
         end = to;
     }
     source.close().await.unwrap();
+}
+
+/// Nothing is held: the log begins anew as if nobody looked, and what was overtaken comes merged.
+#[tokio::test]
+async fn without_a_lock_a_consumer_that_stands_still_costs_the_application_nothing() {
+    let mut stage = Stage::new(TABLE);
+    let config = SqliteConfig {
+        mode: Mode::LockFree,
+        ..stage.config()
+    };
+    let mut source = SqliteSource::connect(config, None).await.unwrap();
+    stage
+        .application
+        .run("PRAGMA wal_autocheckpoint = 20; INSERT INTO t VALUES (1, x'00');");
+    for _ in 0..300 {
+        stage.application.run(
+            "INSERT INTO t(x) VALUES (randomblob(3000)); UPDATE t SET x = randomblob(10) WHERE id = 1;",
+        );
+    }
+    let longest = length(&beside(&stage, "-wal"));
+    assert!(longest < 200_000, "{longest} bytes");
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1000000, x'00');");
+    let (rows, merged) = mirror(&mut source, 1_000_000).await;
+    let count = stage
+        .application
+        .run("SELECT count(*), sum(length(x)) FROM t;");
+    let bytes: usize = rows.values().map(Vec::len).sum();
+    assert_eq!(count.trim(), format!("{}|{bytes}", rows.len()));
+    assert!(merged > 0, "it was overtaken");
+    source.close().await.unwrap();
+}
+
+/// Locks of this process on a file of the application.
+fn locks(path: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata(path).unwrap().ino();
+    let (process, file) = (std::process::id().to_string(), format!(":{inode}"));
+    let list = std::fs::read_to_string("/proc/locks").unwrap();
+    let ours = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.any(|word| word == process) && words.any(|word| word.ends_with(&file))
+    };
+    list.lines().filter(ours).count()
+}
+
+#[tokio::test]
+async fn without_a_lock_there_is_no_lock_and_every_transaction_comes_alone() {
+    for (mode, locked) in [(Mode::Pinned, true), (Mode::LockFree, false)] {
+        let mut stage = Stage::new(TABLE);
+        let config = SqliteConfig {
+            mode,
+            ..stage.config()
+        };
+        let mut source = SqliteSource::connect(config, None).await.unwrap();
+        stage
+            .application
+            .run("INSERT INTO t VALUES (1, x'01'); INSERT INTO t VALUES (2, x'02');");
+        let mut found = events(&mut source, 2).await;
+        // All of it is seen before the log begins anew.
+        stage.application.run(
+            "PRAGMA wal_checkpoint(TRUNCATE); DELETE FROM t WHERE id = 1; DELETE FROM t WHERE id = 2;",
+        );
+        found.extend(events(&mut source, 2).await);
+        assert!(found.iter().all(|event| event.last && !is_merged(event)));
+        assert_eq!(locks(&beside(&stage, "-shm")) > 0, locked, "{mode:?}");
+        source.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_lock_a_state_directory_is_needed() {
+    let stage = Stage::new(TABLE);
+    let config = SqliteConfig {
+        mode: Mode::LockFree,
+        ..stage.look()
+    };
+    let error = SqliteSource::connect(config, None).await.unwrap_err();
+    assert_eq!(error.kind, SourceErrorKind::Configuration, "{error}");
+    assert!(error.to_string().contains("state directory"), "{error}");
 }
