@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn the_file_system_of_a_path_is_the_innermost_mount() {
         for (path, kind) in [
-            ("/home/app.db", "ext4"),
+            ("/var/app.db", "ext4"),
             ("/srv/share/app.db", "nfs4"),
             ("/srv/shared/app.db", "ext4"),
             ("/srv/share/local/app.db", "tmpfs"),

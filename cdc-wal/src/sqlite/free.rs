@@ -55,7 +55,7 @@ enum Followed {
     All,
     /// The log ran away.
     Overtaken,
-    /// The consumer wants no more for now.
+    /// The consumer, or the archive, takes no more at the moment.
     Stopped,
 }
 
