@@ -22,11 +22,13 @@ use crate::error::Context;
 use crate::options::Options;
 use crate::{Error, Result, ensure};
 
-/// Room of the state's own disk: journal, checkpoints, dead letters.
+/// Room of the state's own disk: journal and checkpoints.
 const DISK_BYTES: u64 = 512 << 20;
 /// Longest a life waits for deliveries before it is killed all the same.
 const LIFE: Duration = Duration::from_secs(20);
-/// Short waits between attempts, and a small journal.
+/// Longest a life waits to come to the point at which it is to die.
+const POINT: Duration = Duration::from_secs(5);
+/// Short waits between attempts.
 const SETTINGS: &str = "\n[cdc.retry]\nbase = \"20ms\"\nmax = \"200ms\"\nprobe = \"200ms\"\n";
 /// A child that writes down what it takes before it says so; a file a life, named by its begin.
 const CONSUMER: &str = r#"file=child/$(date +%s%N).ndjson
@@ -195,7 +197,7 @@ fn run(plan: &Plan, time: Duration) -> Result<String> {
     }
     let script = stage.dir.join("consumer.sh");
     fs::write(&script, CONSUMER).context(|| format!("write {}", script.display()))?;
-    // State and dead letters live on the disk that runs full.
+    // The state lives on the disk that runs full.
     fs::create_dir_all(disk.path.join("state")).context(|| "create the state's folder")?;
     std::os::unix::fs::symlink(disk.path.join("state"), stage.dir.join("state"))
         .context(|| "link the state")?;
@@ -366,6 +368,10 @@ impl Storm<'_> {
         }
         let delivers = self.mood.load(Ordering::SeqCst) == WELL && filler.is_none();
         self.wait(&mut running, delivers)?;
+        let start = Instant::now();
+        while point.is_some() && running.ended()?.is_none() && start.elapsed() < POINT {
+            command::pause();
+        }
         match running.ended()? {
             None => {
                 running.kill()?;
@@ -421,20 +427,17 @@ impl Storm<'_> {
     }
 
     fn kill_child(&mut self, running: &Running) -> Result<()> {
-        let pid = running.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        // Lanes have threads of their own; a child may be any thread's.
-        let mut found = children.unwrap_or_default();
-        if let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) {
-            for thread in threads.flatten() {
-                found += " ";
-                found += &fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pid = running.pid().to_string();
+        let processes = fs::read_dir("/proc").context(|| "list the processes")?;
+        let children = processes.flatten().filter_map(|process| {
+            let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+            // The parent stands second behind the name, which may hold anything.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+            if parent != pid {
+                return None;
             }
-        }
-        let children: HashSet<u32> = found
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect();
+            process.file_name().to_str()?.parse::<u32>().ok()
+        });
         for child in children {
             // It may have ended meanwhile.
             if command::signal("KILL", child).is_ok() {

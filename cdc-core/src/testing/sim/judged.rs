@@ -116,14 +116,14 @@ impl Judged {
             return false;
         };
         let mut dead = HashSet::new();
-        for at in first..=index {
+        for (at, known) in events.iter().enumerate().take(index + 1).skip(first) {
             let letter = self.letters.contains_key(&at) || self.maybe_letters.contains_key(&at);
-            let keys = || distinct(events[at].keys);
+            let keys = || distinct(known.keys);
             let held = letter || (self.arrived[at] == 0 && keys().any(|key| dead.contains(&key)));
             if held && at == index {
                 return true;
             }
-            if held && !events[at].is_barrier() {
+            if held && !known.is_barrier() {
                 dead.extend(keys());
             }
         }
