@@ -23,7 +23,7 @@ use super::status::LaneReading;
 use crate::config::{
     Config, DeadKey, Destination, EmitterConfig, FileSync, HttpVersion, OnRestart, WebhookBody,
 };
-use crate::destination::{ChildConfig, ChildEmitter, PrintedQueue, Printer};
+use crate::destination::{ChildConfig, ChildEmitter, PrintedQueue, Printer, StandardOutput};
 use crate::exit::Exit;
 use crate::http::{PullEmitter, PullHandle};
 use crate::report::CliError;
@@ -89,7 +89,15 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
             };
             let emitter = QueueEmitter::new(config)
                 .map_err(|error| CliError::from_error(Exit::Configuration, error))?;
-            let (emitter, print) = PrintedQueue::new(emitter, encoder, || std::io::stdout().lock());
+            if StandardOutput::is_closed() {
+                return Err(CliError::new(
+                    Exit::EmitterStopped,
+                    format!(
+                        "write the events of emitter {name} to standard output: it is closed; give it to a program or a file"
+                    ),
+                ));
+            }
+            let (emitter, print) = PrintedQueue::new(emitter, encoder, StandardOutput::lock);
             let printer = spawn(&format!("queue-{name}"), print)?;
             Ok(Built {
                 emitter: Box::new(move || Ok(BoxEmitter::new(emitter))),

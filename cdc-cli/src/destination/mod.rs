@@ -4,4 +4,4 @@ mod child;
 mod stdout;
 
 pub(crate) use child::{ChildConfig, ChildEmitter};
-pub(crate) use stdout::{PrintedQueue, Printer};
+pub(crate) use stdout::{PrintedQueue, Printer, StandardOutput};

@@ -1,11 +1,18 @@
 //! The binary's own consumer of the queue: events as lines on standard output.
+//!
+//! An event that stands in a pipe is nowhere: a reader that goes away takes with it what it has not
+//! read. So what goes to a pipe is acknowledged once the reader has taken it out.
 
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::io::{self, StdoutLock, Write};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use cdc_core::envelope::Encoder;
 use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Emitter, EventBatch, Receipt};
-use cdc_emit_queue::{QueueConsumer, QueueEmitter};
+use cdc_emit_queue::{QueueBatch, QueueConsumer, QueueEmitter, TryRecvError};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, OFlags};
 use tokio::sync::watch;
 
 /// Why printing ended before the queue was closed: kind and text of the writer's error.
@@ -24,10 +31,10 @@ pub(crate) type Printer = JoinHandle<io::Result<()>>;
 
 impl PrintedQueue {
     /// A queue, and what its consumer has to run on a thread of its own.
-    pub(crate) fn new<W: Write>(
+    pub(crate) fn new<S: Sink>(
         queue: QueueEmitter,
         encoder: Encoder,
-        out: impl FnOnce() -> W + Send + 'static,
+        out: impl FnOnce() -> S + Send + 'static,
     ) -> (Self, impl FnOnce() -> io::Result<()> + Send + 'static) {
         let consumer = queue.consumer();
         let (tell, failed) = watch::channel(None);
@@ -104,14 +111,134 @@ impl Emitter for PrintedQueue {
     }
 }
 
-/// Prints every batch of the queue and acknowledges it once it is written, until the queue is
+/// Where lines go, which knows what of them has arrived.
+pub(crate) trait Sink: Write {
+    /// Bytes that were written and nobody has taken yet.
+    ///
+    /// # Errors
+    /// Nobody ever will.
+    fn unread(&mut self) -> io::Result<u64>;
+}
+
+/// Standard output of this process, locked.
+pub(crate) struct StandardOutput {
+    lock: StdoutLock<'static>,
+    is_pipe: bool,
+}
+
+impl StandardOutput {
+    /// Takes the lock, which other threads then wait for.
+    pub(crate) fn lock() -> Self {
+        let lock = io::stdout().lock();
+        let stat = rustix::fs::fstat(&lock);
+        let is_pipe = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+        Self { lock, is_pipe }
+    }
+
+    /// True if the process was started without a standard output. Rust's runtime then opens the
+    /// null device in its place, for reading and writing, as no redirection does.
+    pub(crate) fn is_closed() -> bool {
+        let out = io::stdout();
+        let null = rustix::fs::stat("/dev/null");
+        let (Ok(stat), Ok(null)) = (rustix::fs::fstat(&out), null) else {
+            return false;
+        };
+        let is_null =
+            FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == null.st_rdev;
+        is_null
+            && rustix::fs::fcntl_getfl(&out)
+                .is_ok_and(|flags| flags.intersection(OFlags::ACCMODE) == OFlags::RDWR)
+    }
+}
+
+impl Write for StandardOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock.flush()
+    }
+}
+
+impl Sink for StandardOutput {
+    fn unread(&mut self) -> io::Result<u64> {
+        if !self.is_pipe {
+            return Ok(0);
+        }
+        let unread = rustix::io::ioctl_fionread(&self.lock)?;
+        if unread == 0 {
+            return Ok(0);
+        }
+        // A pipe whose readers are gone says so without being asked for anything.
+        let mut pipe = [PollFd::new(&self.lock, PollFlags::empty())];
+        rustix::event::poll(&mut pipe, Some(&Timespec::default()))?;
+        if pipe[0].revents().contains(PollFlags::ERR) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(unread)
+    }
+}
+
+/// Shortest and longest pause between two looks at what the reader has taken.
+const LOOK_MIN: Duration = Duration::from_micros(200);
+const LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// Batches that are written and wait for the reader, with the number of bytes written at the end of
+/// each. No more than what a pipe holds, 64 KiB usually, and one batch.
+struct Unread {
+    written: u64,
+    batches: VecDeque<(u64, QueueBatch)>,
+}
+
+impl Unread {
+    /// Acknowledges what has been taken; true if nothing is left.
+    fn settle(&mut self, out: &mut impl Sink) -> io::Result<bool> {
+        if self.batches.is_empty() {
+            return Ok(true);
+        }
+        let taken = self.written.saturating_sub(out.unread()?);
+        while self.batches.front().is_some_and(|(end, _)| *end <= taken) {
+            if let Some((_, batch)) = self.batches.pop_front() {
+                batch.ack();
+            }
+        }
+        Ok(self.batches.is_empty())
+    }
+}
+
+/// Prints every batch of the queue and acknowledges it once it has been taken, until the queue is
 /// closed. Blocking; run it on a thread of its own.
 ///
 /// # Errors
-/// From the writer (a closed pipe, a full disk); what was not written is not acknowledged.
-fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Write) -> io::Result<()> {
+/// From the writer (a closed pipe, a full disk); what was not taken is not acknowledged.
+fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Sink) -> io::Result<()> {
     let mut buffer = Vec::new();
-    while let Some(batch) = consumer.recv_blocking() {
+    let mut unread = Unread {
+        written: 0,
+        batches: VecDeque::new(),
+    };
+    let mut pause = LOOK_MIN;
+    loop {
+        let batch = if unread.settle(&mut out)? {
+            match consumer.recv_blocking() {
+                Some(batch) => batch,
+                None => return Ok(()),
+            }
+        } else {
+            match consumer.try_recv() {
+                Ok(batch) => batch,
+                Err(TryRecvError::Empty) => {
+                    // No event of the system tells when a reader takes something out of a pipe.
+                    std::thread::park_timeout(pause);
+                    pause = (pause * 2).min(LOOK_MAX);
+                    continue;
+                }
+                // The lane has ended, and with it the wait for the reader.
+                Err(TryRecvError::Closed) => return unread.settle(&mut out).map(drop),
+            }
+        };
+        pause = LOOK_MIN;
         buffer.clear();
         for event in batch.events() {
             encoder
@@ -121,7 +248,7 @@ fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Write)
         }
         out.write_all(&buffer)?;
         out.flush()?;
-        batch.ack();
+        unread.written += buffer.len() as u64;
+        unread.batches.push_back((unread.written, batch));
     }
-    Ok(())
 }

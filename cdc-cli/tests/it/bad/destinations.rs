@@ -94,8 +94,7 @@ fn a_file_that_cannot_grow_holds_the_stream() {
 
 #[test]
 fn a_closed_standard_output_stops_the_queue_and_acknowledges_nothing() {
-    let config = "[cdc]\nsource = \"wal:wal\"\nstate_path = \"state\"\ndlq_path = \"dlq\"\nbatch_size = 10\n";
-    let mut shop = Shop::with_config(config);
+    let mut shop = Shop::with_config(PRINTED);
     shop.commit(300);
     for arguments in [&["run"][..], &["run", "--once"]] {
         let mut run = Running::start(shop.tool.command(arguments));
@@ -126,6 +125,70 @@ fn a_closed_standard_output_stops_the_queue_and_acknowledges_nothing() {
         "nothing was taken for delivered"
     );
     assert_eq!(shop.tool.answer(&["-q", "run", "--once"]), "");
+}
+
+const PRINTED: &str =
+    "[cdc]\nsource = \"wal:wal\"\nstate_path = \"state\"\ndlq_path = \"dlq\"\nbatch_size = 10\n";
+
+/// A pipe holds 64 KiB: what stood in it when the reader went away comes again.
+#[test]
+fn a_reader_that_leaves_half_way_loses_nothing() {
+    let mut shop = Shop::with_config(PRINTED);
+    shop.commit_sized(60, 10);
+    for pause in [&["-q", "run"][..], &["-q", "run", "--once"]] {
+        let mut command = shop.tool.command(pause);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Byte by byte, so that nothing more is taken out of the pipe.
+        let mut out = child.stdout.take().unwrap();
+        let mut taken = Vec::new();
+        while taken.iter().filter(|byte| **byte == b'\n').count() < 12 {
+            let mut byte = [0];
+            out.read_exact(&mut byte).unwrap();
+            taken.push(byte[0]);
+        }
+        drop(out);
+        let end = child.wait_with_output().unwrap();
+        let err = String::from_utf8(end.stderr).unwrap();
+        assert_eq!(end.status.code(), Some(6), "{err}");
+        assert!(err.contains("its reader went away"), "{err}");
+        let taken = ids(&String::from_utf8(taken).unwrap());
+        let first = taken[0];
+        let rest = ids(&shop.tool.answer(&["-q", "run", "--once"]));
+        // One batch was taken whole and may be known to be; the second, taken in part, comes again.
+        let again = rest[0];
+        assert!(
+            (first..=first + 10).contains(&again),
+            "{again} behind {first}"
+        );
+        assert_eq!(
+            rest,
+            (again..=shop.committed().len() as i64).collect::<Vec<_>>()
+        );
+        assert_eq!(shop.tool.answer(&["-q", "run", "--once"]), "");
+        shop.commit_sized(60, 10);
+    }
+}
+
+#[test]
+fn a_standard_output_that_was_never_open_takes_nothing() {
+    let mut shop = Shop::with_config(PRINTED);
+    shop.commit(20);
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" run --once >&-"]);
+    let out = command
+        .arg(env!("CARGO_BIN_EXE_cdc-cli"))
+        .current_dir(shop.tool.path("."))
+        .output()
+        .unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(6), "{err}");
+    assert!(err.contains("standard output: it is closed"), "{err}");
+    let printed = shop.tool.answer(&["-q", "run", "--once"]);
+    assert_eq!(ids(&printed), shop.committed());
 }
 
 /// Answers every POST with the same status, and keeps the ids of what it took.
