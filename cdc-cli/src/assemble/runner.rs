@@ -470,8 +470,10 @@ pub(crate) fn lane_error(error: LaneError) -> CliError {
     CliError::from_error(code, error)
 }
 
-/// Ctrl-c and SIGTERM.
+/// Ctrl-c and SIGTERM. A file that reaches the process's limit is an error of the write, not the
+/// end of the process.
 pub(crate) struct Signals {
+    _file_size: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
@@ -485,6 +487,7 @@ impl Signals {
             })
         };
         Ok(Self {
+            _file_size: listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
         })

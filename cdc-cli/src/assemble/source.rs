@@ -47,6 +47,7 @@ pub(crate) fn postgres(
         .clone_from(&config.postgres.publish_schemas);
     postgres.create_slot = config.postgres.create_slot;
     postgres.create_publication = config.postgres.create_publication;
+    postgres.accept_keyless = config.postgres.accept_keyless;
     postgres.connect_timeout = config.postgres.connect_timeout;
     if waits_for_end {
         postgres.status_interval = STATUS_INTERVAL_ONCE;

@@ -246,6 +246,9 @@ fn postgres(reading: &mut Reading<'_>, cdc: Section<'_>) -> PostgresConfig {
         create_publication: reading
             .flag(cdc, "postgres.create_publication")
             .unwrap_or_default(),
+        accept_keyless: reading
+            .flag(cdc, "postgres.accept_keyless")
+            .unwrap_or_default(),
         publish_tables: words(reading.texts(cdc, "postgres.publish_tables")),
         publish_schemas: words(reading.texts(cdc, "postgres.publish_schemas")),
         connect_timeout: reading

@@ -230,6 +230,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("postgres.publication", Text, Cdc, "Publication.").or("\"weftkit_cdc\""),
     key("postgres.create_slot", Flag, Cdc, "Create the slot when it is absent.").or("true"),
     key("postgres.create_publication", Flag, Cdc, "Create the publication when it is absent.").or("true"),
+    key("postgres.accept_keyless", Flag, Cdc, "Create the publication even if it has tables without replica identity, of which the server then refuses every UPDATE and DELETE.").or("false"),
     key("postgres.publish_tables", Texts, Cdc, "Tables of the publication when it is created here, `schema.table` or `table` (then `public`). Empty, and no publish_schemas: all tables, which takes a superuser.").or("[]").like("[\"public.orders\"]"),
     key("postgres.publish_schemas", Texts, Cdc, "Schemas of the publication when it is created here (PostgreSQL 15 or later; takes a superuser).").or("[]").like("[\"public\"]"),
     key("postgres.connect_timeout", Duration, Cdc, "Longest wait for a connection.").or("\"10s\""),

@@ -141,6 +141,8 @@ pub(crate) struct PostgresConfig {
     pub(crate) create_slot: bool,
     /// Create the publication when it is absent.
     pub(crate) create_publication: bool,
+    /// Create it with tables whose updates the server then refuses.
+    pub(crate) accept_keyless: bool,
     /// Tables of a publication that is created.
     pub(crate) publish_tables: Vec<String>,
     /// Schemas of a publication that is created.

@@ -4,7 +4,7 @@ use cdc_core::{Lineage, Lsn, SourceError};
 
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose};
-use super::setup::{SlotState, identify, setting, single, slot_state};
+use super::setup::{SlotState, identify, keyless, setting, single, slot_state};
 use super::sql;
 
 /// How bad a finding is.
@@ -227,6 +227,19 @@ async fn publication(
             )
         };
         findings.add(severity, subject, "does not exist", remedy);
+        if config.create_publication && !config.accept_keyless {
+            for table in keyless(connection, config, TABLES_MAX).await? {
+                findings.add(
+                    Severity::Error,
+                    format!("table {table}"),
+                    "no replica identity: once it is published, the server refuses its updates and deletes",
+                    format!(
+                        "add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL; or publish other tables only",
+                        sql::table(&table)
+                    ),
+                );
+            }
+        }
         return Ok(());
     };
     let tables = format!("FROM pg_publication_tables WHERE pubname = {name}");

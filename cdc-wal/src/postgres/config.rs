@@ -73,6 +73,9 @@ pub struct PostgresConfig {
     pub create_slot: bool,
     /// Create the publication when absent. Default true.
     pub create_publication: bool,
+    /// Create it even if it has tables without replica identity (no primary key, or none set), of
+    /// which the server then refuses every UPDATE and DELETE. Default false.
+    pub accept_keyless: bool,
     /// Use a slot that vanishes with the connection, and drop a publication this reader created
     /// when it is closed. Nothing is kept for a restart. Default false.
     pub temporary: bool,
@@ -113,6 +116,7 @@ impl Default for PostgresConfig {
             schemas: Vec::new(),
             create_slot: true,
             create_publication: true,
+            accept_keyless: false,
             temporary: false,
             accept_gap: false,
             captured: None,

@@ -133,6 +133,13 @@ pub(crate) async fn start(
         ));
     }
     check_wal_level(&setting(&mut connection, "wal_level").await?, config)?;
+    if setting(&mut connection, "server_encoding").await? == "SQL_ASCII" {
+        // Bytes of no known encoding: asked for UTF-8, the server refuses those that are not, and
+        // the stream could not go past them.
+        connection
+            .query("SET client_encoding TO 'SQL_ASCII'", "choose the encoding")
+            .await?;
+    }
     let (info, wal_end) = identify(&mut connection, config).await?;
     refuse_other(&info, config)?;
     refuse_ahead(&info, resume, wal_end)?;
@@ -343,6 +350,7 @@ async fn ensure_publication(
             ),
         ));
     }
+    refuse_keyless(connection, config).await?;
     let mut targets = Vec::new();
     if !config.tables.is_empty() {
         let tables: Vec<String> = config.tables.iter().map(|t| sql::table(t)).collect();
@@ -368,6 +376,77 @@ async fn ensure_publication(
         Err(error) if error.to_string().contains("already exists") => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Tables without replica identity that are named.
+const KEYLESS_MAX: usize = 5;
+
+/// The tables of a publication that is created here whose updates and deletes the server refuses
+/// from then on, whoever does them; at most `max`.
+pub(crate) async fn keyless(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+    max: usize,
+) -> Result<Vec<String>, SourceError> {
+    let list = |items: Vec<String>| format!("ARRAY[{}]", items.join(", "));
+    let tables = config.tables.iter().map(|table| {
+        // Null for a table that is not there: the publication's creation will say so.
+        format!("to_regclass({})", sql::literal(&sql::table(table)))
+    });
+    let schemas = config.schemas.iter().map(|schema| sql::literal(schema));
+    let published = if config.tables.is_empty() && config.schemas.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " AND (c.oid = ANY ({}::oid[]) OR n.nspname = ANY ({}::name[]))",
+            list(tables.collect()),
+            list(schemas.collect())
+        )
+    };
+    let sql = format!(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+            AND (c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS \
+                (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))){published} \
+         ORDER BY 1 LIMIT {max}"
+    );
+    let rows = connection
+        .query(&sql, "look for tables without replica identity")
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect())
+}
+
+/// A publication must not break the application that writes to its tables.
+async fn refuse_keyless(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<(), SourceError> {
+    if config.accept_keyless {
+        return Ok(());
+    }
+    let mut tables = keyless(connection, config, KEYLESS_MAX + 1).await?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let more = if tables.len() > KEYLESS_MAX {
+        ", ..."
+    } else {
+        ""
+    };
+    tables.truncate(KEYLESS_MAX);
+    Err(SourceError::new(
+        SourceErrorKind::Configuration,
+        format!(
+            "create publication {} on {}: from then on the server would refuse every UPDATE and DELETE of tables without replica identity: {}{more}; \
+             give them a primary key or ALTER TABLE ... REPLICA IDENTITY FULL, publish other tables only (publish_tables, publish_schemas), or set accept_keyless if they are only inserted into",
+            config.publication,
+            config.address(),
+            tables.join(", ")
+        ),
+    ))
 }
 
 /// The slot's confirmed position, and whether it was created just now.

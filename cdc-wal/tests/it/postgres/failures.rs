@@ -301,3 +301,38 @@ async fn a_lost_connection_gives_empty_batches_until_it_is_back() {
     assert!(source.is_connected());
     db.finish(source).await;
 }
+
+/// A publication of a table without replica identity makes the server refuse the application's own
+/// updates: none is created by itself, and nothing else is either.
+#[tokio::test]
+async fn a_publication_that_would_break_the_application_is_not_created() {
+    let mut db = Db::new("failures_keyless").await;
+    db.run(
+        "CREATE TABLE public.keyed (id int PRIMARY KEY); CREATE TABLE public.\"No key\" (a int); \
+         CREATE TABLE public.none (id int PRIMARY KEY); ALTER TABLE public.none REPLICA IDENTITY NOTHING; \
+         CREATE SCHEMA other; CREATE TABLE other.all_of_it (a int); ALTER TABLE other.all_of_it REPLICA IDENTITY FULL",
+    )
+    .await;
+    db.config.accept_keyless = false;
+    let refused = PostgresSource::connect(db.config.clone(), None).await;
+    let error = refused.expect_err("two tables have no identity");
+    assert_eq!(error.kind, SourceErrorKind::Configuration);
+    let text = error.to_string();
+    for part in ["public.No key, public.none", "REPLICA IDENTITY FULL"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let made = db
+        .one("SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots WHERE database = current_database())")
+        .await;
+    assert_eq!(made, "0");
+    db.run("INSERT INTO public.\"No key\" VALUES (1); DELETE FROM public.\"No key\"")
+        .await;
+    // What is published decides, not what there is.
+    db.config.tables = vec!["keyed".into()];
+    db.config.schemas = vec!["other".into()];
+    let source = db.connect(None).await;
+    source.close().await.unwrap();
+    db.run("UPDATE other.all_of_it SET a = 1; DELETE FROM public.\"No key\"")
+        .await;
+    db.remove().await;
+}

@@ -38,11 +38,18 @@ pub(crate) struct Db {
 
 impl Db {
     pub(crate) async fn new(test: &str) -> Self {
+        Self::created(test, "").await
+    }
+
+    /// Its database is created with these options.
+    pub(crate) async fn created(test: &str, options: &str) -> Self {
         let mut config = server();
+        // Many tests are about tables without a key.
+        config.accept_keyless = true;
         let name = format!("cdc_{test}_{}", std::process::id());
         let mut admin = SqlSession::open(&config).await.expect("the server answers");
         admin
-            .query(&format!("CREATE DATABASE {name}"))
+            .query(&format!("CREATE DATABASE {name} {options}"))
             .await
             .expect("a database is created");
         admin.close().await;

@@ -344,3 +344,23 @@ async fn not_a_number_stays_one() {
     assert!(matches!(&row[2], Value::Array(v) if matches!(v[0], Value::Float64(x) if x.is_nan())));
     db.finish(source).await;
 }
+
+/// A database without an encoding holds any bytes in its text.
+#[tokio::test]
+async fn text_of_no_encoding_is_bytes_where_it_is_not_utf8() {
+    let options = "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'";
+    let mut db = Db::created("types_ascii", options).await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY, v text)")
+        .await;
+    let mut source = db.connect(None).await;
+    let events = db
+        .changes(
+            &mut source,
+            "INSERT INTO public.t VALUES (1, convert_from('\\xe9', 'SQL_ASCII')), (2, 'caf\u{e9}')",
+        )
+        .await;
+    let values: Vec<Value> = events.iter().map(|event| after(event).remove(1)).collect();
+    assert_eq!(values[0], Value::Bytes(vec![0xe9]));
+    assert_eq!(values[1], Value::Text("caf\u{e9}".into()));
+    db.finish(source).await;
+}
