@@ -16,6 +16,7 @@ mod layers;
 mod operate;
 #[cfg(test)]
 mod rocksdb;
+#[cfg(test)]
 mod sqlite;
 #[cfg(test)]
 mod tool;

@@ -22,13 +22,13 @@ fn put(tool: &Tool, key: &str, value: &str) {
 
 fn keys(tool: &Tool) -> Vec<String> {
     let key = |line: &String| {
-        let event: Value = serde_json::from_str(line).unwrap();
+        let event: Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(event["source"]["kind"], "rocksdb");
         assert_eq!(
             (&event["schema"], &event["table"]),
             (&"store".into(), &"default".into())
         );
-        event["key"]["key"].as_str().unwrap().to_owned()
+        event["key"]["key"].as_str().expect("base64").to_owned()
     };
     lines(&tool.path("out")).iter().map(key).collect()
 }
