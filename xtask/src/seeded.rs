@@ -41,7 +41,7 @@ struct Outcome {
 /// Schedules of the simulator, unless told otherwise.
 const SCHEDULES: &str = "1000";
 /// Longest time one layer may take for one fault; what runs longer turns in circles.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Address space of a test with a fault in it, in KiB: one that eats memory must not take the
 /// machine with it.
 const MEMORY_KIB: u64 = 12 << 20;
