@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cdc_core::{BatchLimit, Op, Value, WalSource};
-use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Assist, Mode, SqliteConfig, SqliteSource};
 use rusqlite::Connection;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -202,8 +202,10 @@ fn stamp(event: &cdc_core::ChangeEvent) -> Outcome<Option<i64>> {
 async fn follow(path: &str, mode: &str, state: Option<&Path>) -> Outcome<()> {
     let mut config = SqliteConfig::new(path);
     config.state_dir = state.map(Path::to_path_buf);
-    if mode == "drain" {
-        config.assist = cdc_wal::sqlite::Assist::Off;
+    match (Mode::from_name(mode), mode) {
+        (Some(mode), _) => config.mode = mode,
+        (None, "drain") => config.assist = Assist::Off,
+        (None, _) => return Err("follow pinned, lock-free or drain".into()),
     }
     let mut source = SqliteSource::connect(config, None).await?;
     println!("ready");
