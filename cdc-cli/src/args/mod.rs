@@ -53,7 +53,8 @@ pub(crate) struct Global {
     /// Configuration file [default: ./cdc.toml if it exists, else /etc/weftkit/cdc.toml].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What to capture, over the configuration: postgres://USER@HOST/DB or wal:DIRECTORY.
+    /// What to capture, over the configuration: postgres://USER@HOST/DB, sqlite:FILE or
+    /// wal:DIRECTORY.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) source: Option<String>,
     /// A key over the configuration, such as --set batch_size=500; may be repeated.
@@ -149,7 +150,7 @@ pub(crate) enum Command {
     /// See and move the positions of emitters.
     #[command(subcommand)]
     Position(PositionCommand),
-    /// List, show, redrive and discard dead letters.
+    /// List, show, redrive, discard, export and import dead letters.
     #[command(subcommand)]
     Dlq(DlqCommand),
     /// Look into a log on disk.

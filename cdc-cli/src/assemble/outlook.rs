@@ -1,6 +1,7 @@
 //! What a start would find: the source compared with the journal and the checkpoints. Nothing is
 //! changed, and nothing but the state directory is read.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use cdc_core::{Checkpoint, Lineage, Lsn, Position};
@@ -116,8 +117,9 @@ impl Held {
 
 fn directory_bytes(dir: &Path) -> u64 {
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let lengths = files.filter_map(|file| file.metadata().ok().map(|m| m.len()));
-    lengths.sum()
+    // What they take: segments are made at their full length.
+    let blocks = files.filter_map(|file| file.metadata().ok().map(|m| m.blocks()));
+    blocks.sum::<u64>() * 512
 }
 
 /// What a start would make of it. `source` is `None` if it keeps no log of its own, or does not

@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use cdc_core::pipeline::{LaneEnd, LaneError, Shutdown, Watermark};
 use cdc_core::{
-    CheckpointStore, DeadLetterQueue, Lineage, Position, ResumeToken, SourceError, SourceErrorKind,
-    SourceInfo, SystemClock, TokenRefusal,
+    CheckpointStore, Lineage, Position, ResumeToken, SourceError, SourceErrorKind, SourceInfo,
+    SystemClock, TokenRefusal,
 };
+use cdc_dlq::FileDlq;
 use cdc_wal::{Log, StartAt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -18,9 +20,10 @@ use super::capture::{self, CaptureThread, Opened};
 use super::control::{self, ControlledLane};
 use super::foreign::ForeignConfig;
 use super::lanes::{self, Ended, Range, Shared, Started};
+use super::rate::{self, Rates};
 use super::start::{Extent, LogView, Start};
 use super::state::State;
-use super::status::{Capturing, LaneReading, PipelineStatus};
+use super::status::{Capturing, LaneReading, PipelineStatus, StatusSources};
 use super::{dead_letters, source};
 use crate::args::require_source;
 use crate::config::{Config, Source};
@@ -164,7 +167,7 @@ struct Parts<'a> {
     config: &'a Config,
     source: &'a Source,
     state: &'a State,
-    dlq: Arc<Mutex<dyn DeadLetterQueue>>,
+    dlq: Arc<Mutex<FileDlq>>,
     watermark: Watermark,
     http: Option<Http>,
 }
@@ -263,6 +266,7 @@ async fn supervise(
         Feed::Wal(dir) => LogView::Directory(dir.clone()),
     };
     let (trigger, shutdown) = Shutdown::new();
+    let letters = dlq.clone();
     let shared = Shared {
         source: ready.source.clone(),
         checkpoints: state.checkpoints.clone(),
@@ -324,21 +328,18 @@ async fn supervise(
     info!(source = %source, emitters = running.len(), "running");
     let controlled: Vec<ControlledLane> =
         running.iter().map(|lane| lane.controlled.clone()).collect();
-    let lineage = ready.source.lineage;
-    let source_text = source.to_string();
-    let address = http.as_ref().map(|http| http.address);
-    let status = Arc::new({
-        let capture = capturing.clone();
-        move || {
-            PipelineStatus::running(
-                source_text.clone(),
-                &lineage,
-                capture.as_ref(),
-                &readings,
-                address,
-            )
-        }
-    });
+    let rates = Arc::new(Rates::default());
+    let sources = StatusSources {
+        source: source.to_string(),
+        lineage: ready.source.lineage,
+        capture: capturing.clone(),
+        lanes: readings.clone(),
+        http: http.as_ref().map(|http| http.address),
+        log: log_view.clone(),
+        rates: rates.clone(),
+        dlq: letters,
+    };
+    let status = Arc::new(move || PipelineStatus::running(&sources));
     if let Some(http) = &http {
         let status = status.clone();
         http.live(Live {
@@ -360,11 +361,17 @@ async fn supervise(
         }
     };
     tokio::pin!(serve);
+    let mut looks = tokio::time::interval(rate::INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut alive = running.len();
     let mut failed = None;
     while alive > 0 {
         tokio::select! {
             () = &mut serve => {}
+            _ = looks.tick() => {
+                let delivered = readings.iter().map(|lane| lane.metrics.counts().delivered);
+                rates.look(Instant::now(), delivered.collect());
+            }
             name = signals.next() => {
                 if shared.shutdown.is_asked() {
                     return Err(CliError::new(Exit::Runtime, format!("{name} again: left at once; what was in flight is delivered again at the next start")));

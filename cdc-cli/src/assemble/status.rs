@@ -1,13 +1,17 @@
 //! How a pipeline is doing, for people and for programs.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use cdc_core::pipeline::{CaptureMetrics, LaneHealth, LaneMetrics};
-use cdc_core::{Lineage, Position, ResumeToken, wall_micros};
+use cdc_core::{LetterState, Lineage, Position, ResumeToken, wall_micros};
+use cdc_dlq::{DlqCount, FileDlq};
 use serde::{Deserialize, Serialize};
 
 use super::link::SourceLink;
+use super::rate::Rates;
+use super::start::LogView;
 
 /// What is known of capture.
 #[derive(Clone, Debug)]
@@ -77,10 +81,48 @@ pub(crate) struct LaneStatus {
     pub(crate) checkpoint_age_seconds: Option<f64>,
     /// Seconds between now and the commit of the last event that is done.
     pub(crate) last_event_age_seconds: Option<f64>,
+    /// Bytes of the source's log between this position and the end of what was read.
+    #[serde(default)]
+    pub(crate) lag_bytes: Option<u64>,
+    /// Age of the last event that is done, if there is more to do; 0 if there is not.
+    #[serde(default)]
+    pub(crate) lag_seconds: Option<f64>,
+    /// Events delivered a second in the last minute.
+    #[serde(default)]
+    pub(crate) delivered_per_second: Option<f64>,
     /// Counters.
     pub(crate) counts: Option<Counts>,
     /// Open dead letters.
     pub(crate) dead_letters: Option<u64>,
+    /// Those of them that wait behind another one of their row.
+    #[serde(default)]
+    pub(crate) parked_letters: Option<u64>,
+}
+
+impl LaneStatus {
+    /// Says how far it is behind the end of the log, and how old that makes it.
+    pub(crate) fn lag(&mut self, at: Position, end: Position) {
+        self.lag_bytes = Some(end.commit.0.saturating_sub(at.commit.0));
+        self.lag_seconds = if at < end {
+            self.last_event_age_seconds
+        } else {
+            Some(0.0)
+        };
+    }
+
+    /// Says how many letters it has.
+    pub(crate) fn letters(&mut self, counts: &[DlqCount]) {
+        let mine = || counts.iter().filter(|count| count.emitter == self.name);
+        let (all, parked) = (
+            mine().map(|count| count.letters).sum(),
+            mine()
+                .filter(|count| count.state == LetterState::Parked)
+                .map(|count| count.letters)
+                .sum(),
+        );
+        self.dead_letters = Some(all);
+        self.parked_letters = Some(parked);
+    }
 }
 
 /// A lane's counters.
@@ -131,19 +173,44 @@ impl LaneReading {
                 in_flight: counts.in_flight,
                 retries: counts.retries,
             }),
-            dead_letters: None,
+            ..LaneStatus::default()
         }
     }
 }
 
+/// What a status of a running pipeline is made of.
+pub(crate) struct StatusSources {
+    /// The source, as in the configuration, without its password.
+    pub(crate) source: String,
+    pub(crate) lineage: Lineage,
+    pub(crate) capture: Option<Capturing>,
+    pub(crate) lanes: Vec<LaneReading>,
+    pub(crate) http: Option<SocketAddr>,
+    /// The log lanes read.
+    pub(crate) log: LogView,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) dlq: Arc<Mutex<FileDlq>>,
+}
+
 impl PipelineStatus {
-    pub(crate) fn running(
-        source: String,
-        lineage: &Lineage,
-        capture: Option<&Capturing>,
-        lanes: &[LaneReading],
-        http: Option<SocketAddr>,
-    ) -> Self {
+    pub(crate) fn running(of: &StatusSources) -> Self {
+        let capture = of.capture.as_ref();
+        let end = of.log.extent().ok().map(|extent| extent.end);
+        let letters = {
+            let queue = of.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.reader().counts()
+        };
+        let now = Instant::now();
+        let lane = |(at, reading): (usize, &LaneReading)| {
+            let mut status = reading.status(&of.lineage);
+            let counts = reading.metrics.counts();
+            if let Some(end) = end {
+                status.lag(counts.position, end);
+            }
+            status.delivered_per_second = of.rates.per_second(at, now, counts.delivered);
+            status.letters(&letters);
+            status
+        };
         let link = capture.map(|capture| capture.link.read());
         let metrics = capture.map(|capture| &*capture.metrics);
         // Nothing is known yet of a source that was not reached since the start.
@@ -151,7 +218,7 @@ impl PipelineStatus {
         let away = link.as_ref().filter(|link| link.attempts > 0);
         Self {
             running: true,
-            source: Some(source),
+            source: Some(of.source.clone()),
             source_state: link.as_ref().map(|link| link.name().to_owned()),
             source_reason: link.as_ref().and_then(|link| link.reason.clone()),
             source_away_seconds: away.and_then(|link| age_seconds(link.since_micros)),
@@ -160,8 +227,8 @@ impl PipelineStatus {
             captured: metrics.and_then(|c| known(c.captured())),
             confirmed: metrics.and_then(|c| known(c.confirmed())),
             held_back: metrics.map(CaptureMetrics::held_back),
-            http: http.map(|address| address.to_string()),
-            lanes: lanes.iter().map(|lane| lane.status(lineage)).collect(),
+            http: of.http.map(|address| address.to_string()),
+            lanes: of.lanes.iter().enumerate().map(lane).collect(),
         }
     }
 }

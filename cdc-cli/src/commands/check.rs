@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use cdc_core::storage::StdStorage;
-use cdc_core::{BatchLimit, Position};
+use cdc_core::{BatchLimit, EngineKind, Position, Relation};
 use cdc_filter::TableFilter;
 use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity};
 use cdc_wal::rocksdb::RocksDbCheck;
@@ -76,7 +76,7 @@ struct Examined {
     rows: Vec<Row>,
     held: Option<Held>,
     /// Tables at the source, `schema.table`, if it was asked.
-    tables: Option<Vec<cdc_core::Relation>>,
+    tables: Option<Vec<Relation>>,
 }
 
 impl Examined {
@@ -132,7 +132,10 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
         Source::Sqlite(path) => {
             let sqlite = source::sqlite(config, path);
             match super::block_on(cdc_wal::sqlite::check(&sqlite))? {
-                Ok(found) => (found.into_iter().map(sqlite_row).collect(), None),
+                Ok(found) => {
+                    tables = sqlite_tables(&found);
+                    (found.into_iter().map(sqlite_row).collect(), None)
+                }
                 Err(error) => (vec![unreachable(&error)], None),
             }
         }
@@ -175,8 +178,43 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
             );
         }
     }
+    rows.extend(tables.iter().flat_map(|tables| unmatched(config, tables)));
     rows.extend(directories(config));
     Ok(Examined { rows, held, tables })
+}
+
+/// Patterns that fit no table: most often misspelt.
+fn unmatched(config: &Config, tables: &[Relation]) -> Vec<Row> {
+    let there = || {
+        let names = tables.iter().take(TABLES_SHOWN);
+        let names: Vec<_> = names.map(Relation::qualified_name).collect();
+        names.join(", ")
+    };
+    let row = |emitter: &EmitterConfig| {
+        let filter = cdc_filter::EventFilter::new(&emitter.filter).ok()?;
+        let patterns = filter.unmatched(tables);
+        (!patterns.is_empty()).then(|| {
+            Row::new(
+                Severity::Warning,
+                Exit::Done,
+                format!("emitter {}", emitter.name),
+                format!("fits no table at the source: {}", patterns.join(", ")),
+                format!("there are: {}", there()),
+            )
+        })
+    };
+    config.emitters.iter().filter_map(row).collect()
+}
+
+/// The tables an SQLite database has, from what was found there.
+fn sqlite_tables(found: &[cdc_wal::sqlite::Finding]) -> Option<Vec<Relation>> {
+    let tables = found
+        .iter()
+        .find(|f| f.subject == "tables" && f.severity == cdc_wal::sqlite::Severity::Ok)?;
+    let names = tables.found.split(", ").filter(|name| !name.is_empty());
+    let relation =
+        |name: &str| Relation::new(EngineKind::Relational, "main", name, Vec::new(), Vec::new());
+    Some(names.map(relation).collect())
 }
 
 /// Everything about a server, and where it stands.
@@ -313,7 +351,7 @@ fn delivery(
                 .as_ref()
                 .is_ok_and(|filter| filter.keep_relation(table))
         });
-        kept.map(cdc_core::Relation::qualified_name).collect()
+        kept.map(Relation::qualified_name).collect()
     });
     Ok(Delivery {
         name: emitter.name.clone(),

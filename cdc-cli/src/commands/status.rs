@@ -3,14 +3,18 @@
 use std::fmt::Write as _;
 
 use cdc_core::ResumeToken;
+use cdc_core::storage::StdStorage;
+use cdc_dlq::DlqReader;
 
 use super::position::checkpoints;
 use crate::args::{Global, StatusArgs};
 use crate::assemble::control::{self, Reply, Request};
+use crate::assemble::start::LogView;
 use crate::assemble::state::StatePaths;
 use crate::assemble::status::{LaneStatus, PipelineStatus, age_seconds};
+use crate::config::{Config, Source};
 use crate::exit::Exit;
-use crate::output::answer;
+use crate::output::{answer, bytes_text};
 use crate::report::CliError;
 
 pub(crate) fn run(_args: &StatusArgs, global: &Global) -> Result<Exit, CliError> {
@@ -28,23 +32,7 @@ pub(crate) fn run(_args: &StatusArgs, global: &Global) -> Result<Exit, CliError>
         Ok(
             Some(Reply::Redrive(_) | Reply::Discarded { .. } | Reply::Done | Reply::Moved { .. })
             | None,
-        ) => PipelineStatus {
-            running: false,
-            source: config.source.as_ref().map(ToString::to_string),
-            lanes: checkpoints(&paths)?
-                .into_iter()
-                .map(|(name, checkpoint)| LaneStatus {
-                    name,
-                    position: checkpoint.position.to_string(),
-                    token: Some(
-                        ResumeToken::new(checkpoint.lineage, checkpoint.position).to_string(),
-                    ),
-                    checkpoint_age_seconds: age_seconds(checkpoint.stored_micros),
-                    ..LaneStatus::default()
-                })
-                .collect(),
-            ..PipelineStatus::default()
-        },
+        ) => stopped(&config, &paths)?,
         Err(cause) => {
             return Err(CliError::new(
                 Exit::Runtime,
@@ -62,6 +50,39 @@ pub(crate) fn run(_args: &StatusArgs, global: &Global) -> Result<Exit, CliError>
         || serde_json::json!(status),
     )?;
     Ok(Exit::Done)
+}
+
+/// What the files of a pipeline say that does not run.
+fn stopped(config: &Config, paths: &StatePaths) -> Result<PipelineStatus, CliError> {
+    let log = match &config.source {
+        Some(Source::Wal(dir)) => dir.clone(),
+        _ => paths.journal(),
+    };
+    // Only for the lag: `wal verify` says what is wrong with a log.
+    let end = LogView::Directory(log).extent().ok();
+    let letters = DlqReader::open(&StdStorage, &config.dead_letters.path)?.counts();
+    let lanes = checkpoints(paths)?.into_iter().map(|(name, checkpoint)| {
+        let configured = config.emitter(&name);
+        let mut lane = LaneStatus {
+            name,
+            kind: configured.map(|emitter| emitter.destination.kind().to_owned()),
+            position: checkpoint.position.to_string(),
+            token: Some(ResumeToken::new(checkpoint.lineage, checkpoint.position).to_string()),
+            checkpoint_age_seconds: age_seconds(checkpoint.stored_micros),
+            ..LaneStatus::default()
+        };
+        if let Some(end) = &end {
+            lane.lag(checkpoint.position, end.end);
+        }
+        lane.letters(&letters);
+        lane
+    });
+    Ok(PipelineStatus {
+        running: false,
+        source: config.source.as_ref().map(ToString::to_string),
+        lanes: lanes.collect(),
+        ..PipelineStatus::default()
+    })
 }
 
 fn text(status: &PipelineStatus) -> String {
@@ -109,8 +130,8 @@ fn text(status: &PipelineStatus) -> String {
             out,
             "\n{} ({}) {}",
             lane.name,
-            lane.kind.as_deref().unwrap_or("checkpoint"),
-            lane.health.as_deref().unwrap_or("")
+            lane.kind.as_deref().unwrap_or("not configured"),
+            lane.health.as_deref().unwrap_or("not running")
         );
         if let Some(reason) = &lane.reason {
             let _ = writeln!(out, "  {reason}");
@@ -121,6 +142,27 @@ fn text(status: &PipelineStatus) -> String {
         }
         if let Some(age) = lane.checkpoint_age_seconds {
             let _ = writeln!(out, "  stored    {age:.1} s ago");
+        }
+        if let Some(behind) = lane.lag_bytes {
+            let mut lag = match (behind, lane.lag_seconds) {
+                (0, _) => "none".to_owned(),
+                (behind, None) => bytes_text(behind),
+                (behind, Some(age)) => format!("{}, {age:.1} s", bytes_text(behind)),
+            };
+            if let Some(rate) = lane.delivered_per_second {
+                let _ = write!(lag, "; {rate} events/s in the last minute");
+            }
+            let _ = writeln!(out, "  lag       {lag}");
+        }
+        match (lane.dead_letters, lane.parked_letters) {
+            (None | Some(0), _) => {}
+            (Some(letters), parked) => {
+                let _ = writeln!(
+                    out,
+                    "  letters   {letters} dead, {} of them wait behind another",
+                    parked.unwrap_or_default()
+                );
+            }
         }
         if let Some(counts) = &lane.counts {
             let _ = writeln!(

@@ -131,6 +131,32 @@ fn every_change(mode: &str) {
     );
 }
 
+/// Programs that come and go leave no log behind: whatever they did while nothing ran is seen, from
+/// the very first run on.
+#[test]
+fn what_passing_programs_write_between_runs_is_seen() {
+    let tool = Tool::with_config(&file_config("sqlite:app.db"));
+    sqlite3(
+        &tool,
+        "app.db",
+        "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(1);",
+    );
+    for id in 1..4 {
+        let run = tool.run(&["-q", "run", "--once"]);
+        assert_eq!((run.code, run.err.as_str()), (0, ""));
+        let ids: Vec<_> = events(&tool)
+            .iter()
+            .map(|e| e["after"]["id"].as_i64())
+            .collect();
+        assert_eq!(ids, (1..=id).map(Some).collect::<Vec<_>>());
+        // Nothing happened: nothing comes.
+        assert_eq!(tool.run(&["-q", "run", "--once"]).code, 0);
+        assert_eq!(events(&tool).len() as i64, id);
+        let next = id + 1;
+        sqlite3(&tool, "app.db", &format!("INSERT INTO t VALUES({next});"));
+    }
+}
+
 #[test]
 fn tail_shows_what_commits_from_now_on_and_leaves_nothing_behind() {
     let tool = Tool::new();
@@ -176,6 +202,16 @@ fn what_cannot_be_captured_is_refused_by_name() {
     let check = tool.run(&["check"]);
     assert_eq!(check.code, 3, "{}", check.out);
     assert!(check.out.contains("journal_mode"), "{}", check.out);
+    sqlite3(&tool, "app.db", "PRAGMA journal_mode = WAL;");
+    let check = tool.answer(&["check", "--set", "tables=t,custmers"]);
+    assert!(
+        check.contains("fits no table at the source: custmers")
+            && check.contains("there are: main.t"),
+        "{check}"
+    );
+    let look = tool.answer(&["run", "--dry-run", "--set", "tables=t"]);
+    assert!(look.contains("tables  main.t"), "{look}");
+    assert!(!tool.path("out").exists());
     tool.write("noise.db", &"no database ".repeat(1000));
     refused(
         &tool.run(&["run", "--once", "--source", "sqlite:noise.db"]),

@@ -12,7 +12,7 @@ use super::decoder::Decoder;
 use super::earlier::Earlier;
 use super::files;
 use super::follow::Follower;
-use super::format::{Checksum, DbHeader};
+use super::format::{Checksum, DbHeader, Salts};
 use super::keep::Keep;
 use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
 use super::pages::{Pages, Side};
@@ -241,7 +241,10 @@ impl Follower {
         };
         let (generation, frame) = earlier.at;
         self.generation = generation;
+        // Without salts there is no log: others may have opened the database, written to it, and
+        // removed their log with the last connection. Nothing but the pages tells.
         let goes_on = earlier.may_go_on
+            && earlier.salts != Salts::default()
             && earlier.salts == self.head.salts
             && frame <= self.head.last_frame
             && self.goes_on(frame, earlier.checksum, earlier.count)?;
