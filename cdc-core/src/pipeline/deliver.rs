@@ -219,8 +219,9 @@ impl Running {
         }
     }
 
-    /// Dead-letters events of a slice, by their index in it. Durable on return; without room for
-    /// them the lane blocks, and they go out again, one by one, when it goes on.
+    /// Dead-letters events of a slice, by their index in it. Durable on return; at the first there
+    /// is no room for the lane blocks, and from that one on they go out again, one by one, when it
+    /// goes on.
     fn bury(
         &mut self,
         w: usize,
@@ -246,17 +247,26 @@ impl Running {
         }
         self.parked.begin();
         let source = slice.batch.source();
-        let stored = found
-            .into_iter()
-            .map(|(original, failure)| self.letter(source, &original, failure, 1))
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|letters| self.store_letters(&letters));
-        let Err(error) = stored else {
-            self.done(&Numbers::List(numbers), Fate::DeadLettered);
+        let (mut letters, mut refused) = (Vec::with_capacity(found.len()), None);
+        for (original, failure) in found {
+            match self.letter(source, &original, failure, 1) {
+                Ok(letter) => letters.push(letter),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let (stored, full) = self.store_fitting(&letters)?;
+        let rest = numbers.split_off(stored);
+        self.done(&Numbers::List(numbers), Fate::DeadLettered);
+        let Some(error) = full.or(refused) else {
             return Ok(());
         };
-        self.parked.undo();
+        debug_assert!(!rest.is_empty());
+        self.parked.undo(&letters[..stored]);
         self.block(error)?;
+        indices.drain(..stored);
         // They are refused once more when they are sent once more.
         let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
         self.culprits = self.culprits.saturating_sub(count);

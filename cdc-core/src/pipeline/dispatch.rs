@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::lane::LaneError;
 use super::metrics::Fate;
 use super::order::{Place, place};
-use super::parked::key_hashes;
 use super::run::Running;
 use super::window::Numbers;
 use super::workers::{Item, Job, Pending, Slice, Worker};
@@ -345,7 +344,12 @@ impl Running {
                 job.ranges.push(range);
                 return Ok((None, changed));
             }
-            self.park_in(w, range.clone());
+            if !self.park_in(w, range.clone())? {
+                if let Some(job) = &mut self.workers[w].job {
+                    job.ranges.push(range);
+                }
+                return Ok((None, true));
+            }
             if let Some(slice) = self.workers[w]
                 .job
                 .as_ref()
@@ -357,46 +361,46 @@ impl Running {
         }
     }
 
-    /// Parks what of a range has come to wait behind a dead letter since it was read.
-    fn park_in(&mut self, w: usize, range: std::ops::Range<usize>) {
-        let Some(job) = &mut self.workers[w].job else {
-            return;
-        };
+    /// Parks what of a range has come to wait behind a dead letter since it was read. False if no
+    /// further key may wait: then the lane is blocked.
+    fn park_in(&mut self, w: usize, range: std::ops::Range<usize>) -> Result<bool, LaneError> {
         let generation = self.parked.generation();
+        let Some(job) = &mut self.workers[w].job else {
+            return Ok(true);
+        };
         if job.generation == generation || self.config.on_dead_key != OnDeadKey::Park {
-            return;
+            return Ok(true);
         }
         self.parked.begin();
-        let mut found = Vec::new();
-        for index in range.clone().filter(|&index| !job.is_gone(index)) {
-            let original = job.original(index);
-            // A row that cannot be read has no key to wait for; encoding it will dead-letter it.
-            if let Ok(Some(keys)) = key_hashes(original)
-                && self.parked.holds(keys, original.position)
-            {
-                self.parked.add(keys, original.position);
-                found.push(index);
+        let (mut found, mut bytes, mut refused) = (0, 0, None);
+        for index in range {
+            let Some(job) = self.workers[w].job.as_ref().filter(|j| !j.is_gone(index)) else {
+                continue;
+            };
+            let Some((scope, behind)) = self.parked.behind(job.original(index)) else {
+                continue;
+            };
+            if let Err(error) = self.room_for_key(scope) {
+                refused = Some(error);
+                break;
+            }
+            let (source, original) = (job.batch.source().clone(), job.original(index).clone());
+            let number = job.numbers.at(index);
+            found += 1;
+            bytes += job.batch.events()[index].encoded_len();
+            self.parked.add(scope, original.position);
+            let letter = self.parked_letter(&source, original, behind);
+            self.parking.push(number, letter);
+            if let Some(job) = &mut self.workers[w].job {
+                job.gone.resize(job.batch.len(), false);
+                job.gone[index] = true;
             }
         }
-        if found.is_empty() {
-            return;
+        self.taken_off(found, bytes);
+        match refused {
+            None => Ok(true),
+            Some(error) => self.block(error).map(|()| false),
         }
-        let mut letters = Vec::with_capacity(found.len());
-        for &index in &found {
-            letters.push((job.batch.source().clone(), job.original(index).clone()));
-        }
-        let numbers: Vec<_> = found.iter().map(|&index| job.numbers.at(index)).collect();
-        let bytes = found.iter().map(|&at| job.batch.events()[at].encoded_len());
-        let (count, bytes) = (found.len(), bytes.sum::<usize>());
-        job.gone.resize(job.batch.len(), false);
-        for &index in &found {
-            job.gone[index] = true;
-        }
-        for ((source, original), number) in letters.into_iter().zip(numbers) {
-            let letter = self.parked_letter(&source, original);
-            self.parking.push(number, letter);
-        }
-        self.taken_off(count, bytes);
     }
 
     /// Marks events as done.

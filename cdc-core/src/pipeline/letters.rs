@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::OnDeadKey;
 use super::lane::LaneError;
 use super::metrics::Fate;
-use super::parked::key_hashes;
+use super::parked::{Behind, Scope};
 use super::run::Running;
 use super::window::Numbers;
 use crate::crash;
@@ -16,6 +16,17 @@ use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, So
 
 /// Shortest wait before a full queue is looked at again by itself.
 const LOOK_MIN: Duration = Duration::from_millis(1);
+
+/// True if letters were refused for lack of room.
+pub(super) const fn is_full(error: &LaneError) -> bool {
+    matches!(
+        error,
+        LaneError::Dlq {
+            cause: DlqError::Full { .. },
+            ..
+        }
+    )
+}
 
 impl Running {
     /// The event as its transforms leave it, `None` if one drops it, or why one failed.
@@ -39,31 +50,51 @@ impl Running {
         Ok(Some(event))
     }
 
-    /// A letter for an event whose key waits behind a dead one, if it does.
+    /// A letter for an event that waits behind a dead one, if it does.
+    ///
+    /// # Errors
+    /// [`LaneError::Dlq`] if no further key may wait.
     pub(super) fn park(
         &mut self,
         source: &Arc<SourceInfo>,
         event: &ChangeEvent,
-    ) -> Option<DeadLetter> {
+    ) -> Result<Option<DeadLetter>, LaneError> {
         if self.parked.is_empty() {
-            return None;
+            return Ok(None);
         }
-        // A row that cannot be read has no key to wait for; encoding it will dead-letter it.
-        let Ok(Some(keys)) = key_hashes(event) else {
-            return None;
+        let Some((scope, behind)) = self.parked.behind(event) else {
+            return Ok(None);
         };
-        if !self.parked.holds(keys, event.position) {
-            return None;
-        }
-        self.parked.add(keys, event.position);
-        Some(self.parked_letter(source, event.clone()))
+        self.room_for_key(scope)?;
+        self.parked.add(scope, event.position);
+        Ok(Some(self.parked_letter(source, event.clone(), behind)))
     }
 
-    pub(super) fn parked_letter(&self, source: &Arc<SourceInfo>, event: ChangeEvent) -> DeadLetter {
+    /// Refuses one more key, or whole table, than may wait.
+    pub(super) fn room_for_key(&self, scope: Scope) -> Result<(), LaneError> {
+        let max = self.config.parked_keys_max;
+        if self.parked.len() < max || self.parked.knows(scope) {
+            return Ok(());
+        }
+        Err(self.dlq_error(DlqError::Full {
+            path: format!("emitter {}", self.config.name),
+            used: self.parked.len() as u64,
+            max: max as u64,
+            unit: "keys",
+            key: "dlq_keys_max",
+        }))
+    }
+
+    pub(super) fn parked_letter(
+        &self,
+        source: &Arc<SourceInfo>,
+        event: ChangeEvent,
+        behind: Behind,
+    ) -> DeadLetter {
         let failure = Failure {
             stage: Stage::Deliver,
             class: "parked".into(),
-            message: "waits behind a dead letter of the same key".into(),
+            message: behind.reason().into(),
             status: None,
             response: None,
         };
@@ -86,19 +117,10 @@ impl Running {
             });
         }
         if self.config.on_dead_key == OnDeadKey::Park
-            && let Ok(Some(keys)) = key_hashes(event)
+            && let Some(scope) = Scope::of(event)
         {
-            let max = self.config.parked_keys_max;
-            if self.parked.len() >= max && !self.parked.knows(keys) {
-                return Err(self.dlq_error(DlqError::Full {
-                    path: format!("emitter {}", self.config.name),
-                    used: self.parked.len() as u64,
-                    max: max as u64,
-                    unit: "keys",
-                    key: "dlq_keys_max",
-                }));
-            }
-            self.parked.add(keys, event.position);
+            self.room_for_key(scope)?;
+            self.parked.add(scope, event.position);
         }
         Ok(self.new_letter(
             source,
@@ -131,6 +153,11 @@ impl Running {
     }
 
     pub(super) fn store_letters(&self, letters: &[DeadLetter]) -> Result<(), LaneError> {
+        {
+            let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
+            dlq.append(letters).map_err(|cause| self.dlq_error(cause))?;
+        }
+        crash::point("letter");
         for letter in letters
             .iter()
             .filter(|letter| letter.state == LetterState::Pending)
@@ -143,10 +170,37 @@ impl Running {
                 "event dead-lettered"
             );
         }
-        let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
-        dlq.append(letters).map_err(|cause| self.dlq_error(cause))?;
-        crash::point("letter");
         Ok(())
+    }
+
+    /// Stores letters in their order, as many as there is room for: gives how many, and why not
+    /// the next one.
+    ///
+    /// # Errors
+    /// [`LaneError`] for any other reason than lack of room.
+    pub(super) fn store_fitting(
+        &self,
+        letters: &[DeadLetter],
+    ) -> Result<(usize, Option<LaneError>), LaneError> {
+        let (mut stored, mut size, mut refused) = (0, letters.len(), None);
+        // The queue takes a group whole or not at all: halves of what was refused find the limit.
+        while stored < letters.len() {
+            size = size.clamp(1, letters.len() - stored);
+            match self.store_letters(&letters[stored..stored + size]) {
+                Ok(()) => {
+                    stored += size;
+                    refused = None;
+                }
+                Err(error) if is_full(&error) && size > 1 => {
+                    size /= 2;
+                    refused = Some(error);
+                }
+                Err(error) if is_full(&error) => return Ok((stored, Some(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        debug_assert!(refused.is_none());
+        Ok((stored, None))
     }
 
     /// Numbers what was read, in order: the events to be delivered, whose numbers it gives, and those
@@ -191,13 +245,19 @@ impl Running {
         if self.blocked.is_some() {
             return Ok(false);
         }
-        if let Err(error) = self.store_letters(self.parking.letters()) {
-            self.block(error)?;
-            return Ok(false);
-        }
-        let numbers = self.parking.stored();
+        let Some(error) = self.store_parked()? else {
+            return Ok(true);
+        };
+        self.block(error)?;
+        Ok(false)
+    }
+
+    /// Stores as many of the waiting events' letters as there is room for: why not the next one.
+    fn store_parked(&mut self) -> Result<Option<LaneError>, LaneError> {
+        let (stored, refused) = self.store_fitting(self.parking.letters())?;
+        let numbers = self.parking.stored(stored);
         self.done(&numbers, Fate::Parked);
-        Ok(true)
+        Ok(refused)
     }
 
     /// Letters could not be stored. For lack of room the lane blocks: nothing more goes out and
@@ -213,6 +273,8 @@ impl Running {
         else {
             return Err(error);
         };
+        // What has its place is to be seen and redriven while the lane waits.
+        self.store_parked()?;
         let wait = self.config.retry.probe_interval.max(LOOK_MIN);
         self.look_again = self.clock.elapsed() + wait;
         let reason = cause.to_string();
@@ -236,10 +298,8 @@ impl Running {
         if self.blocked.take().is_none() {
             return Ok(());
         }
-        if self.store_parking()?
-            && let Some(held) = self.held.take()
-        {
-            self.admit(held)?;
+        if self.store_parking()? {
+            self.admit_held()?;
         }
         self.show();
         Ok(())
@@ -263,8 +323,8 @@ impl Running {
             };
             after = Some(last.event.position);
             for letter in &page {
-                if let Ok(Some(keys)) = key_hashes(&letter.event) {
-                    self.parked.add(keys, letter.event.position);
+                if let Some(scope) = Scope::of(&letter.event) {
+                    self.parked.add(scope, letter.event.position);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::window::Numbers;
 use crate::row::RowError;
-use crate::{ChangeEvent, DeadLetter, Position, Relation};
+use crate::{ChangeEvent, DeadLetter, Op, Position, Relation};
 
 /// Hash of (table, key values). A collision parks one key too many, which keeps order and loses
 /// nothing.
@@ -24,34 +24,118 @@ pub(super) fn table_hash(relation: &Relation) -> KeyHash {
     hasher.finish()
 }
 
-/// One key that waits.
+/// What of its table an event concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The row of one key; of two, if it changes its key.
+    Row {
+        table: KeyHash,
+        old: KeyHash,
+        new: KeyHash,
+    },
+    /// All of it: `truncate`, `schema`, and an operand that does not say of which row it is.
+    Table(KeyHash),
+}
+
+impl Scope {
+    /// What an event concerns. `None` for a message, and for a row that cannot be read: encoding
+    /// that will dead-letter it, and nothing waits behind it.
+    pub(super) fn of(event: &ChangeEvent) -> Option<Self> {
+        if event.op == Op::Message {
+            return None;
+        }
+        let table = table_hash(&event.relation);
+        match key_hashes(event) {
+            Ok(Some((old, new))) => Some(Self::Row { table, old, new }),
+            Ok(None) => Some(Self::Table(table)),
+            Err(_) => None,
+        }
+    }
+
+    const fn table(self) -> KeyHash {
+        match self {
+            Self::Row { table, .. } | Self::Table(table) => table,
+        }
+    }
+
+    /// The keys of a row, each once.
+    fn keys(self) -> impl Iterator<Item = KeyHash> {
+        let (first, second) = match self {
+            Self::Row { old, new, .. } => (Some(old), (new != old).then_some(new)),
+            Self::Table(_) => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
+/// Open letters of one key, or one table.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    /// Open letters of it.
     letters: u64,
-    /// At or below its first letter: what is before that does not wait.
+    /// At or below the first of them: what is before that does not wait.
     first: Position,
 }
 
-/// Keys that wait behind a dead letter.
+/// Open letters of each key, or table.
+#[derive(Debug, Default)]
+struct Letters(HashMap<KeyHash, Waiting>);
+
+impl Letters {
+    /// True if more may have to wait than before.
+    fn add(&mut self, key: KeyHash, position: Position) -> bool {
+        let waiting = self.0.entry(key).or_insert(Waiting {
+            letters: 0,
+            first: position,
+        });
+        let more = waiting.letters == 0 || position < waiting.first;
+        waiting.first = waiting.first.min(position);
+        waiting.letters += 1;
+        more
+    }
+
+    fn remove(&mut self, key: KeyHash) {
+        if let Some(waiting) = self.0.get_mut(&key) {
+            waiting.letters = waiting.letters.saturating_sub(1);
+            if waiting.letters == 0 {
+                self.0.remove(&key);
+            }
+        }
+    }
+
+    fn holds(&self, key: KeyHash, position: Position) -> bool {
+        self.0
+            .get(&key)
+            .is_some_and(|waiting| waiting.first <= position)
+    }
+}
+
+/// Keys that wait behind a dead letter, and tables that wait as a whole.
+///
+/// An event of a whole table (`truncate`, `schema`) waits behind every letter of that table, and
+/// every later event of the table behind it: otherwise a redrive would bring back rows that were
+/// truncated.
 #[derive(Debug, Default)]
 pub(super) struct ParkedKeys {
-    keys: HashMap<KeyHash, Waiting>,
+    keys: Letters,
+    /// Tables with an open letter that concerns all of them.
+    whole: Letters,
+    /// Tables with any open letter.
+    tables: Letters,
     /// Events with an open letter: after a crash they are read again, and each counts once.
     letters: HashSet<Position>,
     additions: u64,
     /// Added since [`begin`](Self::begin).
-    since: Vec<((KeyHash, KeyHash), Position)>,
+    since: Vec<(Scope, Position)>,
 }
 
 impl ParkedKeys {
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.tables.0.is_empty()
     }
 
-    /// Keys that wait.
+    /// Keys that wait; a table that waits as a whole counts as one more.
     pub(super) fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.0.len() + self.whole.0.len()
     }
 
     /// Grows whenever another event may have to wait: what was looked at then need not be looked at
@@ -65,59 +149,133 @@ impl ParkedKeys {
         self.since.clear();
     }
 
-    /// Takes back what was added since [`begin`](Self::begin): the queue had no room.
-    pub(super) fn undo(&mut self) {
-        for (keys, position) in std::mem::take(&mut self.since) {
-            self.remove(keys, position);
+    /// Takes back what was added since [`begin`](Self::begin), but for what is stored: the queue had
+    /// no room for more.
+    pub(super) fn undo(&mut self, stored: &[DeadLetter]) {
+        let stored: HashSet<_> = stored.iter().map(|letter| letter.event.position).collect();
+        for (scope, position) in std::mem::take(&mut self.since) {
+            if !stored.contains(&position) {
+                self.remove(scope, position);
+            }
         }
     }
 
-    pub(super) fn add(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
+    pub(super) fn add(&mut self, scope: Scope, position: Position) {
         if !self.letters.insert(position) {
             return;
         }
-        self.since.push(((old, new), position));
-        for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
-            let waiting = self.keys.entry(key).or_insert(Waiting {
-                letters: 0,
-                first: position,
-            });
-            if waiting.letters == 0 || position < waiting.first {
-                waiting.first = position;
-                self.additions += 1;
-            }
-            waiting.letters += 1;
+        self.since.push((scope, position));
+        let mut more = self.tables.add(scope.table(), position);
+        if let Scope::Table(table) = scope {
+            more |= self.whole.add(table, position);
         }
+        for key in scope.keys() {
+            more |= self.keys.add(key, position);
+        }
+        self.additions += u64::from(more);
     }
 
     /// The letter of the event at `position` is closed.
-    pub(super) fn remove(&mut self, (old, new): (KeyHash, KeyHash), position: Position) {
+    pub(super) fn remove(&mut self, scope: Scope, position: Position) {
         if !self.letters.remove(&position) {
             return;
         }
-        for key in [old, new].into_iter().take(if new == old { 1 } else { 2 }) {
-            if let Some(waiting) = self.keys.get_mut(&key) {
-                waiting.letters = waiting.letters.saturating_sub(1);
-                if waiting.letters == 0 {
-                    self.keys.remove(&key);
-                }
-            }
+        self.tables.remove(scope.table());
+        if let Scope::Table(table) = scope {
+            self.whole.remove(table);
+        }
+        for key in scope.keys() {
+            self.keys.remove(key);
         }
     }
 
-    /// True if an event of these keys at `position` must wait; the first dead letter itself does, when
-    /// it is read again.
-    pub(super) fn holds(&self, (old, new): (KeyHash, KeyHash), position: Position) -> bool {
-        [old, new].into_iter().any(|key| {
-            self.keys
-                .get(&key)
-                .is_some_and(|waiting| waiting.first <= position)
+    /// Behind what an event must wait, if it must, and what it concerns.
+    pub(super) fn behind(&self, event: &ChangeEvent) -> Option<(Scope, Behind)> {
+        let position = event.position;
+        // Nearly every event ends here.
+        if self.whole.0.is_empty()
+            && let Ok(Some((old, new))) = key_hashes(event)
+            && !self.keys.holds(old, position)
+            && !self.keys.holds(new, position)
+        {
+            return None;
+        }
+        let scope = Scope::of(event)?;
+        Some((scope, self.holds(scope, position)?))
+    }
+
+    /// Behind what an event at `position` must wait, if it must; the first dead letter itself does,
+    /// when it is read again.
+    fn holds(&self, scope: Scope, position: Position) -> Option<Behind> {
+        if self.whole.holds(scope.table(), position) {
+            return Some(Behind::Table);
+        }
+        let waits = match scope {
+            Scope::Table(table) => self.tables.holds(table, position),
+            Scope::Row { .. } => scope.keys().any(|key| self.keys.holds(key, position)),
+        };
+        waits.then_some(match scope {
+            Scope::Table(_) => Behind::Rows,
+            Scope::Row { .. } => Behind::Key,
         })
     }
 
-    /// True if one of these keys waits already.
-    pub(super) fn knows(&self, (old, new): (KeyHash, KeyHash)) -> bool {
-        self.keys.contains_key(&old) || self.keys.contains_key(&new)
+    /// True if a letter of this adds no key and no table to those that wait.
+    pub(super) fn knows(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Table(table) => self.whole.0.contains_key(&table),
+            Scope::Row { .. } => scope.keys().any(|key| self.keys.0.contains_key(&key)),
+        }
+    }
+}
+
+/// Why an event waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// A letter of its key.
+    Key,
+    /// It concerns a whole table, and that has letters.
+    Rows,
+    /// A letter that concerns its whole table.
+    Table,
+}
+
+impl Behind {
+    /// What the letter says.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Key => "waits behind a dead letter of the same key",
+            Self::Rows => "concerns the whole table, and waits behind a dead letter of that table",
+            Self::Table => "waits behind an event of the whole table that waits itself",
+        }
+    }
+}
+
+/// What a redrive leaves behind it, and what must therefore stay too.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    keys: HashSet<KeyHash>,
+    whole: HashSet<KeyHash>,
+    tables: HashSet<KeyHash>,
+}
+
+impl Left {
+    /// A letter of this stays.
+    pub(super) fn add(&mut self, scope: Scope) {
+        self.tables.insert(scope.table());
+        if let Scope::Table(table) = scope {
+            self.whole.insert(table);
+        }
+        self.keys.extend(scope.keys());
+    }
+
+    /// True if a later letter of this must stay.
+    pub(super) fn holds(&self, scope: Scope) -> bool {
+        self.whole.contains(&scope.table())
+            || match scope {
+                Scope::Table(table) => self.tables.contains(&table),
+                Scope::Row { .. } => scope.keys().any(|key| self.keys.contains(&key)),
+            }
     }
 }
 
@@ -162,9 +320,14 @@ impl Parking {
         &self.letters
     }
 
-    /// They are stored: gives the numbers of their events, ascending.
-    pub(super) fn stored(&mut self) -> Numbers {
-        let mut numbers = std::mem::take(self).numbers;
+    /// The first `count` of them are stored: gives the numbers of their events, ascending.
+    pub(super) fn stored(&mut self, count: usize) -> Numbers {
+        let stored = self.letters.drain(..count);
+        self.bytes -= stored
+            .map(|letter| letter.event.encoded_len())
+            .sum::<usize>();
+        let mut numbers: Vec<_> = self.numbers.drain(..count).collect();
+        self.first = self.numbers.iter().min().copied();
         numbers.sort_unstable();
         Numbers::List(numbers)
     }
@@ -175,19 +338,57 @@ mod tests {
     use super::*;
     use crate::Lsn;
 
+    const fn row(table: u64, old: u64, new: u64) -> Scope {
+        Scope::Row { table, old, new }
+    }
+
+    fn at(n: u64) -> Position {
+        Position::new(Lsn(n), 0)
+    }
+
     #[test]
     fn a_letter_that_is_found_and_then_read_again_counts_once() {
-        let at = |n| Position::new(Lsn(n), 0);
         let mut parked = ParkedKeys::default();
-        parked.add((1, 2), at(5));
-        parked.add((1, 2), at(5));
-        parked.add((2, 2), at(6));
-        parked.remove((1, 2), at(5));
-        assert!(!parked.knows((1, 1)), "its only letter is closed");
-        assert!(parked.knows((2, 2)));
-        parked.remove((1, 2), at(5));
-        assert!(parked.knows((2, 2)), "closed twice, counted once");
-        parked.remove((2, 2), at(6));
+        parked.add(row(0, 1, 2), at(5));
+        parked.add(row(0, 1, 2), at(5));
+        parked.add(row(0, 2, 2), at(6));
+        parked.remove(row(0, 1, 2), at(5));
+        assert!(!parked.knows(row(0, 1, 1)), "its only letter is closed");
+        assert!(parked.knows(row(0, 2, 2)));
+        parked.remove(row(0, 1, 2), at(5));
+        assert!(parked.knows(row(0, 2, 2)), "closed twice, counted once");
+        parked.remove(row(0, 2, 2), at(6));
+        assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn a_whole_table_waits_behind_its_rows_and_its_rows_behind_it() {
+        let mut parked = ParkedKeys::default();
+        parked.add(row(7, 1, 1), at(5));
+        for (scope, position, behind) in [
+            (row(7, 1, 1), 6, Some(Behind::Key)),
+            (row(7, 3, 1), 6, Some(Behind::Key)),
+            (row(7, 2, 2), 6, None),
+            (Scope::Table(7), 6, Some(Behind::Rows)),
+            (Scope::Table(7), 4, None),
+            (Scope::Table(8), 6, None),
+        ] {
+            assert_eq!(parked.holds(scope, at(position)), behind, "{scope:?}");
+        }
+        let before = parked.generation();
+        parked.add(Scope::Table(7), at(6));
+        assert!(
+            parked.generation() > before,
+            "all that is queued is looked at again"
+        );
+        assert_eq!(parked.len(), 2, "a key and a table");
+        assert_eq!(parked.holds(row(7, 2, 2), at(7)), Some(Behind::Table));
+        assert_eq!(parked.holds(row(7, 2, 2), at(5)), None, "before it");
+        assert_eq!(parked.holds(row(8, 2, 2), at(7)), None, "another table");
+        // The rows' letter is closed: the table's own still stands.
+        parked.remove(row(7, 1, 1), at(5));
+        assert_eq!(parked.holds(row(7, 1, 1), at(8)), Some(Behind::Table));
+        parked.remove(Scope::Table(7), at(6));
         assert!(parked.is_empty());
     }
 }

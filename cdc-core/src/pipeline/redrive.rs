@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use tracing::info;
 
 use super::lane::LaneError;
-use super::parked::key_hashes;
+use super::parked::{Left, Scope};
 use super::run::{Running, Settled};
 use crate::{
     DeadLetter, Delivery, DlqError, EmitError, Emitter, EventBatch, EventId, Failure,
@@ -21,8 +21,8 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Which letters to send again.
 #[derive(Clone, Debug, Default)]
 pub struct RedriveRequest {
-    /// Only these; all open ones if empty. A letter that waits behind another of its key goes
-    /// only after that one.
+    /// Only these; all open ones if empty. A letter that waits behind another of its key, or of its
+    /// whole table, goes only after that one.
     pub ids: Vec<EventId>,
     /// Without transforms, as they were captured.
     pub as_was: bool,
@@ -73,7 +73,7 @@ impl Running {
             other => return Ok(other),
         }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
-        let mut blocked = HashSet::new();
+        let mut left = Left::default();
         let (mut after, mut met) = (None, 0);
         loop {
             // What stands behind the last letter that was asked for need not be looked at.
@@ -91,9 +91,8 @@ impl Running {
             after = Some(last.event.position);
             let mut done = Vec::new();
             for letter in page {
-                let keys = key_hashes(&letter.event).ok().flatten();
-                let behind =
-                    keys.is_some_and(|(a, b)| blocked.contains(&a) || blocked.contains(&b));
+                let scope = Scope::of(&letter.event);
+                let behind = scope.is_some_and(|scope| left.holds(scope));
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
                 met += usize::from(asked);
                 // After a crash or a replay the lane reads the events before it once more.
@@ -106,7 +105,7 @@ impl Running {
                 };
                 match outcome {
                     Redriven::Taken => {
-                        done.push((letter.event_id(), keys));
+                        done.push((letter.event_id(), scope));
                         continue;
                     }
                     Redriven::Interrupted => return Ok(Settled::Interrupted),
@@ -120,8 +119,8 @@ impl Running {
                         return self.close_letters(done, report).await;
                     }
                 }
-                if let Some((old, new)) = keys {
-                    blocked.extend([old, new]);
+                if let Some(scope) = scope {
+                    left.add(scope);
                 }
             }
             match self.close_letters(done, report).await? {
@@ -148,8 +147,8 @@ impl Running {
             dlq.set_states(&self.config.name, &ids, LetterState::Discarded)
                 .map_err(|cause| self.dlq_error(cause))?;
             for letter in letters {
-                if let Ok(Some(keys)) = key_hashes(&letter.event) {
-                    self.parked.remove(keys, letter.event.position);
+                if let Some(scope) = Scope::of(&letter.event) {
+                    self.parked.remove(scope, letter.event.position);
                 }
                 count += 1;
             }
@@ -160,7 +159,7 @@ impl Running {
     /// this order, since a crash in between may repeat a letter and must not lose one.
     async fn close_letters(
         &mut self,
-        done: Vec<(EventId, Option<(u64, u64)>)>,
+        done: Vec<(EventId, Option<Scope>)>,
         report: &mut RedriveReport,
     ) -> Result<Settled, LaneError> {
         if done.is_empty() {
@@ -177,9 +176,9 @@ impl Running {
             dlq.set_states(&self.config.name, &ids, LetterState::Delivered)
                 .map_err(|cause| self.dlq_error(cause))?;
         }
-        for (id, keys) in done {
-            if let Some(keys) = keys {
-                self.parked.remove(keys, id.position());
+        for (id, scope) in done {
+            if let Some(scope) = scope {
+                self.parked.remove(scope, id.position());
             }
             report.delivered += 1;
         }

@@ -44,6 +44,34 @@ pub(super) struct Held {
     pub(super) last_commit: Option<i64>,
 }
 
+impl Held {
+    /// The first `count` events, at least one and not all, and the others.
+    pub(super) fn split(mut self, count: usize) -> (Self, Self) {
+        let events = self.events.split_off(count);
+        let last = self.events.last();
+        let first = Self {
+            source: self.source.clone(),
+            end: last.map_or(self.end, |event| event.position),
+            last_commit: last.map(|event| event.transaction.commit_micros),
+            events: self.events,
+        };
+        let rest = Self {
+            source: self.source,
+            events,
+            end: self.end,
+            last_commit: self.last_commit,
+        };
+        (first, rest)
+    }
+
+    /// What came behind it in the same read.
+    pub(super) fn append(&mut self, rest: Self) {
+        self.events.extend(rest.events);
+        self.end = rest.end;
+        self.last_commit = rest.last_commit;
+    }
+}
+
 /// What is wrong with the destination.
 #[derive(Debug)]
 struct Trouble {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::lane::LaneError;
+use super::letters::is_full;
 use super::metrics::Fate;
 use super::run::{Held, Running, Settled};
 use super::workers::Worker;
@@ -61,6 +62,9 @@ impl Running {
             if self.blocked.is_some() && now >= self.look_again && self.draining.is_none() {
                 self.unblock()?;
                 continue;
+            }
+            if self.blocked.is_none() && !self.paused && self.draining.is_none() {
+                self.admit_held()?;
             }
             let busy = self.workers.iter().any(Worker::is_busy);
             let idle = self.is_idle();
@@ -142,6 +146,7 @@ impl Running {
         !full
             && !fed
             && self.blocked.is_none()
+            && self.held.is_none()
             && !self.paused
             && self.pending.is_none()
             && self.draining.is_none()
@@ -244,86 +249,142 @@ impl Running {
     }
 
     /// Transforms what the filter kept and gives it to the workers; what cannot be, or must wait
-    /// behind a dead letter, goes into the dead letter queue. Without room there the lane blocks,
-    /// and all of it waits.
+    /// behind a dead letter, goes into the dead letter queue. What stands from the first letter on
+    /// that there is no room for is held; the lane blocks there, once everything before it is done.
     ///
     /// # Errors
     /// [`LaneError`] that halts the lane.
     pub(super) fn admit(&mut self, read: Held) -> Result<(), LaneError> {
+        let mut left = vec![read];
+        while let Some(read) = left.pop() {
+            let Some((mut read, fits, error)) = self.try_admit(read)? else {
+                continue;
+            };
+            if fits > 0 {
+                let (first, rest) = read.split(fits);
+                left.extend([rest, first]);
+                continue;
+            }
+            if self.workers.iter().all(Worker::is_idle) {
+                self.block(error)?;
+            }
+            for rest in left.drain(..).rev() {
+                read.append(rest);
+            }
+            self.held = Some(read);
+        }
+        Ok(())
+    }
+
+    /// Admits what is held, if everything before it is done.
+    ///
+    /// # Errors
+    /// [`LaneError`] that halts the lane.
+    pub(super) fn admit_held(&mut self) -> Result<(), LaneError> {
+        if self.workers.iter().all(Worker::is_idle)
+            && let Some(held) = self.held.take()
+        {
+            self.admit(held)?;
+        }
+        Ok(())
+    }
+
+    /// Admits all of it or nothing. For lack of room gives it back, with how many of its events may
+    /// fit: zero if there is no room for the first.
+    fn try_admit(&mut self, read: Held) -> Result<Option<(Held, usize, LaneError)>, LaneError> {
         let Held {
             source,
             mut events,
             end,
             last_commit,
         } = read;
-        let (mut failed, mut dropped) = (0, 0);
         let (mut letters, mut parked) = (Vec::new(), Vec::new());
-        let mut originals = Vec::new();
+        let (mut originals, mut dropped) = (Vec::new(), Vec::new());
         if !self.transforms.is_empty() || !self.parked.is_empty() {
             self.parked.begin();
             let changing = !self.transforms.is_empty();
-            let mut kept = Vec::with_capacity(events.len());
+            let (count, mut fits) = (events.len(), 0);
+            let mut kept = Vec::with_capacity(count);
             let mut refused = None;
             let mut rest = events.into_iter();
             for original in rest.by_ref() {
-                if let Some(letter) = self.park(&source, &original) {
-                    parked.push(letter);
-                    continue;
-                }
-                if !changing {
-                    kept.push(original);
-                    continue;
-                }
-                match self.transform(original.clone()) {
-                    Ok(Some(event)) => {
-                        kept.push(event);
-                        originals.push(original);
+                let letter = match self.park(&source, &original) {
+                    Ok(Some(letter)) => {
+                        parked.push(letter);
+                        fits += 1;
+                        continue;
                     }
-                    Ok(None) => dropped += 1,
-                    Err(failure) => match self.letter(&source, &original, failure, 1) {
-                        Ok(letter) => {
-                            failed += 1;
-                            letters.push(letter);
-                        }
-                        Err(error) => {
+                    Ok(None) if !changing => {
+                        kept.push(original);
+                        fits += 1;
+                        continue;
+                    }
+                    Ok(None) => match self.transform(original.clone()) {
+                        Ok(Some(event)) => {
+                            kept.push(event);
                             originals.push(original);
-                            refused = Some(error);
-                            break;
+                            fits += 1;
+                            continue;
                         }
+                        Ok(None) => {
+                            dropped.push(original);
+                            fits += 1;
+                            continue;
+                        }
+                        Err(failure) => self.letter(&source, &original, failure, 1),
                     },
+                    Err(error) => Err(error),
+                };
+                match letter {
+                    Ok(letter) => {
+                        letters.push(letter);
+                        fits += 1;
+                    }
+                    Err(error) => {
+                        refused = Some(error);
+                        dropped.push(original);
+                        break;
+                    }
                 }
             }
-            if refused.is_none() && !letters.is_empty() {
-                refused = self.store_letters(&letters).err();
+            if refused.is_none()
+                && !letters.is_empty()
+                && let Err(error) = self.store_letters(&letters)
+            {
+                // Which of them fits is found out by halves.
+                fits = count / 2;
+                refused = Some(error);
             }
             if let Some(error) = refused {
-                self.block(error)?;
-                self.parked.undo();
-                self.metrics.settle(Fate::Filtered, dropped);
+                if !is_full(&error) {
+                    return Err(error);
+                }
+                self.parked.undo(&[]);
                 let mut events = if changing { originals } else { kept };
                 events.extend(letters.into_iter().chain(parked).map(|letter| letter.event));
-                events.extend(rest);
+                events.extend(dropped.into_iter().chain(rest));
                 events.sort_by_key(|event| event.position);
-                self.held = Some(Held {
+                let read = Held {
                     source,
                     events,
                     end,
                     last_commit,
-                });
-                return Ok(());
+                };
+                return Ok(Some((read, fits, error)));
             }
             events = kept;
         }
-        self.metrics.settle(Fate::Filtered, dropped);
-        self.metrics.settle(Fate::DeadLettered, failed);
+        self.metrics.settle(Fate::Filtered, dropped.len() as u64);
+        self.metrics
+            .settle(Fate::DeadLettered, letters.len() as u64);
         let numbers = self.number(&events, parked);
         if events.is_empty() {
             self.window.reach(end, last_commit);
             self.reached();
-            return Ok(());
+            return Ok(None);
         }
         self.enqueue(EventBatch::new(source, events, end), originals, numbers);
-        Ok(())
+        Ok(None)
     }
 
     /// Carries out what an operator asked for, when its moment has come. The end of the session,

@@ -335,17 +335,29 @@ pub struct MemoryDlq {
     pub letters: Vec<DeadLetter>,
     /// Appends fail from now on.
     pub full: bool,
+    /// Most open letters.
+    pub letters_max: Option<usize>,
     /// Appends that succeeded, each of which a real queue syncs.
     pub appends: u64,
 }
 
 impl DeadLetterQueue for MemoryDlq {
     fn append(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError> {
-        if self.full {
+        let open = |letter: &&DeadLetter| letter.state.is_open();
+        let used = self.letters.iter().filter(open).count();
+        let is_known = |letter: &DeadLetter| {
+            self.letters
+                .iter()
+                .filter(open)
+                .any(|l| l.emitter == letter.emitter && l.event_id() == letter.event_id())
+        };
+        let fresh = letters.iter().filter(|letter| !is_known(letter)).count();
+        let max = self.letters_max.unwrap_or(usize::MAX);
+        if self.full || used + fresh > max {
             return Err(DlqError::Full {
                 path: "memory".into(),
-                used: self.letters.len() as u64,
-                max: self.letters.len() as u64,
+                used: used as u64,
+                max: if self.full { used } else { max } as u64,
                 unit: "letters",
                 key: "dlq_letters_max",
             });

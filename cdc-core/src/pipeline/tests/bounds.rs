@@ -156,11 +156,8 @@ async fn what_a_transform_refuses_waits_for_room_too_and_nothing_overtakes_it() 
     with_lane(&rig, async |_| {
         wait(300).await;
         blocked_by(&rig);
-        assert_eq!(
-            rig.emitter.taken(),
-            [],
-            "what was read together waits together"
-        );
+        assert_eq!(rig.emitter.taken(), [at(1, 0)], "what is before it");
+        assert_eq!(rig.stored(), at(1, 0));
         full(&rig, false);
         wait(100).await;
     })
@@ -174,6 +171,115 @@ async fn what_a_transform_refuses_waits_for_room_too_and_nothing_overtakes_it() 
         (4, 1, 1),
         "each counted once"
     );
+}
+
+/// One read of several transactions in which everything but the first and the last row fails.
+fn push_failing(rig: &Rig) {
+    let mut events: Vec<_> = (0..7).map(|n| insert(1, n, i64::from(n))).collect();
+    events[6].last = true;
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+}
+
+fn failing(event: ChangeEvent) -> Result<Option<ChangeEvent>, TransformError> {
+    match event.position.ordinal {
+        0 | 6 => Ok(Some(event)),
+        _ => Err(TransformError {
+            message: "no".into(),
+        }),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_that_fit_are_there_before_the_lane_blocks_at_the_next() {
+    for (keys, letters, key) in [
+        (3, None, "dlq_keys_max"),
+        (65_536, Some(3), "dlq_letters_max"),
+    ] {
+        let rig = Rig {
+            parked_keys_max: keys,
+            transform: Some(failing),
+            ..Rig::new()
+        };
+        rig.dlq.lock().unwrap().letters_max = letters;
+        push_failing(&rig);
+        with_lane(&rig, async |control| {
+            wait(3).await;
+            let reason = blocked_by(&rig);
+            assert!(reason.contains(key), "{reason}");
+            assert_eq!(rig.letters(LetterState::Pending), all(1..2, 4)[1..]);
+            assert_eq!(rig.emitter.taken(), [at(1, 0)]);
+            assert_eq!(rig.stored(), at(1, 3), "they are dealt with");
+            // As captured: the letters go, and those that did not fit have room.
+            let request = RedriveRequest {
+                as_was: true,
+                ..RedriveRequest::default()
+            };
+            let report = control.redrive(request).await.unwrap();
+            assert_eq!((report.delivered, report.stopped), (3, None));
+            wait(1).await;
+            assert_eq!(rig.metrics.counts().health, LaneHealth::Running);
+        })
+        .await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 4), at(1, 5)]);
+        let taken = [&all(1..2, 4)[..], &[at(1, 6)]].concat();
+        assert_eq!(rig.emitter.taken(), taken);
+        let counts = rig.metrics.counts();
+        assert_eq!((counts.read, counts.dead_lettered), (7, 5));
+        assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_rows_that_are_rejected_together_those_that_fit_have_letters() {
+    let rig = Rig {
+        parked_keys_max: 2,
+        ..Rig::new()
+    };
+    let culprits = all(1..2, 5)[1..].to_vec();
+    rig.emitter.state().poison = culprits.clone();
+    rig.emitter
+        .state()
+        .script
+        .push_back(Answer::Reject(culprits));
+    rig.log.push(transaction(1, 1, 5));
+    with_lane(&rig, async |control| {
+        wait(3).await;
+        blocked_by(&rig);
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 1), at(1, 2)]);
+        assert_eq!(rig.stored(), at(1, 2));
+        rig.emitter.state().poison.clear();
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!(report.delivered, 2);
+        wait(1).await;
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), all(1..2, 5));
+}
+
+/// What waits is stored in groups; a group may be larger than the whole queue.
+#[tokio::test(start_paused = true)]
+async fn of_events_that_wait_together_those_that_fit_have_letters() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    rig.dlq.lock().unwrap().letters_max = Some(3);
+    let events: Vec<_> = (0..9).map(|n| insert(1, n, 7)).collect();
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+    with_lane(&rig, async |control| {
+        wait(3).await;
+        blocked_by(&rig);
+        assert_eq!(rig.letters(LetterState::Parked), [at(1, 1), at(1, 2)]);
+        rig.emitter.state().poison.clear();
+        for left in [6, 3, 0] {
+            let report = control.redrive(RedriveRequest::default()).await.unwrap();
+            assert_eq!((report.delivered, report.stopped), (3, None), "{left}");
+            wait(1).await;
+        }
+        assert_eq!(rig.metrics.counts().health, LaneHealth::Running);
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), all(1..2, 9));
 }
 
 #[tokio::test(start_paused = true)]

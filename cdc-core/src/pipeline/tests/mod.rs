@@ -615,6 +615,7 @@ mod cadence;
 mod concurrency;
 mod orders;
 mod replay;
+mod tables;
 
 mod capture {
     use super::*;
