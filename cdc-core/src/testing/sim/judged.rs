@@ -18,6 +18,15 @@ impl Known {
     pub(super) fn is_barrier(&self) -> bool {
         self.event.op == Op::Truncate
     }
+
+    /// True if a letter of the other may hold this one: of the same row, or of the same table if one
+    /// of them concerns all of it.
+    pub(super) fn may_wait_behind(&self, other: &Self) -> bool {
+        if self.is_barrier() || other.is_barrier() {
+            return self.table == other.table;
+        }
+        distinct(other.keys).any(|key| self.keys.contains(&key))
+    }
 }
 
 /// Kept events of one key or table, and how many of them, from the first, are known to be done.
@@ -108,28 +117,6 @@ impl Judged {
         self.done
     }
 
-    /// True if an event is behind a dead letter of its key, also by way of events that change
-    /// their key. Its own letter may be stored later, together with others.
-    fn waits(&self, index: usize, events: &[Known]) -> bool {
-        let letters = || self.letters.keys().chain(self.maybe_letters.keys());
-        let Some(&first) = letters().min().filter(|_| self.rules.parks) else {
-            return false;
-        };
-        let mut dead = HashSet::new();
-        for (at, known) in events.iter().enumerate().take(index + 1).skip(first) {
-            let letter = self.letters.contains_key(&at) || self.maybe_letters.contains_key(&at);
-            let keys = || distinct(known.keys);
-            let held = letter || (self.arrived[at] == 0 && keys().any(|key| dead.contains(&key)));
-            if held && at == index {
-                return true;
-            }
-            if held && !known.is_barrier() {
-                dead.extend(keys());
-            }
-        }
-        false
-    }
-
     /// The first event of a chain before `index` that should have been delivered and was not.
     /// What was refused in the same request does not count: the destination took the others of
     /// its batch before anybody could know.
@@ -139,33 +126,29 @@ impl Judged {
         key: u64,
         index: usize,
         together: &[usize],
-        events: &[Known],
     ) -> Option<usize> {
         let chain = match which {
             Which::Key => self.keys.get_mut(&key),
             Which::Barrier => self.barriers.get_mut(&key),
             Which::Table => self.tables.get_mut(&key),
         }?;
-        let (mut at, mut open) = (chain.done, Vec::new());
+        let mut at = chain.done;
         while let Some(&next) = chain.events.get(at)
             && next < index
         {
-            // A letter in front holds its key, not its table.
+            // A letter in front holds its key, and what concerns its whole table.
             let letter = self.ever_letter.contains(&next) || self.maybe_letters.contains_key(&next);
             let past = self.arrived[next] > 0
                 || self.discarded.contains(&next)
-                || (letter && (which != Which::Key || !self.rules.parks));
+                || (letter && !self.rules.parks);
             if past && at == chain.done {
                 chain.done += 1;
             } else if !past && !together.contains(&next) {
-                if which == Which::Key {
-                    return Some(next);
-                }
-                open.push(next);
+                return Some(next);
             }
             at += 1;
         }
-        open.into_iter().find(|&next| !self.waits(next, events))
+        None
     }
 }
 

@@ -615,7 +615,7 @@ impl Inner {
                 keys.chain([(Which::Barrier, known.table)]).collect()
             };
             for (which, key) in chains {
-                if let Some(hole) = judged.hole(which, key, index, &together, &self.events) {
+                if let Some(hole) = judged.hole(which, key, index, &together) {
                     let what = if which == Which::Key { "key" } else { "table" };
                     return Err(format!(
                         "{emitter}: {position} overtakes {} of the same {what}",
@@ -663,10 +663,7 @@ impl Inner {
                         // It was when the event was read; letters of those that wait are stored
                         // together, later.
                         .chain(judged.ever_letter.iter().filter(|&&at| at < index))
-                        .any(|&other| {
-                            distinct(self.events[other].keys)
-                                .any(|key| distinct(known.keys).any(|mine| mine == key))
-                        });
+                        .any(|&other| known.may_wait_behind(&self.events[other]));
                     if !behind {
                         return Err(format!("{name}: {position} is parked behind nothing"));
                     }
@@ -726,7 +723,7 @@ impl Inner {
             if !again {
                 for key in distinct(events[index].keys) {
                     if !events[index].is_barrier()
-                        && let Some(hole) = judged.hole(Which::Key, key, index, &[], events)
+                        && let Some(hole) = judged.hole(Which::Key, key, index, &[])
                     {
                         return Err(format!(
                             "{emitter}: in its files {} stands before {} of the same key",
