@@ -71,7 +71,7 @@ impl Exit {
             Self::Unreachable => "the source cannot be reached or refuses us",
             Self::Position => "a position or token is refused, or there is a gap",
             Self::EmitterStopped => "an emitter stopped and needs a person",
-            Self::State => "the state is locked by another process, or damaged",
+            Self::State => "the state is locked by another process, not writable, or damaged",
             Self::Partly => "partly done: some of what was asked failed",
         }
     }

@@ -332,7 +332,7 @@ pub enum CheckpointError {
     },
     /// No valid slot is left.
     #[error(
-        "read checkpoints at {path}: {what}; restore the file, or set positions anew with `position set`"
+        "read checkpoints at {path}: {what}; restore the file, or set positions anew with `position set --replace-damaged`"
     )]
     Corrupt {
         /// The file.

@@ -146,6 +146,13 @@ impl ResumeToken {
         })
     }
 
+    /// True if whoever wrote this meant a token, also one that cannot be read: it begins like one,
+    /// whatever the case of its letters and the blanks around it.
+    pub fn is_meant(text: &str) -> bool {
+        let start = text.trim().as_bytes().get(..PREFIX.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+    }
+
     /// The history the position belongs to.
     pub const fn lineage(&self) -> &Lineage {
         &self.lineage
@@ -224,16 +231,21 @@ impl FromStr for ResumeToken {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let malformed = |what| TokenError::Malformed { what };
+        let text = text.trim();
+        if Self::is_meant(text) && text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(malformed("it holds capital letters, and a token has none"));
+        }
         let body = text
-            .trim()
             .strip_prefix(PREFIX)
             .ok_or_else(|| malformed("it does not start with cdc1_"))?;
         let longest = (FIXED_LEN + Self::EXTENSION_MAX + CRC_LEN) * 8 / 5 + 1;
         if body.len() > longest {
             return Err(malformed("it is too long"));
         }
-        let bytes =
-            base32_decode(body).ok_or_else(|| malformed("it holds a character no token has"))?;
+        if !body.bytes().all(|byte| ALPHABET.contains(&byte)) {
+            return Err(malformed("it holds a character no token has"));
+        }
+        let bytes = base32_decode(body).ok_or_else(|| malformed("it is cut off"))?;
         let Some((&version, _)) = bytes.split_first() else {
             return Err(malformed("it is empty"));
         };
@@ -328,6 +340,35 @@ fn base32_decode(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_is_not_whole_is_said_to_be_that() {
+        let token = ResumeToken::new(
+            Lineage::new(SourceKind::Wal, [0x5a; 16], 1),
+            Position::new(Lsn(77), 3),
+        );
+        let text = token.to_string();
+        for end in PREFIX.len() + 1..text.len() {
+            let error = text[..end].parse::<ResumeToken>().unwrap_err().to_string();
+            let said = error.contains("cut off") || error.contains("wrong or missing");
+            assert!(said, "{end}: {error}");
+        }
+        for (text, what) in [
+            (text.to_uppercase(), "capital letters"),
+            (
+                format!("  {}", text.replacen('c', "C", 1)),
+                "capital letters",
+            ),
+            (format!("{text}!"), "a character no token has"),
+        ] {
+            assert!(ResumeToken::is_meant(&text));
+            let error = text.parse::<ResumeToken>().unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        assert_eq!(format!(" {text}\n").parse::<ResumeToken>(), Ok(token));
+        assert!(!ResumeToken::is_meant("cdc") && !ResumeToken::is_meant("0/16B3748:1"));
+    }
+
     use proptest::prelude::*;
 
     fn lineage(timeline: u32) -> Lineage {

@@ -30,7 +30,7 @@ Exit codes:
   4  the source cannot be reached or refuses us
   5  a position or token is refused, or there is a gap
   6  an emitter stopped and needs a person
-  7  the state is locked by another process, or damaged
+  7  the state is locked by another process, not writable, or damaged
   8  partly done: some of what was asked failed";
 
 /// Change data capture: every committed change, at least once, in order.
@@ -53,8 +53,8 @@ pub(crate) struct Global {
     /// Configuration file [default: ./cdc.toml if it exists, else /etc/weftkit/cdc.toml].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What to capture, over the configuration: postgres://USER@HOST/DB, sqlite:FILE or
-    /// wal:DIRECTORY.
+    /// What to capture, over the configuration: postgres://USER@HOST/DB, sqlite:FILE,
+    /// rocksdb:DIRECTORY or wal:DIRECTORY.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) source: Option<String>,
     /// A key over the configuration, such as --set batch_size=500; may be repeated.

@@ -34,7 +34,8 @@ pub(crate) struct PositionShowArgs {
 Examples:
   cdc-cli position set --emitter audit cdc1_0413...
   cdc-cli position set --emitter audit earliest
-  cdc-cli position set --emitter audit latest --yes      # skips events")]
+  cdc-cli position set --emitter audit latest --yes      # skips events
+  cdc-cli position set --emitter audit earliest --replace-damaged")]
 pub(crate) struct PositionSetArgs {
     /// The emitter.
     #[arg(long, value_name = "NAME")]
@@ -45,6 +46,10 @@ pub(crate) struct PositionSetArgs {
     /// Do not ask, also when events would be skipped.
     #[arg(long)]
     pub(crate) yes: bool,
+    /// The checkpoints are damaged: keep the file beside under another name, and begin a new one.
+    /// All other emitters begin at the earliest event there is, so that they repeat and skip nothing.
+    #[arg(long)]
+    pub(crate) replace_damaged: bool,
 }
 
 /// `emitter`

@@ -87,7 +87,7 @@ impl FromStr for Start {
             let micros = micros.ok_or_else(|| StartError::Time { text: shown(time) });
             return micros.map(Self::Time);
         }
-        if text.starts_with("cdc") {
+        if text.starts_with("cdc") || ResumeToken::is_meant(text) {
             return Ok(Self::Token(text.parse()?));
         }
         Err(StartError::Unknown { text: shown(text) })

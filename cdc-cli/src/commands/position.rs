@@ -12,7 +12,7 @@ use crate::assemble::control::{self, Reply, Request};
 use crate::assemble::source::wal_error;
 use crate::assemble::start::{LogView, Start};
 use crate::assemble::state::{State, StatePaths};
-use crate::config::Source;
+use crate::config::{Config, Source};
 use crate::exit::Exit;
 use crate::output::{answer, pairs};
 use crate::report::CliError;
@@ -95,6 +95,9 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
         Some(Source::Wal(dir)) => dir.clone(),
         _ => paths.journal(),
     };
+    if args.replace_damaged {
+        return replace_damaged(args, global, &config, &log);
+    }
     let stored = checkpoints(&paths)?
         .into_iter()
         .find(|(name, _)| *name == args.emitter)
@@ -169,6 +172,80 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
     moved(args, global, before.as_deref(), position)
 }
 
+/// Moves an emitter whose checkpoint cannot be read any more: a new file, with a checkpoint of every
+/// emitter, takes the place of the damaged one, which is kept. One without a checkpoint would begin
+/// where a new one begins, and skip what was not delivered.
+fn replace_damaged(
+    args: &PositionSetArgs,
+    global: &Global,
+    config: &Config,
+    log: &Path,
+) -> Result<Exit, CliError> {
+    let (lineage, position) = target(&args.to, log, None)?;
+    let earliest = target("earliest", log, None)?;
+    if !token_fits(&lineage, &earliest.0) {
+        return Err(CliError::new(
+            Exit::Position,
+            format!(
+                "move emitter {}: the token belongs to source {lineage}, what is captured here to {}; use a token of this source",
+                args.emitter, earliest.0
+            ),
+        ));
+    }
+    if !args.yes && position > earliest.1 {
+        return Err(CliError::new(
+            Exit::Position,
+            format!(
+                "move emitter {} to {position}: nobody knows how far it was, and what is between {} and there would not be delivered again; say earliest, or --yes if that is meant",
+                args.emitter, earliest.1
+            ),
+        ));
+    }
+    let stored_micros = wall_micros();
+    let entries = config.emitters.iter().map(|emitter| {
+        let (lineage, position) = if emitter.name == args.emitter {
+            (lineage, position)
+        } else {
+            earliest
+        };
+        let checkpoint = Checkpoint {
+            lineage,
+            position,
+            state: bytes::Bytes::new(),
+            stored_micros,
+        };
+        (emitter.name.clone(), checkpoint)
+    });
+    let kept = State::replace_damaged(&config.state_path, &entries.collect::<Vec<_>>())?;
+    let others: Vec<_> = config.emitters.iter().map(|e| e.name.as_str()).collect();
+    let others: Vec<_> = others.into_iter().filter(|n| *n != args.emitter).collect();
+    answer(
+        global.output,
+        || {
+            let mut text = format!("emitter {}: damaged -> {position}\n", args.emitter);
+            for name in &others {
+                text.push_str(&format!("emitter {name}: damaged -> {}\n", earliest.1));
+            }
+            text.push_str(&format!(
+                "the damaged checkpoints are in {}\n",
+                kept.display()
+            ));
+            text
+        },
+        || {
+            json!({
+                "emitter": args.emitter,
+                "before": null,
+                "after": position.to_string(),
+                "others": others,
+                "others_after": earliest.1.to_string(),
+                "damaged": kept,
+            })
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
 /// Says what happened.
 fn moved(
     args: &PositionSetArgs,
@@ -201,7 +278,8 @@ fn target(
     log: &Path,
     stored: Option<&Checkpoint>,
 ) -> Result<(Lineage, Position), CliError> {
-    if to.starts_with("cdc1_") {
+    let to = to.trim();
+    if ResumeToken::is_meant(to) {
         let token: ResumeToken = to.parse()?;
         return Ok((*token.lineage(), token.position()));
     }

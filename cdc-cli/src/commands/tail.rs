@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use cdc_core::envelope::{Encoder, Format};
 use cdc_core::storage::StdStorage;
-use cdc_core::{BatchLimit, EventBatch, Filter, Op, SystemClock, WalSource};
+use cdc_core::{
+    BatchLimit, EventBatch, Filter, Op, SourceError, SourceErrorKind, SourceKind, SystemClock,
+    WalSource,
+};
 use cdc_filter::{EventFilter, FilterConfig};
 use cdc_wal::postgres::{PostgresConfig, PostgresSource};
 use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
@@ -149,7 +152,9 @@ async fn follow(
         let batch = tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            batch = source.next_batch(batch_limit) => batch?,
+            batch = source.next_batch(batch_limit) => {
+                batch.map_err(|error| ended(error, source.source().lineage.kind))?
+            }
         };
         let Some(batch) = batch else { break };
         let end = batch.end();
@@ -160,6 +165,19 @@ async fn follow(
     }
     shown.note(&format!("{} events shown", shown.count));
     Ok(())
+}
+
+/// Why there is nothing more to look at. What `run` says of a slot that is gone is no advice here:
+/// the slot of a tail goes with its connection.
+fn ended(error: SourceError, kind: SourceKind) -> CliError {
+    if kind != SourceKind::Postgres || error.kind != SourceErrorKind::Gap {
+        return error.into();
+    }
+    CliError::new(
+        Exit::Unreachable,
+        "tail: the connection was lost, as by a restart of the server, and the temporary replication slot went with it; what was committed meanwhile cannot be shown; start tail again",
+    )
+    .with_cause(error)
 }
 
 struct Shown {
@@ -257,5 +275,19 @@ const fn format(wire: WireFormat) -> Format {
         WireFormat::Json => Format::Json,
         WireFormat::Debezium => Format::Debezium,
         WireFormat::Cloudevents => Format::CloudEvents,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_that_lost_its_slot_is_not_told_what_run_would_be_told() {
+        let gone = || SourceError::new(SourceErrorKind::Gap, "copy the tables anew");
+        let error = ended(gone(), SourceKind::Postgres);
+        assert_eq!(error.code(), Exit::Unreachable);
+        let error = ended(gone(), SourceKind::Wal);
+        assert_eq!(error.code(), Exit::Position);
     }
 }

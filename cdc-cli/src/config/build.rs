@@ -19,6 +19,7 @@ use super::model::{
 use super::names;
 use super::problem::Problem;
 use super::read::{Placed, Reading, Section};
+use super::shared;
 use super::source::Source;
 use super::transforms;
 use super::tree::{Node, Table, Value};
@@ -316,6 +317,7 @@ fn emitters(
     let mut names: BTreeMap<String, Origin> = BTreeMap::new();
     let mut kinds = Vec::new();
     let mut built = Vec::new();
+    let mut places = Vec::new();
     for item in items {
         let Value::Table(own) = &item.value else {
             let message = format!("`emitters` must hold tables, not {}", item.value.kind());
@@ -343,6 +345,11 @@ fn emitters(
         };
         kinds.push(kind);
         unused(reading, section, &[kind], warnings);
+        let written = ["file.stream", "file.path"]
+            .iter()
+            .filter(|_| kind == "file")
+            .find_map(|key| super::tree::find(own, key));
+        places.push(written.map_or_else(|| at.clone(), |node| node.at.clone()));
         built.push(emitter(
             reading,
             section,
@@ -352,6 +359,8 @@ fn emitters(
             warnings,
         ));
     }
+    let places: Vec<_> = built.iter().zip(places).collect();
+    shared::check(reading, &places);
     unused(
         reading,
         Section {

@@ -89,6 +89,10 @@ pub(crate) fn read_file(path: &Path) -> Result<String, ReadFileError> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(ReadFileError::TooLarge { path: name });
     }
+    // A byte order mark, as some editors write, is no part of the text.
+    if let Some(text) = bytes.strip_prefix(b"\xef\xbb\xbf") {
+        bytes = text.to_vec();
+    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..valid]
@@ -376,7 +380,14 @@ fn unknown_key(path: &str, kind: DocumentKind, at: &Origin) -> Problem {
         }
         _ => path.to_owned(),
     };
-    let help = match nearest(path, known.iter().copied()) {
+    // `create_publication` is nearer to `postgres.create_publication` than to any other key.
+    let last = |key: &&&str| key.rsplit('.').next() == Some(path);
+    let mut same = known.iter().filter(last);
+    let same = same.next().filter(|_| same.next().is_none());
+    let near = same
+        .copied()
+        .or_else(|| nearest(path, known.iter().copied()));
+    let help = match near {
         Some(near) => format!("did you mean `{}`?", spell(near)),
         None if keys::is_section(path, false) => format!(
             "`{path}` is a table; its keys are {}",

@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod problem;
 mod read;
+mod shared;
 mod show;
 mod source;
 mod template;

@@ -310,7 +310,7 @@ hash = { columns = ["email"], key = "${PII}" }
 
 #[test]
 fn problems_are_all_told_and_each_once() {
-    let text = "[cdc]\nbatch_size = 0\nfoo = 1\n[[cdc.emitters]]\nname = \"a\"\nemitter = \"queue\"\n[[cdc.emitters]]\nname = \"b\"\nemitter = \"queue\"\n";
+    let text = "[cdc]\nbatch_size = 0\nfoo = 1\n[[cdc.emitters]]\nname = \"a\"\nemitter = \"queue\"\n[[cdc.emitters]]\nname = \"b\"\nemitter = \"custom\"\ncustom = { command = [\"x\"] }\n";
     let report = given(text).load().unwrap_err();
     assert_eq!(report.matches("error:").count(), 2, "{report}");
     assert_eq!(
@@ -318,6 +318,52 @@ fn problems_are_all_told_and_each_once() {
         1,
         "{report}"
     );
+}
+
+#[test]
+fn two_emitters_do_not_write_to_one_place() {
+    let two = |a: &str, b: &str| {
+        let entry = |name, rest| format!("[[cdc.emitters]]\nname = \"{name}\"\n{rest}\n");
+        format!("[cdc]\n{}{}", entry("a", a), entry("b", b))
+    };
+    let file = |path: &str, more: &str| {
+        format!("emitter = \"file\"\nfile = {{ path = \"{path}\"{more} }}")
+    };
+    let x = ", stream = \"x\"";
+    for (a, b, words) in [
+        (file("/o", x), file("/o/", x), "would write the same files"),
+        (file("o", x), file("./o", x), "would write the same files"),
+        (file("/o", ""), file("/o", ", stream = \"a\""), "same files"),
+        (
+            "emitter = \"queue\"".into(),
+            "emitter = \"queue\"".into(),
+            "both print to standard output",
+        ),
+    ] {
+        let report = given(&two(&a, &b)).load().unwrap_err();
+        assert!(report.contains(words), "{report}");
+        assert!(report.contains("`a` and `b`"), "{report}");
+        assert!(report.contains('^') && report.contains("--> "), "{report}");
+        assert_eq!(report.matches("error:").count(), 1, "{report}");
+    }
+    for (a, b) in [
+        (file("/o", ""), file("/o", "")),
+        (file("/o", x), file("/p", x)),
+        (file("/o", x), "emitter = \"queue\"".into()),
+    ] {
+        given(&two(&a, &b)).load().unwrap();
+    }
+}
+
+#[test]
+fn a_key_of_a_section_is_named_with_it() {
+    let given = Given {
+        text: "",
+        environment: &[],
+        sets: &["create_publication=false"],
+    };
+    let report = given.load().unwrap_err();
+    assert!(report.contains("`postgres.create_publication`"), "{report}");
 }
 
 const MARKER: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY";

@@ -166,7 +166,7 @@ pub(crate) enum Begin {
 impl Begin {
     /// Behind a token or an event's id.
     pub(crate) fn after(text: &str) -> Result<Self, Refusal> {
-        if !text.starts_with("cdc1_")
+        if !ResumeToken::is_meant(text)
             && let Ok(id) = text.parse::<EventId>()
         {
             return Ok(Self::Event(id));

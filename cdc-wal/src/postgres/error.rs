@@ -98,7 +98,7 @@ impl ServerError {
 }
 
 pub(crate) const GAP_REMEDY: &str = "changes are lost to this slot: drop it, copy the tables anew, \
-    and start with an empty state or with accept-gap; a larger max_slot_wal_keep_size keeps more";
+    and start with an empty state or with --accept-gap; a larger max_slot_wal_keep_size keeps more";
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -309,7 +309,7 @@ async fn refuse_gone_slot(
     Err(SourceError::new(
         SourceErrorKind::Gap,
         format!(
-            "resume{at} from {}: replication slot {} does not exist (any more), so changes since then may be gone; copy the tables anew, and start with an empty state or with accept-gap",
+            "resume{at} from {}: replication slot {} does not exist (any more), so changes since then may be gone; copy the tables anew, and start with an empty state or with --accept-gap",
             config.address(),
             config.slot
         ),

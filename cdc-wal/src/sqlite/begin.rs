@@ -50,7 +50,7 @@ pub(crate) fn gap(config: &SqliteConfig, what: &str) -> SourceError {
     SourceError::new(
         SourceErrorKind::Gap,
         format!(
-            "resume {}: {what}; a new snapshot is required: start with accept-gap and a snapshot",
+            "resume {}: {what}; a new snapshot is required: start with --accept-gap and a snapshot",
             config.shown()
         ),
     )

@@ -40,7 +40,7 @@ fn a_state_directory_that_cannot_be_written_is_named() {
         .run(&["-q", "run", "--once", "--set", "state_path=file/state"]);
     refused(
         &run,
-        1,
+        7,
         &[
             "open the state directory file/state",
             "writable",
@@ -55,7 +55,7 @@ fn a_state_directory_that_cannot_be_written_is_named() {
         let run = Running::start(command).end();
         refused(
             &run,
-            1,
+            7,
             &[
                 "open the state directory state",
                 "writable for this user",
@@ -148,6 +148,47 @@ fn damaged_checkpoints_are_no_fresh_start() {
     std::fs::write(&file, whole).unwrap();
     shop.commit(2);
     shop.goes_on();
+}
+
+#[test]
+fn damaged_checkpoints_are_set_anew_as_their_error_says_and_kept() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    shop.delivers();
+    let set = ["position", "set", "--emitter", "file"];
+    let anew = |to: &[&str]| shop.tool.run(&[&set, to, &["--replace-damaged"]].concat());
+    refused(&anew(&["earliest"]), 2, &["they are not damaged"]);
+    let file = shop.tool.path("state/checkpoints");
+    std::fs::write(&file, b"WKCDCCP1 and nothing").unwrap();
+    let run = shop.tool.run(&[&set[..], &["earliest"]].concat());
+    refused(&run, 7, &["`position set --replace-damaged`"]);
+    refused(
+        &anew(&["latest"]),
+        5,
+        &["would not be delivered again", "--yes"],
+    );
+    let run = anew(&["earliest"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    let kept = std::fs::read_dir(shop.tool.path("state")).unwrap();
+    let kept = kept
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("checkpoints.damaged-"))
+        .expect("the damaged file is kept");
+    assert_eq!(std::fs::read(kept).unwrap(), b"WKCDCCP1 and nothing");
+    let run = shop.tool.run(&["-q", "run", "--once"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(shop.delivered(), [1, 2, 3, 1, 2, 3], "again, none left out");
+}
+
+#[test]
+fn a_configuration_may_begin_with_a_byte_order_mark() {
+    let mut shop = Shop::new();
+    shop.commit(2);
+    let marked = format!("\u{feff}{}", file_config("wal:wal"));
+    shop.tool.write("marked.toml", &marked);
+    let run = shop.tool.run(&["-q", "-c", "marked.toml", "run", "--once"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(shop.delivered(), [1, 2]);
 }
 
 #[test]

@@ -27,6 +27,11 @@ fn no_unusable_token_moves_or_starts_anything() {
             &before[..before.len() - 9],
             &["read a resume token", "copy"],
         ),
+        (
+            &before[..before.len() - 1],
+            &["read a resume token", "copy the"],
+        ),
+        (&before.to_ascii_uppercase(), &["capital letters"]),
         (NEWER, &["version 2", "reads up to 1", "upgrade"]),
         (FOREIGN, &["belongs to", "use a token of this source"]),
     ] {
