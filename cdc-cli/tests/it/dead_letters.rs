@@ -211,7 +211,10 @@ fn a_running_pipeline_redrives_in_order_too() {
     until("row 3 went on", || {
         taken(&shop).contains(&"3b".to_owned()).then_some(())
     });
-    assert_eq!(listed(&shop, &["--key", "1"]).len(), 4);
+    // Letters of what waits are stored together, a moment later.
+    until("row 1 waits", || {
+        (listed(&shop, &["--key", "1"]).len() == 4).then_some(())
+    });
     shop.tool.write("reject", "");
     assert_eq!(
         answer(&shop, &["redrive"]),
