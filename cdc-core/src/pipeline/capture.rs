@@ -72,8 +72,9 @@ impl CaptureMetrics {
 
 /// Moves batches from a source into the journal, and confirmations back.
 ///
-/// Order is law: a source is never told more than the minimum of the durable checkpoints
-/// (`delivered`) or the journal's flushed end (`journaled`).
+/// Order is law: a source is never told more than the journal's flushed end, and with `delivered`
+/// not more than the minimum of the durable checkpoints either. So what the journal loses by a
+/// power cut, delivered or not, is sent again, and can be replayed.
 #[derive(Debug)]
 pub struct Capture<S, J> {
     /// Where events come from.
@@ -146,7 +147,7 @@ impl<S: WalSource, J: Journal> Capture<S, J> {
                 trimmed = done;
             }
             let safe = match self.config.confirm {
-                ConfirmPolicy::Delivered => done,
+                ConfirmPolicy::Delivered => done.min(flushed),
                 ConfirmPolicy::Journaled => flushed,
             };
             if safe > told {
