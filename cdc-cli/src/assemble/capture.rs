@@ -60,6 +60,8 @@ struct Job {
     /// The lowest checkpoint.
     slowest: Option<Position>,
     accept_gap: bool,
+    /// Why the source was not reached at the start.
+    away: Option<SourceError>,
     /// What is at the source now was asked for, not only what the journal holds.
     catch_up: bool,
     capture: CaptureConfig,
@@ -111,6 +113,7 @@ pub(crate) async fn start(
         journal: journal_config(config, &state.paths.journal()),
         slowest,
         accept_gap,
+        away: None,
         catch_up,
         capture: CaptureConfig {
             confirm: match config.confirm {
@@ -230,6 +233,7 @@ impl Job {
                     "the source cannot be reached: delivering what the journal holds, connecting meanwhile"
                 );
                 self.link.failed(error.to_string());
+                self.away = Some(error);
                 Ok((None, journal))
             }
             Err(error) => Err(error),
@@ -241,7 +245,7 @@ impl Job {
     async fn reach(&mut self, journal: &mut FileJournal) -> Result<Option<Foreign>, SourceError> {
         let seed = wall_micros().unsigned_abs() ^ u64::from(std::process::id()) << 40;
         let mut backoff = Backoff::new(RECONNECT_BASE, RECONNECT_MAX, seed);
-        let mut last = None;
+        let mut last = self.away.take();
         for failures in 0u32.. {
             let wait = backoff.next_wait(Duration::ZERO);
             tokio::select! {

@@ -53,6 +53,9 @@ pub(super) struct Judged {
     pub(super) discarded: HashSet<usize>,
     /// Stored and acknowledged.
     pub(super) checkpoint: Position,
+    /// The furthest it ever was: what an operator moves back stays told to the source, and the log
+    /// has it.
+    pub(super) checkpoint_max: Position,
     /// Asked to be stored.
     pub(super) attempted: Position,
     /// A move that could not be stored for sure: the next start may find it.
@@ -91,6 +94,7 @@ impl Judged {
             refused: HashSet::new(),
             discarded: HashSet::new(),
             checkpoint: Position::ZERO,
+            checkpoint_max: Position::ZERO,
             attempted: Position::ZERO,
             maybe_moved: None,
             done: 0,
@@ -115,6 +119,12 @@ impl Judged {
             self.done += 1;
         }
         self.done
+    }
+
+    /// The checkpoint is stored, found or moved there.
+    pub(super) fn checkpointed(&mut self, position: Position) {
+        self.checkpoint = position;
+        self.checkpoint_max = self.checkpoint_max.max(position);
     }
 
     /// The first event of a chain before `index` that should have been delivered and was not.

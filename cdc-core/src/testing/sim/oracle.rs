@@ -254,7 +254,7 @@ impl Oracle {
     /// A checkpoint is stored.
     pub fn stored(&self, emitter: &str, position: Position) {
         if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
-            judged.checkpoint = position;
+            judged.checkpointed(position);
         }
     }
 
@@ -270,7 +270,7 @@ impl Oracle {
     /// An operator moved an emitter's checkpoint.
     pub fn moved(&self, emitter: &str, position: Position) {
         if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
-            judged.checkpoint = position;
+            judged.checkpointed(position);
             judged.attempted = position;
             judged.reset = true;
             judged.began = None;
@@ -302,7 +302,7 @@ impl Oracle {
                     "{emitter}: checkpoint {position} is found, which nobody stored"
                 ));
             }
-            judged.checkpoint = position;
+            judged.checkpointed(position);
             judged.began = Some(position);
             judged.furthest = 0;
             judged.replay = None;
@@ -476,7 +476,7 @@ impl Oracle {
                 } else {
                     let covered = inner
                         .events
-                        .partition_point(|known| known.event.position <= judged.checkpoint);
+                        .partition_point(|known| known.event.position <= judged.checkpoint_max);
                     (covered, "checkpointed")
                 };
                 if let Some(known) = inner.events.get(open)
