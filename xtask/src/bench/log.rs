@@ -105,7 +105,7 @@ pub(crate) fn instructions(write: bool) -> Result<Value> {
         "CARGO_TARGET_DIR",
         crate::root().join("target/instructions"),
     );
-    let example = example_by(cargo, "cdc-wal", "throughput")?;
+    let example = example_by(cargo, "cdc-wal", "throughput", &[])?;
     let dir = crate::guard::TempDir::new("instructions")?;
     let mut counts = Map::new();
     for what in COUNTED {

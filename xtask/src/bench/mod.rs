@@ -126,7 +126,11 @@ fn example(package: &str, name: &str) -> Result<PathBuf> {
 
 /// The same, with features.
 fn example_with(package: &str, name: &str, features: &[&str]) -> Result<PathBuf> {
-    let mut build = Command::new("cargo");
+    example_by(Command::new("cargo"), package, name, features)
+}
+
+/// The same, with this cargo.
+fn example_by(mut build: Command, package: &str, name: &str, features: &[&str]) -> Result<PathBuf> {
     build
         .args(["build", "--quiet", "--release", "--package", package])
         .arg(format!("--features={}", features.join(",")))
