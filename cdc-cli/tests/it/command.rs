@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::tool::{Tool, snapshot};
 
 /// The block of the product page, to the letter.
-const PAGE: &str = r#"[cdc]
+pub(crate) const PAGE: &str = r#"[cdc]
 # Emitter type: "queue" | "webhook" | "file" | "custom"
 emitter = "queue"
 # Queue capacity (in-memory, backpressure applied)

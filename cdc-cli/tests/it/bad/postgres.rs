@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use cdc_core::SourceError;
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
 
-use super::shop::{Running, delivered, file_config, lines, refused, until};
+use super::shop::{Running, delivered, file_config, ids, lines, refused, until};
+use crate::command::PAGE;
 use crate::tool::Tool;
 
 fn server() -> PostgresConfig {
@@ -188,6 +189,45 @@ impl Db {
             &format!("DROP DATABASE {} WITH (FORCE)", self.config.database),
         );
     }
+}
+
+/// The block of the product page and a source: events on standard output, nothing else.
+#[test]
+fn the_page_and_a_source_are_enough() {
+    let db = Db::new("page");
+    db.tool.write("cdc.toml", PAGE);
+    let password = db.config.password.clone().unwrap_or_default();
+    let source = url(&db.config, &db.config.user, &password);
+    let name = &db.config.slot;
+    let slot = format!("postgres.slot={name}");
+    let publication = format!("postgres.publication={name}");
+    let arguments = [
+        "-q",
+        "run",
+        "--once",
+        "--source",
+        &source,
+        // Where other tests do not look.
+        "--set",
+        "dlq_path=dlq",
+        "--set",
+        "state_path=state",
+        "--set",
+        &slot,
+        "--set",
+        &publication,
+    ];
+    assert_eq!(db.tool.answer(&arguments), "");
+    sql(
+        &db.config,
+        "CREATE SCHEMA other; CREATE TABLE other.t (id int8 PRIMARY KEY); INSERT INTO other.t VALUES (77)",
+    );
+    sql(
+        &db.config,
+        "INSERT INTO public.t VALUES (1), (2); UPDATE public.t SET id = 3 WHERE id = 2",
+    );
+    assert_eq!(ids(&db.tool.answer(&arguments)), [1, 2, 3]);
+    assert_eq!(db.tool.answer(&arguments), "");
 }
 
 #[test]
