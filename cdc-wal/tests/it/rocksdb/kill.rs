@@ -23,7 +23,7 @@ fn asked() -> (u64, u64) {
         asked.map_or(otherwise, |text| text.parse().expect("a number"))
     };
     (
-        number("CDC_ROCKSDB_KILLS", 4),
+        number("CDC_ROCKSDB_KILLS", 1),
         number("CDC_ROCKSDB_SEED", 1),
     )
 }
