@@ -211,3 +211,12 @@ fn there_is_no_colour_in_a_pipe() {
     let run = Tool::with_config("[cdc]\nx = 1\n").run(&["validate"]);
     assert!(!run.err.contains('\x1b'), "{:?}", run.err);
 }
+
+/// `cargo run -p cdc-cli` of the README asks nobody which binary is meant.
+#[test]
+fn cargo_runs_the_tool_and_no_other_binary() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    assert_eq!(manifest["package"]["default-run"].as_str(), Some("cdc-cli"));
+}
