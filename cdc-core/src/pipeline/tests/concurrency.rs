@@ -1,5 +1,7 @@
 //! Lanes with several requests in flight, against a destination in virtual time.
 
+mod dead_keys;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::prelude::*;
@@ -381,106 +383,6 @@ async fn a_full_window_is_backpressure() {
     };
     let ((), end) = tokio::join!(look, bench.watched(lane));
     end.unwrap();
-}
-
-/// Ten thousand rows, one in a hundred poison, eight workers.
-#[tokio::test(start_paused = true)]
-async fn poison_rows_wait_alone_and_redrive_gives_their_history_in_order() {
-    let rows = 10_000;
-    let poison: HashSet<i64> = (0..rows).filter(|id| id % 100 == 50).collect();
-    let clean = Bench::new(Server::with(|_| {}), 8);
-    push(&clean, spread(100, 1000, rows));
-    let begun = tokio::time::Instant::now();
-    clean.finish().await.unwrap();
-    let undisturbed = begun.elapsed();
-
-    let bench = Bench::new(Server::with(|s| s.poison.clone_from(&poison)), 8);
-    let all = push(&bench, spread(100, 1000, rows));
-    let begun = tokio::time::Instant::now();
-    bench.finish().await.unwrap();
-    let disturbed = begun.elapsed();
-    let expected: Vec<_> = all
-        .iter()
-        .filter(|(id, _)| !poison.contains(id))
-        .map(|e| e.1)
-        .collect();
-    assert_eq!(sorted(bench.server.positions()), expected);
-    assert!(bench.server.by_row().values().all(|row| is_ascending(row)));
-    assert_eq!(bench.rig.letters(LetterState::Pending).len(), 100);
-    assert_eq!(bench.rig.letters(LetterState::Parked).len(), 100 * 9);
-    assert_eq!(bench.rig.stored(), Position::end_of(Lsn(100)));
-    println!("undisturbed {undisturbed:?}, with poison {disturbed:?}");
-
-    // The receiver is mended.
-    bench.server.state().poison.clear();
-    let bench = Bench {
-        rig: Rig {
-            log: MemoryLog::new(),
-            metrics: Arc::default(),
-            ..bench.rig
-        },
-        ..bench
-    };
-    let (trigger, shutdown) = Shutdown::new();
-    let (lane, control) = bench.lane(&shutdown);
-    let orders = async {
-        let report = control.redrive(RedriveRequest::default()).await.unwrap();
-        bench.rig.log.push(EventBatch::new(
-            source(),
-            vec![insert(101, 0, 50), insert(101, 1, 51)],
-            Position::end_of(Lsn(101)),
-        ));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        trigger.trigger();
-        report
-    };
-    let (report, end) = tokio::join!(orders, bench.watched(lane));
-    end.unwrap();
-    assert_eq!((report.delivered, report.failed), (1000, 0));
-    let rows = bench.server.by_row();
-    assert!(rows.values().all(|row| is_ascending(row)), "in order, once");
-    assert_eq!(rows[&50].len(), 11);
-    assert_eq!(
-        bench.server.positions().len(),
-        all.len() + 2,
-        "the full history of every row"
-    );
-}
-
-/// When the keys that fail are known, they cost the others next to nothing: what comes of them is
-/// parked without being sent, and stored as groups. Twice as long a stream takes as many more
-/// requests, and as much more time, as without poison; counted, not timed.
-#[tokio::test(start_paused = true)]
-async fn rows_that_are_known_to_fail_cost_the_others_nothing_more() {
-    let rows = 2_000;
-    let mut cost = Vec::new();
-    for poisoned in [false, true] {
-        for commits in [100, 200] {
-            let server = Server::with(|s| {
-                if poisoned {
-                    s.poison = (0..rows).filter(|id| id % 100 == 50).collect();
-                }
-            });
-            let mut bench = Bench::new(server, 8);
-            bench.window_max = 4096;
-            push(&bench, spread(commits, 500, rows));
-            let begun = tokio::time::Instant::now();
-            bench.finish().await.unwrap();
-            let appends = bench.rig.dlq.lock().unwrap().appends;
-            let requests = bench.server.state().requests;
-            cost.push((begun.elapsed(), requests, appends));
-        }
-    }
-    let more = |of: [usize; 2]| {
-        let [from, to] = of.map(|at| cost[at]);
-        (to.0 - from.0, to.1 - from.1, to.2 - from.2)
-    };
-    let (clean, poison) = (more([0, 1]), more([2, 3]));
-    println!("a hundred transactions more: {clean:?}, with poison {poison:?}");
-    assert!(poison.0 <= clean.0.mul_f64(1.05), "{poison:?} {clean:?}");
-    assert!(poison.1 * 100 <= clean.1 * 105, "{poison:?} {clean:?}");
-    // A thousand more letters in a second of virtual time.
-    assert!(poison.2 <= 20, "{poison:?}: a sync a letter");
 }
 
 /// An update that moves a row from one key to another.
