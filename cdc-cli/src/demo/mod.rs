@@ -4,6 +4,7 @@
 //! is a real HTTP server on loopback, and the counts at the end are taken at the destinations.
 
 pub(crate) mod beside;
+mod configuration;
 pub(crate) mod embedded;
 mod narrator;
 mod receiver;

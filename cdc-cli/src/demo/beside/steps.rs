@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::application::Application;
 use super::tool::{Pipeline, Tool};
+use crate::demo::configuration::configuration;
 use crate::demo::narrator::{Narrator, wait};
 use crate::demo::receiver::Receiver;
 use crate::exit::Exit;
@@ -81,7 +82,8 @@ pub(crate) fn play(
     let address = receiver
         .start()
         .map_err(|cause| io_error("start the receiver", cause))?;
-    let toml = configuration(dir, &address.to_string());
+    let source = format!("sqlite:{}/shop.db", dir.display());
+    let toml = configuration(dir, &source, "orders", &address.to_string());
     std::fs::write(dir.join("cdc.toml"), &toml)
         .map_err(|cause| io_error("write cdc.toml", cause))?;
     let tool = Tool::new(dir)?;
@@ -246,32 +248,6 @@ fn running(pipeline: &mut Pipeline, dir: &Path) -> Result<(), CliError> {
             said.trim_end()
         ),
     ))
-}
-
-fn configuration(dir: &Path, address: &str) -> String {
-    let dir = dir.display();
-    format!(
-        r#"[cdc]
-source = "sqlite:{dir}/shop.db"
-state_path = "{dir}/state"
-dlq_path = "{dir}/dlq"
-
-[[cdc.emitters]]
-name = "archive"
-emitter = "file"
-[cdc.emitters.file]
-path = "{dir}/archive"
-
-[[cdc.emitters]]
-name = "orders"
-emitter = "webhook"
-tables = ["orders"]
-[[cdc.emitters.transforms]]
-mask = {{ columns = ["card"], with = "last4" }}
-[cdc.emitters.webhook]
-url = "http://{address}/orders"
-"#
-    )
 }
 
 /// Lines of the file emitter's files, and how many different events they hold.

@@ -16,6 +16,7 @@ use crate::assemble::lanes::{self, Range, Shared, Started};
 use crate::assemble::state::State;
 use crate::assemble::{dead_letters, runner};
 use crate::config::{self, Config, Environment, Layers};
+use crate::demo::configuration::configuration;
 use crate::demo::narrator::{Narrator, wait};
 use crate::demo::receiver::Receiver;
 use crate::exit::Exit;
@@ -42,7 +43,8 @@ pub(crate) fn play(dir: &Path, narrator: &Narrator) -> Result<Exit, CliError> {
     let failed = |what: &'static str| move |cause| io_error(what, cause);
     let receiver = Arc::new(Receiver::default());
     let address = receiver.start().map_err(failed("start the receiver"))?;
-    let toml = configuration(dir, &address.to_string());
+    let source = format!("wal:{}/wal", dir.display());
+    let toml = configuration(dir, &source, "shop.orders", &address.to_string());
     std::fs::write(dir.join("cdc.toml"), &toml).map_err(failed("write cdc.toml"))?;
     let config = config::load(&Layers {
         file: Some(dir.join("cdc.toml")),
@@ -175,32 +177,6 @@ pub(crate) fn play(dir: &Path, narrator: &Narrator) -> Result<Exit, CliError> {
 
     narrator.step(6, "The counts add up")?;
     finish(dir, &store, &receiver, &history, narrator)
-}
-
-fn configuration(dir: &Path, address: &str) -> String {
-    let dir = dir.display();
-    format!(
-        r#"[cdc]
-source = "wal:{dir}/wal"
-state_path = "{dir}/state"
-dlq_path = "{dir}/dlq"
-
-[[cdc.emitters]]
-name = "archive"
-emitter = "file"
-[cdc.emitters.file]
-path = "{dir}/archive"
-
-[[cdc.emitters]]
-name = "orders"
-emitter = "webhook"
-tables = ["shop.orders"]
-[[cdc.emitters.transforms]]
-mask = {{ columns = ["card"], with = "last4" }}
-[cdc.emitters.webhook]
-url = "http://{address}/orders"
-"#
-    )
 }
 
 fn start(config: &Config, log: &Log) -> Result<Running, CliError> {
