@@ -48,9 +48,26 @@ impl EventId {
     /// The text form.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut text = [b'-'; Self::LEN];
+        text[..Self::COMMIT_LEN].copy_from_slice(&self.commit_bytes());
+        text[Self::COMMIT_LEN..].copy_from_slice(&self.ordinal_bytes());
+        text
+    }
+
+    /// Length of the part that all events of a commit share.
+    pub(crate) const COMMIT_LEN: usize = 34;
+
+    /// The part of the text form that all events of a commit share.
+    pub(crate) fn commit_bytes(self) -> [u8; Self::COMMIT_LEN] {
+        let mut text = [b'-'; Self::COMMIT_LEN];
         hex(self.source.to_be_bytes(), &mut text[..16]);
         hex(self.position.commit.0.to_be_bytes(), &mut text[17..33]);
-        hex(self.position.ordinal.to_be_bytes(), &mut text[34..]);
+        text
+    }
+
+    /// The rest of the text form.
+    pub(crate) fn ordinal_bytes(self) -> [u8; Self::LEN - Self::COMMIT_LEN] {
+        let mut text = [0; Self::LEN - Self::COMMIT_LEN];
+        hex(self.position.ordinal.to_be_bytes(), &mut text);
         text
     }
 }

@@ -27,6 +27,16 @@ pub trait Journal: Send {
     /// As for [`append`](Self::append).
     fn flush(&mut self) -> Result<Position, SourceError>;
 
+    /// Gives the position up to which everything is durable by now, and begins to make the rest durable
+    /// without waiting for it, so that a slow sync does not hold up the source. Called again and again;
+    /// [`flush`](Self::flush) when everything must be. A journal that cannot do two things at once waits.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append); of a sync that was begun at an earlier call, too.
+    fn flush_beside(&mut self) -> Result<Position, SourceError> {
+        self.flush()
+    }
+
     /// Tells up to where every emitter is done; what is older may be removed, as retention allows.
     ///
     /// # Errors

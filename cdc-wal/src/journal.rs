@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use cdc_core::storage::{StdStorage, Storage};
 use cdc_core::{
@@ -71,6 +72,16 @@ impl JournalConfig {
 pub struct FileJournal {
     log: Log,
     partial: Option<Partial>,
+    /// Everything up to here is known to be durable.
+    durable: Position,
+    flushing: Option<Flushing>,
+}
+
+/// A sync on a thread of its own, and what is durable when it is done.
+#[derive(Debug)]
+struct Flushing {
+    end: Position,
+    thread: JoinHandle<Result<(), LogError>>,
 }
 
 /// A transaction whose events have come in part.
@@ -106,7 +117,12 @@ impl FileJournal {
             // Nothing is trimmed before the pipeline has said what is done.
             log.register_cursor(PIPELINE_CURSOR, log.oldest()?)?;
         }
-        Ok(Self { log, partial: None })
+        Ok(Self {
+            log,
+            partial: None,
+            durable: Position::ZERO,
+            flushing: None,
+        })
     }
 
     /// The log underneath: tails, cursors, retention.
@@ -185,6 +201,16 @@ impl FileJournal {
     }
 }
 
+/// A sync under way ends first: its thread has the directory locked as long as it runs.
+impl Drop for FileJournal {
+    fn drop(&mut self) {
+        if let Some(flushing) = self.flushing.take() {
+            // Whether it worked is of no use to anybody now: what it did is found at the next opening.
+            drop(flushing.thread.join());
+        }
+    }
+}
+
 impl Journal for FileJournal {
     fn append(&mut self, batch: &EventBatch) -> Result<(), SourceError> {
         if batch.source().lineage != self.log.source().lineage {
@@ -227,7 +253,34 @@ impl Journal for FileJournal {
     fn flush(&mut self) -> Result<Position, SourceError> {
         let end = self.log.end();
         self.log.flush()?;
+        self.durable = end;
         Ok(end)
+    }
+
+    fn flush_beside(&mut self) -> Result<Position, SourceError> {
+        if !self.log.has_background() {
+            return self.flush();
+        }
+        if let Some(flushing) = self.flushing.take_if(|f| f.thread.is_finished()) {
+            // A panic while syncing leaves the log dead or as it was; the next sync tells.
+            if let Ok(result) = flushing.thread.join() {
+                result?;
+                self.durable = self.durable.max(flushing.end);
+            }
+        }
+        let end = self.log.end();
+        if self.flushing.is_none() && end > self.durable {
+            let log = self.log.clone();
+            let begun = std::thread::Builder::new()
+                .name("cdc-journal-sync".to_owned())
+                .spawn(move || log.flush().map(drop));
+            match begun {
+                Ok(thread) => self.flushing = Some(Flushing { end, thread }),
+                // No thread to be had: then it takes this one.
+                Err(_) => return self.flush(),
+            }
+        }
+        Ok(self.durable)
     }
 
     fn confirm(&mut self, up_to: Position) -> Result<(), SourceError> {

@@ -4,7 +4,7 @@ use super::image::{self, Missing};
 use super::spelled::{self, Spelled};
 use super::value::{self, Object, Spelling};
 use super::{EncodeError, text};
-use crate::{Cause, ChangeEvent, EventId, Image, Position, SourceInfo};
+use crate::{Cause, ChangeEvent, EventId, Image, Lsn, Position, SourceInfo};
 
 /// Room reserved for the members around the images; a longer event only grows the buffer.
 const MEMBERS_LEN: usize = 512;
@@ -30,10 +30,14 @@ fn members(
 ) -> Result<(), EncodeError> {
     out.reserve(MEMBERS_LEN + 2 * event.encoded_len());
     let relation = &*event.relation;
+    let id = EventId::new(&source.lineage, event.position);
+    let commit = spelled.commit(id);
     out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&EventId::new(&source.lineage, event.position).to_bytes());
+    out.extend_from_slice(commit.id());
+    out.extend_from_slice(&id.ordinal_bytes());
     out.extend_from_slice(b"\",\"position\":\"");
-    position(out, event.position);
+    out.extend_from_slice(commit.position());
+    ordinal(out, event.position);
     out.extend_from_slice(b"\",\"op\":\"");
     out.extend_from_slice(event.op.name().as_bytes());
     if event.cause != Cause::Client {
@@ -113,14 +117,18 @@ fn images(
     Ok(())
 }
 
-/// Appends a position as it prints itself.
-pub(super) fn position(out: &mut Vec<u8>, position: Position) {
-    let lsn = position.commit.0;
+/// Appends what a position begins with as it prints itself, the colon included.
+pub(super) fn commit(out: &mut Vec<u8>, commit: Lsn) {
+    let lsn = commit.0;
     let [high, low] = [lsn >> 32, lsn & 0xffff_ffff].map(|n| u32::try_from(n).unwrap_or_default());
     text::hex_upper(out, high);
     out.push(b'/');
     text::hex_upper(out, low);
     out.push(b':');
+}
+
+/// Appends what a position ends with.
+fn ordinal(out: &mut Vec<u8>, position: Position) {
     if position.is_transaction_end() {
         out.extend_from_slice(b"end");
     } else {

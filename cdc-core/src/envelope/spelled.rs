@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{text, time};
-use crate::{Relation, SourceInfo};
+use super::{json, text, time};
+use crate::{EventId, Lsn, Relation, SourceInfo};
 
 /// Relations a thread remembers; a stream that alternates between more spells some again.
 const SLOTS: usize = 16;
@@ -29,6 +29,50 @@ pub(super) struct Spelled {
     ends: Vec<usize>,
     /// A commit's time and its text: a transaction's events say it again and again.
     time: Cell<Option<(i64, [u8; time::COMMIT_LEN])>>,
+    /// A commit's part of ids and positions, likewise.
+    commit: Cell<Option<CommitText>>,
+}
+
+/// What the id and the position of a commit's events begin with.
+#[derive(Clone, Copy)]
+pub(super) struct CommitText {
+    source: u64,
+    commit: Lsn,
+    id: [u8; EventId::COMMIT_LEN],
+    /// As it is printed, with the colon; filled up.
+    position: [u8; Self::POSITION_LEN],
+    position_len: u8,
+}
+
+impl CommitText {
+    /// `FFFFFFFF/FFFFFFFF:`.
+    const POSITION_LEN: usize = 18;
+
+    fn new(id: EventId) -> Self {
+        let commit = id.position().commit;
+        let mut text = Vec::with_capacity(Self::POSITION_LEN);
+        json::commit(&mut text, commit);
+        let mut position = [0; Self::POSITION_LEN];
+        for (to, from) in position.iter_mut().zip(&text) {
+            *to = *from;
+        }
+        Self {
+            source: id.source(),
+            commit,
+            id: id.commit_bytes(),
+            position,
+            position_len: u8::try_from(text.len()).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    pub(super) fn position(&self) -> &[u8] {
+        let length = usize::from(self.position_len);
+        self.position.get(..length).unwrap_or_default()
+    }
 }
 
 /// One name among the spelled ones.
@@ -72,6 +116,7 @@ impl Spelled {
             members,
             ends,
             time: Cell::new(None),
+            commit: Cell::new(None),
         }
     }
 
@@ -95,6 +140,21 @@ impl Spelled {
             from = end;
             member
         })
+    }
+
+    /// The commit's part of an id and its position.
+    #[inline]
+    pub(super) fn commit(&self, id: EventId) -> CommitText {
+        match self.commit.get() {
+            Some(known) if known.commit == id.position().commit && known.source == id.source() => {
+                known
+            }
+            _ => {
+                let text = CommitText::new(id);
+                self.commit.set(Some(text));
+                text
+            }
+        }
     }
 
     /// Appends the time of a commit.
@@ -181,6 +241,26 @@ mod tests {
                         assert!(line.contains(&part), "{line} lacks {part}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Commits and sources in turns, of one relation: every document says its own id and position.
+    #[test]
+    fn no_document_has_another_commits_id_or_position() {
+        let mut event = testing::insert(1, 0, 7);
+        for (commit, ordinal) in [(1, 0), (1, 1), (0x1_0000_0abc, 1), (u64::MAX, 77), (1, 2)] {
+            for first in [0x5a, 0x5b] {
+                let mut source = SourceInfo::clone(&testing::source());
+                source.lineage.source_id[0] = first;
+                event.position = crate::Position::new(Lsn(commit), ordinal);
+                let id = EventId::new(&source.lineage, event.position);
+                let begin = format!("{{\"id\":\"{id}\",\"position\":\"{}\",", event.position);
+                let line = line(&source, &event);
+                assert!(
+                    line.starts_with(&begin),
+                    "{line} does not begin with {begin}"
+                );
             }
         }
     }

@@ -26,7 +26,8 @@ pub struct CaptureConfig {
     pub confirm: ConfirmPolicy,
     /// Size of what is taken from the source at once.
     pub limit: BatchLimit,
-    /// How often the journal is made durable; default 200 ms.
+    /// How often a sync of the journal begins; default 200 ms. What it made durable is noticed at the
+    /// next one.
     pub flush_interval: Duration,
 }
 
@@ -136,7 +137,11 @@ impl<S: WalSource, J: Journal> Capture<S, J> {
             let done = *minimum.borrow_and_update();
             if finished || self.clock.elapsed() >= due {
                 let before = flushed;
-                flushed = self.journal.flush()?;
+                flushed = if finished {
+                    self.journal.flush()?
+                } else {
+                    self.journal.flush_beside()?
+                };
                 if flushed > before {
                     crash::point("journaled");
                 }

@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
     #[inline]
     fn text(&mut self) -> Result<&'a str, RowError> {
         let bytes = self.sized()?;
-        std::str::from_utf8(bytes).map_err(|_| self.error("text is not UTF-8"))
+        simdutf8::basic::from_utf8(bytes).map_err(|_| self.error("text is not UTF-8"))
     }
 
     /// A nested body: `byte length u32 | count u32 | items`.

@@ -4,6 +4,9 @@ pub mod conformance;
 pub mod fakes;
 pub mod sim;
 pub mod sim_storage;
+mod syncs_disk;
+
+pub use syncs_disk::{Syncs, SyncsDisk};
 
 use std::sync::Arc;
 

@@ -195,6 +195,11 @@ impl Log {
         Transaction::new(self.handle.clone(), id)
     }
 
+    /// True if the log has threads of its own.
+    pub(crate) fn has_background(&self) -> bool {
+        self.shared().config.background
+    }
+
     /// Makes everything appended so far durable and gives the end of it.
     ///
     /// # Errors

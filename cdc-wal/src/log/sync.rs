@@ -160,6 +160,12 @@ impl Shared {
     }
 
     fn execute(&self, job: &Job) -> Result<(), LogError> {
+        self.hand_over(job)?;
+        self.complete(job)
+    }
+
+    /// Hands a job's bytes to the operating system.
+    fn hand_over(&self, job: &Job) -> Result<(), LogError> {
         let segment = &job.segment;
         if !job.bytes.is_empty() {
             segment
@@ -168,6 +174,12 @@ impl Shared {
                 .map_err(|cause| LogError::io("write the log segment", &segment.path, cause))?;
             cdc_core::crash::point("log-written");
         }
+        Ok(())
+    }
+
+    /// Syncs what was put, if the job asks for it, and tells other processes.
+    fn complete(&self, job: &Job) -> Result<(), LogError> {
+        let segment = &job.segment;
         if job.sync {
             for segment in job.unsynced.iter().chain([segment]) {
                 segment
@@ -302,8 +314,16 @@ impl Shared {
             }
             let mut job = Self::begin(&mut state, true);
             drop(state);
+            let mut before: Option<Told> = None;
             loop {
-                let result = self.execute(&job);
+                let handed = self.hand_over(&job);
+                // Those who committed are woken while the disk works: woken before the bytes were handed
+                // over they would take the processor for their next transactions, and the disk
+                // would wait.
+                if let Some(told) = before.take() {
+                    self.announce_guarded(&told);
+                }
+                let result = handed.and_then(|()| self.complete(&job));
                 state = self.lock();
                 // Whoever waits finds the log dead.
                 let Ok(more) = self.end(&mut state, &job, result) else {
@@ -315,11 +335,12 @@ impl Shared {
                     job = Self::begin(&mut state, true);
                 }
                 drop(state);
-                self.announce_guarded(&told);
                 if !again {
+                    self.announce_guarded(&told);
                     state = self.lock();
                     break;
                 }
+                before = Some(told);
             }
         }
     }

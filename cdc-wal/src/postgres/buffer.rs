@@ -12,10 +12,13 @@ pub(crate) struct Frame {
     pub(crate) len: usize,
 }
 
-/// Where the whole messages end, and where the body of the last of them begins.
-struct WholeEnd {
+/// How far whole messages were found: where they end, where the body of the last of them begins, and
+/// how many there are. Kept up as bytes arrive, so that none is looked at twice.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whole {
     end: usize,
     last_body: usize,
+    count: usize,
 }
 
 /// Bytes received and not consumed yet. Grows to hold one large message, by doubling as its bytes
@@ -25,6 +28,7 @@ pub(crate) struct FrameBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    whole: Whole,
 }
 
 impl FrameBuffer {
@@ -38,6 +42,7 @@ impl FrameBuffer {
             bytes: vec![0; Self::CAPACITY],
             start: 0,
             end: 0,
+            whole: Whole::default(),
         }
     }
 
@@ -79,11 +84,14 @@ impl FrameBuffer {
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            self.whole = Whole::default();
             if self.bytes.len() > Self::CAPACITY {
                 self.bytes = vec![0; Self::CAPACITY];
             }
         } else if self.start > 0 && self.bytes.len() - self.end < Self::CAPACITY / 2 {
             self.bytes.copy_within(self.start..self.end, 0);
+            self.whole.end -= self.start;
+            self.whole.last_body = self.whole.last_body.saturating_sub(self.start);
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.end == self.bytes.len() {
@@ -95,6 +103,12 @@ impl FrameBuffer {
     /// Takes note of bytes received into [`FrameBuffer::space`].
     pub(crate) fn received(&mut self, count: usize) {
         self.end = (self.end + count).min(self.bytes.len());
+        self.find_whole();
+    }
+
+    /// Whole messages found since the buffer was begun.
+    pub(crate) const fn messages(&self) -> usize {
+        self.whole.count
     }
 
     /// Moves the whole messages out, keeping a message cut off at the end in `next`, which takes
@@ -102,12 +116,12 @@ impl FrameBuffer {
     ///
     /// A length that makes no sense counts as whole: its reader finds it by [`FrameBuffer::peek`].
     pub(crate) fn split_whole(&mut self, mut next: Self) -> Option<Self> {
-        let whole = self.whole_end();
-        if whole.end == self.start {
+        let end = self.whole.end;
+        if end == self.start {
             return None;
         }
-        let tail = self.bytes.get(whole.end..self.end).unwrap_or_default();
-        (next.start, next.end) = (0, 0);
+        let tail = self.bytes.get(end..self.end).unwrap_or_default();
+        (next.start, next.end, next.whole) = (0, 0, Whole::default());
         while next.bytes.len() < tail.len() {
             next.bytes.resize(next.bytes.len() * 2, 0);
         }
@@ -115,15 +129,16 @@ impl FrameBuffer {
             space.copy_from_slice(tail);
             next.end = tail.len();
         }
-        self.end = whole.end;
+        self.end = end;
         Some(std::mem::replace(self, next))
     }
 
     /// True if the last bytes are those of a whole commit or keepalive.
     pub(crate) fn ends_between_transactions(&self) -> bool {
-        let whole = self.whole_end();
+        let whole = self.whole;
         let body = self.bytes.get(whole.last_body..whole.end);
         whole.end == self.end
+            && whole.end > self.start
             && match body {
                 // CopyData, XLogData (25 bytes), Commit.
                 Some(body) => match body.first() {
@@ -135,16 +150,15 @@ impl FrameBuffer {
             }
     }
 
-    fn whole_end(&self) -> WholeEnd {
-        let mut whole = WholeEnd {
-            end: self.start,
-            last_body: self.start,
-        };
-        let at = |n: usize| -> Option<usize> {
-            let length = self.bytes.get(n + 1..self.end.min(n + 5))?;
-            Some(u32::from_be_bytes(length.try_into().ok()?) as usize)
-        };
-        while let Some(length) = at(whole.end) {
+    /// Looks at the bytes behind the whole messages known so far.
+    fn find_whole(&mut self) {
+        let whole = &mut self.whole;
+        let held = self.bytes.get(..self.end).unwrap_or_default();
+        while let Some(length) = held
+            .get(whole.end + 1..)
+            .and_then(|rest| rest.first_chunk::<4>())
+        {
+            let length = u32::from_be_bytes(*length) as usize;
             if !(4..=Self::MESSAGE_MAX).contains(&length) {
                 whole.end = self.end;
                 break;
@@ -154,8 +168,8 @@ impl FrameBuffer {
             }
             whole.last_body = whole.end + 5;
             whole.end += length + 1;
+            whole.count += 1;
         }
-        whole
     }
 
     /// Bytes that are received and not consumed.

@@ -1,10 +1,10 @@
 //! The thread that owns a connection: it connects, reads, and lets the feedback task run.
 //!
 //! A thread of its own, with a runtime of its own, for two reasons. The server hears from us
-//! however busy or blocked the application's runtime is. And reading can pause for half a
-//! millisecond without being woken up for every message that arrives meanwhile: the server writes
+//! however busy or blocked the application's runtime is. And reading can pause
+//! without being woken up for every message that arrives meanwhile: the server writes
 //! one packet a message, and a shared event loop would wake up for each, which costs more than
-//! decoding them.
+//! decoding them. How long it pauses is said in `pace.rs`.
 
 use std::io;
 use std::sync::Arc;
@@ -22,16 +22,11 @@ use super::config::PostgresConfig;
 use super::connection::Stream;
 use super::error::broken;
 use super::feedback::{Feedback, Progress};
+use super::pace::Pace;
 use super::setup::{self, Started};
 
 /// Filled buffers that may wait for the consumer. Each is 256 KiB, or one larger message.
 const CHUNKS: usize = 2;
-/// A read that gave less than this took nearly all there was.
-const READ_SHORT: usize = 32 << 10;
-/// A read after a pause that gives less than this means that little is going on.
-const READ_TRICKLE: usize = 8 << 10;
-/// The pause after a short read while data flow.
-const PAUSE: Duration = Duration::from_micros(500);
 /// Data that were waited for this long do not flow: they are passed on at once.
 const QUIET: Duration = Duration::from_millis(1);
 /// Longest time bytes are collected before they are passed on.
@@ -167,6 +162,7 @@ async fn pump(
         // The server is asked to answer every status update: three without are a dead connection.
         silence_max: (interval * 3).max(Duration::from_secs(30)),
         quiet: true,
+        pace: Pace::new(config.host.starts_with('/')),
     };
     loop {
         match reader.collect(config).await {
@@ -193,6 +189,7 @@ struct Reader {
     silence_max: Duration,
     /// Data had to be waited for, and the transaction they began with is not whole yet.
     quiet: bool,
+    pace: Pace,
 }
 
 impl Reader {
@@ -206,19 +203,21 @@ impl Reader {
         let mut count = count?;
         let first = Instant::now();
         self.quiet |= first - began >= QUIET;
-        self.quiet &= count < READ_SHORT;
+        self.quiet &= count < self.pace.short();
         while !self.quiet && self.buffer.len() < FILL_BYTES && first.elapsed() < FILL_TIME {
-            let paused = count < READ_SHORT;
+            let paused = count < self.pace.short();
             if paused {
                 // Blocks this thread, and with it the event loop: that is the point.
-                thread::sleep(PAUSE);
+                thread::sleep(self.pace.pause());
             }
+            let messages = self.buffer.messages();
             // Whatever is there now; nothing is an answer too.
             count = match timeout(Duration::ZERO, self.receive()).await {
                 Ok(count) => count?,
                 Err(_) => 0,
             };
-            if paused && count < READ_TRICKLE {
+            let came = self.buffer.messages().saturating_sub(messages);
+            if paused && !self.pace.after_pause(count, came) {
                 break;
             }
         }

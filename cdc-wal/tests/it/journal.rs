@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::testing::{source, transaction};
+use cdc_core::testing::{Syncs, SyncsDisk, source, transaction};
 use cdc_core::{BatchLimit, EventBatch, Journal, Lineage, Lsn, Position, SourceInfo, SourceKind};
 use cdc_wal::{FileJournal, JournalConfig, LogErrorKind, StartAt};
 
@@ -186,4 +186,62 @@ fn a_new_journal_says_where_its_stream_begins() {
         journal.append(&transaction(commit, 0, 2)).unwrap();
     }
     assert_eq!(events(&journal), transaction(110, 0, 2).events());
+}
+
+/// A journal on a disk whose syncs the test holds back.
+fn beside(disk: &SyncsDisk, dir: &std::path::Path) -> FileJournal {
+    let config = JournalConfig {
+        storage: Arc::new(disk.clone()),
+        ..JournalConfig::new(dir)
+    };
+    FileJournal::open(config, &source()).unwrap()
+}
+
+#[test]
+fn a_slow_sync_beside_holds_up_neither_the_source_nor_what_is_said_to_be_durable() {
+    let (disk, dir) = (SyncsDisk::new(), tempfile::tempdir().unwrap());
+    let mut journal = beside(&disk, dir.path());
+    let end = |commit| Position::end_of(Lsn(commit));
+    journal.append(&transaction(10, 0, 9)).unwrap();
+    disk.set(Syncs::Wait);
+    for commit in 2..50 {
+        // Begins the first time; a later call neither waits for it nor begins another.
+        assert_eq!(journal.flush_beside().unwrap(), Position::ZERO);
+        journal.append(&transaction(commit * 10, 0, 9)).unwrap();
+    }
+    disk.set(Syncs::Work);
+    // What the sync that waited stands for is only what was appended before it.
+    let mut durable = Position::ZERO;
+    while durable == Position::ZERO {
+        durable = journal.flush_beside().unwrap();
+        std::thread::yield_now();
+    }
+    assert_eq!(durable, end(10));
+    while journal.flush_beside().unwrap() < end(490) {
+        std::thread::yield_now();
+    }
+    assert_eq!(events(&journal).len(), 49 * 9);
+}
+
+#[test]
+fn a_sync_beside_that_fails_shows_at_a_later_call_and_nothing_is_said_to_be_durable() {
+    let (disk, dir) = (SyncsDisk::new(), tempfile::tempdir().unwrap());
+    let mut journal = beside(&disk, dir.path());
+    journal.append(&transaction(10, 0, 9)).unwrap();
+    disk.set(Syncs::Fail);
+    let error = loop {
+        match journal.flush_beside() {
+            Ok(durable) => assert_eq!(durable, Position::ZERO),
+            Err(error) => break error,
+        }
+        std::thread::yield_now();
+    };
+    assert!(error.to_string().contains("sync"), "{error}");
+    disk.set(Syncs::Work);
+    assert!(journal.append(&transaction(20, 0, 9)).is_err());
+    drop(journal);
+    let mut journal = beside(&disk, dir.path());
+    journal.append(&transaction(10, 0, 9)).unwrap();
+    assert_eq!(journal.flush().unwrap(), Position::end_of(Lsn(10)));
+    assert_eq!(events(&journal).len(), 9);
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::measure::{Cost, measure, median, number, warm_page_cache};
+use super::measure::{Ballast, Cost, measure, measure_with, median, number};
 use super::{Settings, Target, verdicts};
 use crate::error::Context;
 use crate::guard::TempDir;
@@ -192,11 +192,9 @@ fn catch_up_by(
     let (name, transport_name) = (backlog.name, transport.name());
     let mut theirs = Vec::new();
     let mut ours = Vec::new();
-    let scratch = TempDir::new("bench")?;
     for round in 0..rounds {
         // Who goes first changes, so that neither always finds the server's caches warm.
         for turn in 0..2 {
-            warm_page_cache(scratch.path(), events.saturating_mul(BYTES_OF_EVENT))?;
             if (round + turn) % 2 == 0 {
                 theirs.push(recvlogical(postgres, transport, end)?);
             } else {
@@ -330,7 +328,13 @@ fn capture(
             .args(["run", "--once", "-c"])
             .arg(&config)
             .current_dir(dir.path());
-        measure(&mut command, "cdc-cli run --once", &dir.join("log"))
+        let ballast = Ballast::new(events.saturating_mul(BYTES_OF_EVENT))?;
+        measure_with(
+            &mut command,
+            "cdc-cli run --once",
+            &dir.join("log"),
+            ballast,
+        )
     })?;
     let counted = count(&files, op)?;
     ensure!(

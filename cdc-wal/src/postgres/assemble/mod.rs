@@ -66,6 +66,8 @@ struct Open {
 #[derive(Debug)]
 pub(crate) struct Assembler {
     tables: HashMap<u32, Arc<Table>>,
+    /// The table of the last change: most changes are of the same one as the change before.
+    last_table: Option<(u32, Arc<Table>)>,
     prefixes: HashMap<String, Arc<Relation>>,
     scratch: Scratch,
     arena: Vec<u8>,
@@ -100,6 +102,7 @@ impl Assembler {
         };
         Self {
             tables: HashMap::new(),
+            last_table: None,
             prefixes: HashMap::new(),
             scratch: Scratch::default(),
             arena: Vec::new(),
@@ -121,6 +124,7 @@ impl Assembler {
         }
         self.held = false;
         self.tables.clear();
+        self.last_table = None;
         self.floor = self.floor.max(self.covered);
     }
 
@@ -148,6 +152,7 @@ impl Assembler {
 
     /// A table as described by the stream and completed from the catalog.
     pub(crate) fn define(&mut self, def: &OwnedDef, table: Table) {
+        self.last_table = None;
         // The same shape keeps its `Arc`, so that consumers may compare by pointer.
         if let Some(known) = self.tables.get(&def.oid)
             && *known.relation == *table.relation
@@ -263,13 +268,21 @@ impl Assembler {
         )))
     }
 
-    fn table(&self, oid: u32) -> Result<Arc<Table>, SourceError> {
+    #[inline]
+    fn table(&mut self, oid: u32) -> Result<Arc<Table>, SourceError> {
+        if let Some((last, table)) = &self.last_table
+            && *last == oid
+        {
+            return Ok(table.clone());
+        }
         let unknown = || {
             corrupt(format_args!(
                 "a change of relation {oid}, which was not described"
             ))
         };
-        self.tables.get(&oid).cloned().ok_or_else(unknown)
+        let table = self.tables.get(&oid).ok_or_else(unknown)?;
+        self.last_table = Some((oid, table.clone()));
+        Ok(table.clone())
     }
 
     fn row(
