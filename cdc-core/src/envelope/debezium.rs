@@ -150,7 +150,9 @@ fn row(
         _ => Missing::Placeholder,
     };
     match image.row() {
-        Some(row) => image::row(out, &event.relation, row, SPELLING, missing, spelled).map(|_| ()),
+        Some(row) => {
+            image::row(out, &event.relation, row, SPELLING, missing, spelled, None).map(|_| ())
+        }
         None => {
             out.extend_from_slice(b"null");
             Ok(())

@@ -1,6 +1,6 @@
 //! Rows and keys as JSON objects.
 
-use super::spelled::Spelled;
+use super::spelled::{Member, Spelled};
 use super::value::{self, DEBEZIUM_UNAVAILABLE, Object, Spelling};
 use super::{EncodeError, text};
 use crate::row::{RowError, RowImage, ValueRef};
@@ -39,7 +39,15 @@ pub(super) enum Missing {
     Placeholder,
 }
 
-/// Appends a row as an object, one member a column; gives how many columns were unavailable.
+/// One value of a row: where it ends there, and where its text is in the output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    row_end: usize,
+    text: (usize, usize),
+}
+
+/// Appends a row as an object, one member a column; gives how many columns were unavailable. Notes in
+/// `pieces`, if it is to, what [`row_like`] needs of it.
 #[inline]
 pub(super) fn row(
     out: &mut Vec<u8>,
@@ -48,6 +56,7 @@ pub(super) fn row(
     spelling: Spelling,
     missing: Missing,
     spelled: &Spelled,
+    mut pieces: Option<&mut Vec<Piece>>,
 ) -> Result<usize, EncodeError> {
     let mut unavailable = 0;
     let mut values = columns(relation, row)?;
@@ -55,20 +64,77 @@ pub(super) fn row(
     for member in spelled.members() {
         // The count was compared above, so the walk ends early only behind an error.
         let Some(next) = values.next() else { break };
-        match next.map_err(|cause| row_error(relation, cause))? {
-            ValueRef::Unavailable => {
-                unavailable += 1;
-                if missing == Missing::Placeholder {
-                    let out = object.spelled_member(member);
-                    out.extend_from_slice(DEBEZIUM_UNAVAILABLE);
-                }
-            }
-            next => value::value(object.spelled_member(member), next, spelling, 0)
-                .map_err(|cause| row_error(relation, cause))?,
+        let next = next.map_err(|cause| row_error(relation, cause))?;
+        let text = member_of(&mut object, relation, member, next, spelling, missing)?;
+        unavailable += usize::from(next == ValueRef::Unavailable);
+        if let Some(pieces) = &mut pieces {
+            pieces.push(Piece {
+                row_end: values.at(),
+                text,
+            });
         }
     }
     object.close();
     Ok(unavailable)
+}
+
+/// As [`row`], of a row that has much in common with one that was written before, of which `pieces` were
+/// noted: equal values are copied as they were spelled there, which takes a third of the time.
+pub(super) fn row_like(
+    out: &mut Vec<u8>,
+    relation: &Relation,
+    [row, before]: [&RowImage; 2],
+    spelling: Spelling,
+    missing: Missing,
+    spelled: &Spelled,
+    pieces: &[Piece],
+) -> Result<usize, EncodeError> {
+    let mut unavailable = 0;
+    let mut values = columns(relation, row)?;
+    let mut begin = columns(relation, before)?.at();
+    let mut object = Object::open(out);
+    for (member, piece) in spelled.members().zip(pieces) {
+        let mut whole = values.clone();
+        let Some(raw) = values.skip_raw() else { break };
+        let raw = raw.map_err(|cause| row_error(relation, cause))?;
+        let known = before.as_bytes().get(begin..piece.row_end);
+        begin = piece.row_end;
+        let (from, to) = piece.text;
+        if from < to && known == Some(raw) {
+            object.spelled_member(member).extend_from_within(from..to);
+            continue;
+        }
+        let Some(next) = whole.next() else { break };
+        let next = next.map_err(|cause| row_error(relation, cause))?;
+        member_of(&mut object, relation, member, next, spelling, missing)?;
+        unavailable += usize::from(next == ValueRef::Unavailable);
+    }
+    object.close();
+    Ok(unavailable)
+}
+
+/// Appends one member of a row's object; gives where its value's text is, which is nowhere if the
+/// source did not send the value.
+#[inline]
+fn member_of(
+    object: &mut Object<'_>,
+    relation: &Relation,
+    member: Member<'_>,
+    next: ValueRef<'_>,
+    spelling: Spelling,
+    missing: Missing,
+) -> Result<(usize, usize), EncodeError> {
+    if next == ValueRef::Unavailable {
+        if missing == Missing::Placeholder {
+            let out = object.spelled_member(member);
+            out.extend_from_slice(DEBEZIUM_UNAVAILABLE);
+        }
+        return Ok((0, 0));
+    }
+    let out = object.spelled_member(member);
+    let from = out.len();
+    value::value(out, next, spelling, 0).map_err(|cause| row_error(relation, cause))?;
+    Ok((from, out.len()))
 }
 
 /// Appends the names of the columns the row does not hold, as a list.

@@ -1,9 +1,10 @@
 //! Our JSON, version 1 (`docs/formats/envelope.md`).
 
-use super::image::{self, Missing};
+use super::image::{self, Missing, Piece};
 use super::spelled::{self, Spelled};
 use super::value::{self, Object, Spelling};
 use super::{EncodeError, text};
+use crate::row::RowImage;
 use crate::{Cause, ChangeEvent, EventId, Image, Lsn, Position, SourceInfo};
 
 /// Room reserved for the members around the images; a longer event only grows the buffer.
@@ -86,25 +87,49 @@ fn images(
     spelled: &Spelled,
 ) -> Result<(), EncodeError> {
     let relation = &*event.relation;
-    let write = |out: &mut Vec<u8>, image: &Image| match image.row() {
-        Some(row) => image::row(out, relation, row, spelling, Missing::Omit, spelled),
-        None => {
-            out.extend_from_slice(b"null");
-            Ok(0)
-        }
-    };
+    let (before, after) = (event.before.row(), event.after.row());
+    let write =
+        |out: &mut Vec<u8>, row: Option<&RowImage>, pieces: Option<&mut Vec<Piece>>| match row {
+            Some(row) => image::row(out, relation, row, spelling, Missing::Omit, spelled, pieces),
+            None => {
+                out.extend_from_slice(b"null");
+                Ok(0)
+            }
+        };
     out.extend_from_slice(b",\"before\":");
-    let before_missing = write(out, &event.before)?;
-    match event.before {
-        Image::Key(_) => out.extend_from_slice(b",\"before_image\":\"key\""),
-        // A row that calls itself full is still partial if a value is missing.
-        Image::Partial(_) | Image::Full(_) if before_missing > 0 => {
-            out.extend_from_slice(b",\"before_image\":\"partial\"");
+    // The form of the image before is said between the two.
+    let between = |out: &mut Vec<u8>, missing: usize| {
+        match event.before {
+            Image::Key(_) => out.extend_from_slice(b",\"before_image\":\"key\""),
+            // A row that calls itself full is still partial if a value is missing.
+            Image::Partial(_) | Image::Full(_) if missing > 0 => {
+                out.extend_from_slice(b",\"before_image\":\"partial\"");
+            }
+            _ => {}
         }
-        _ => {}
-    }
-    out.extend_from_slice(b",\"after\":");
-    let after_missing = write(out, &event.after)?;
+        out.extend_from_slice(b",\"after\":");
+    };
+    let (before_missing, after_missing) = if let (Some(old), Some(new)) = (before, after) {
+        spelled.with_pieces(|pieces| {
+            let before_missing = write(out, Some(old), Some(pieces))?;
+            between(out, before_missing);
+            let rows = [new, old];
+            let after_missing = image::row_like(
+                out,
+                relation,
+                rows,
+                spelling,
+                Missing::Omit,
+                spelled,
+                pieces,
+            )?;
+            Ok::<_, EncodeError>((before_missing, after_missing))
+        })?
+    } else {
+        let before_missing = write(out, before, None)?;
+        between(out, before_missing);
+        (before_missing, write(out, after, None)?)
+    };
     let listed = match (&event.after, &event.before) {
         (Image::Absent, Image::Full(row) | Image::Partial(row)) if before_missing > 0 => Some(row),
         (after, _) if after_missing > 0 => after.row(),

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use super::image::Piece;
 use super::{json, text, time};
 use crate::{EventId, Lsn, Relation, SourceInfo};
 
@@ -31,6 +32,8 @@ pub(super) struct Spelled {
     time: Cell<Option<(i64, [u8; time::COMMIT_LEN])>>,
     /// A commit's part of ids and positions, likewise.
     commit: Cell<Option<CommitText>>,
+    /// Memory for the pieces of a row, used again.
+    pieces: Cell<Vec<Piece>>,
 }
 
 /// What the id and the position of a commit's events begin with.
@@ -117,6 +120,7 @@ impl Spelled {
             ends,
             time: Cell::new(None),
             commit: Cell::new(None),
+            pieces: Cell::new(Vec::new()),
         }
     }
 
@@ -140,6 +144,16 @@ impl Spelled {
             from = end;
             member
         })
+    }
+
+    /// Calls `write` with an empty list for the pieces of a row.
+    #[inline]
+    pub(super) fn with_pieces<T>(&self, write: impl FnOnce(&mut Vec<Piece>) -> T) -> T {
+        let mut pieces = self.pieces.take();
+        pieces.clear();
+        let written = write(&mut pieces);
+        self.pieces.set(pieces);
+        written
     }
 
     /// The commit's part of an id and its position.

@@ -673,6 +673,46 @@ proptest! {
         }
     }
 
+    /// Whatever the rows of an update have in common, each is spelled as it would be alone.
+    #[test]
+    fn a_row_is_spelled_the_same_beside_another(
+        values in proptest::collection::vec((value(1), value(1), any::<bool>()), 1..6),
+    ) {
+        let names: Vec<String> = (0..values.len()).map(|n| format!("c{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let old: Vec<Value> = values.iter().map(|(old, _, _)| old.clone()).collect();
+        let new = values.iter().map(|(old, new, same)| if *same { old } else { new }.clone());
+        let new: Vec<Value> = new.collect();
+        let encoded = |op, before, after| {
+            let mut event = event(op, &names);
+            (event.before, event.after) = (before, after);
+            let mut out = Vec::new();
+            let encoded = Encoder::new(Format::Json).encode(&source(), &event, &mut out);
+            encoded.map(|()| String::from_utf8(out).unwrap())
+        };
+        let image = |values: &[Value]| Image::Full(row(values));
+        let rows = [&old, &new].map(|values| encoded(Op::Insert, Image::Absent, image(values)));
+        match (encoded(Op::Update, image(&old), image(&new)), rows) {
+            (Ok(update), [Ok(old), Ok(new)]) => {
+                let member = |line: &str, from: &str| {
+                    let at = line.find(from).unwrap() + from.len();
+                    let json = &line[at..];
+                    let mut read = serde_json::Deserializer::from_str(json).into_iter::<Json>();
+                    read.next().unwrap().unwrap();
+                    json[..read.byte_offset()].to_owned()
+                };
+                let after = ",\"after\":";
+                prop_assert_eq!(member(&update, ",\"before\":"), member(&old, after));
+                prop_assert_eq!(member(&update, after), member(&new, after));
+            }
+            (Err(error), rows) => {
+                prop_assert!(refused_in_a_list(&error), "{}", error);
+                prop_assert!(rows.iter().any(Result::is_err));
+            }
+            (Ok(_), _) => prop_assert!(false, "a row that is refused alone is refused"),
+        }
+    }
+
     #[test]
     fn floats_are_written_shortest_and_exact(bits in any::<u64>(), half in any::<u32>()) {
         let (double, single) = (f64::from_bits(bits), f32::from_bits(half));

@@ -247,6 +247,38 @@ impl<'a> Reader<'a> {
     }
 }
 
+impl<'a> Reader<'a> {
+    /// Steps over a value without looking into it.
+    #[inline]
+    fn skip(&mut self) -> Result<(), RowError> {
+        let [tag] = self.array()?;
+        let length = match tag {
+            tag::NULL | tag::UNAVAILABLE | tag::FALSE | tag::TRUE => 0,
+            tag::FLOAT32 | tag::DATE => 4,
+            tag::INT
+            | tag::UINT
+            | tag::FLOAT64
+            | tag::TIME
+            | tag::TIMESTAMP
+            | tag::TIMESTAMP_TZ => 8,
+            tag::UUID => 16,
+            tag::DECIMAL | tag::TEXT | tag::BYTES | tag::JSON | tag::ARRAY | tag::MAP => {
+                self.length()?
+            }
+            tag::VECTOR => {
+                let count = self.length()?;
+                let length = count.checked_mul(4);
+                length.ok_or_else(|| self.error("vector too long"))?
+            }
+            _ => {
+                self.at -= 1;
+                return Err(self.error("unknown value tag"));
+            }
+        };
+        self.take(length).map(drop)
+    }
+}
+
 /// Length of the first encoded value of bytes this crate wrote; all of them if there is none.
 pub(super) fn first_len(bytes: &[u8]) -> usize {
     let mut reader = Reader { bytes, at: 0 };
@@ -279,6 +311,25 @@ impl<'a> Columns<'a> {
     /// How many values are still to come.
     pub const fn remaining(&self) -> usize {
         self.left
+    }
+
+    /// Where the next value begins, in bytes from the start of the row.
+    #[inline]
+    pub(crate) const fn at(&self) -> usize {
+        self.reader.at
+    }
+
+    /// Steps over the next value without looking into it and gives its encoded bytes.
+    #[inline]
+    pub(crate) fn skip_raw(&mut self) -> Option<Result<&'a [u8], RowError>> {
+        self.left = self.left.checked_sub(1)?;
+        let start = self.reader.at;
+        if let Err(error) = self.reader.skip() {
+            self.left = 0;
+            return Some(Err(error));
+        }
+        let raw = self.reader.bytes.get(start..self.reader.at);
+        Some(Ok(raw.unwrap_or_default()))
     }
 
     /// The encoded bytes of the next value, tag included, without decoding it.

@@ -74,6 +74,24 @@ impl<'a> RowWriter<'a> {
         self.gaps
     }
 
+    /// Length of the buffer: where the next value will begin, for [`repeat`](Self::repeat).
+    #[inline]
+    pub fn at(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Appends the value that stands in the buffer at `from..to` once more, as it is encoded there, say
+    /// one of another row that was written before.
+    ///
+    /// # Panics
+    /// If the buffer does not reach that far.
+    #[inline]
+    pub fn repeat(&mut self, from: usize, to: usize) {
+        self.count += 1;
+        self.gaps += u32::from(self.buffer.get(from) == Some(&tag::UNAVAILABLE));
+        self.buffer.extend_from_within(from..to);
+    }
+
     #[inline]
     fn tag(&mut self, tag: u8) {
         self.count += 1;

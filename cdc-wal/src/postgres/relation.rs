@@ -115,6 +115,9 @@ impl Table {
         new: &Tuple<'_>,
         old: Option<&Old<'_>>,
     ) -> bool {
+        if let Some(Old::Full(old)) = old {
+            return self.write_new_like(buffer, scratch, new, old);
+        }
         let mut row = RowWriter::new(buffer);
         let mut full = true;
         for (n, (cell, &kind)) in new.cells().zip(&self.kinds).enumerate() {
@@ -128,12 +131,37 @@ impl Table {
         full
     }
 
-    /// The old row's cell, if the old row says anything about it. Walks the old row: unchanged
-    /// TOAST is rare, and a table of offsets would cost every row.
+    /// As [`write_new`](Self::write_new), behind the whole old row, which
+    /// [`write_old`](Self::write_old) wrote last: what did not change is copied as it is encoded
+    /// there, not read again.
+    fn write_new_like(
+        &self,
+        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
+        new: &Tuple<'_>,
+        old: &Tuple<'_>,
+    ) -> bool {
+        let mut row = RowWriter::new(buffer);
+        let mut full = true;
+        let ends = std::mem::take(&mut scratch.ends);
+        let places = ends.iter().zip(ends.iter().skip(1));
+        let cells = new.cells().zip(old.cells()).zip(places);
+        for (((new, old), (&from, &to)), &kind) in cells.zip(&self.kinds) {
+            match (new, old) {
+                (Cell::Text(new), Cell::Text(old)) if new == old => row.repeat(from, to),
+                (Cell::Unchanged, known) => full &= write_cell(&mut row, scratch, kind, known),
+                (sent, _) => full &= write_cell(&mut row, scratch, kind, sent),
+            }
+        }
+        row.finish();
+        scratch.ends = ends;
+        full
+    }
+
+    /// The cell of the old row's key, if it is one of its columns.
     #[cold]
     fn old_cell<'a>(&self, old: Option<&Old<'a>>, n: usize) -> Cell<'a> {
         let known = match old {
-            Some(Old::Full(tuple)) => tuple.cells().nth(n),
             Some(Old::Key(tuple)) if self.identity.get(n) == Some(&true) => tuple.cells().nth(n),
             _ => None,
         };
@@ -152,12 +180,15 @@ impl Table {
         let key_only = matches!(old, Old::Key(_));
         let mut row = RowWriter::new(buffer);
         let mut full = true;
+        scratch.ends.clear();
+        scratch.ends.push(row.at());
         for ((cell, &kind), &identity) in old.tuple().cells().zip(&self.kinds).zip(&self.identity) {
             let cell = match cell {
                 _ if key_only && !identity => Cell::Unchanged,
                 sent => sent,
             };
             full &= write_cell(&mut row, scratch, kind, cell);
+            scratch.ends.push(row.at());
         }
         row.finish();
         full

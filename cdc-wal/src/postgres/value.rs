@@ -17,6 +17,8 @@ pub(crate) struct Scratch {
     bytes: Vec<u8>,
     floats: Vec<f32>,
     pub(super) item: Vec<u8>,
+    /// Where the values of the row that was written last begin, and where it ends.
+    pub(super) ends: Vec<usize>,
 }
 
 impl Scratch {
@@ -117,6 +119,18 @@ fn int(text: &[u8]) -> Option<i64> {
     };
     if digits.is_empty() || digits.len() > 19 {
         return None;
+    }
+    if digits.len() <= 18 {
+        // Below 10^18, which has room on both sides.
+        let mut value = 0i64;
+        for &digit in digits {
+            let digit = i64::from(digit.wrapping_sub(b'0'));
+            if digit > 9 {
+                return None;
+            }
+            value = value * 10 + digit;
+        }
+        return Some(if negative { -value } else { value });
     }
     // Counted downwards: the smallest i64 has no positive twin.
     let mut value = 0i64;

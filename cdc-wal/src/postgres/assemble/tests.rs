@@ -225,6 +225,66 @@ fn equal_shapes_share_their_relation() {
     assert!(Arc::ptr_eq(&events[0].relation, &events[1].relation));
 }
 
+/// A cell of one of these types as PostgreSQL prints it, or null.
+fn cell() -> impl Strategy<Value = Option<&'static str>> {
+    let texts = [
+        "7",
+        "-12",
+        "2026-11-28 15:00:00+00",
+        "t",
+        "",
+        "a\u{e9}\"",
+        "{1,NULL}",
+    ];
+    prop_oneof![
+        4 => proptest::sample::select(texts.to_vec()).prop_map(Some),
+        1 => Just(None),
+    ]
+}
+
+proptest! {
+    /// With the whole old row sent, both rows of an update are what inserts of them would be, and what
+    /// was not sent of the new row is what stands in the old one.
+    #[test]
+    fn an_update_has_the_rows_it_was_sent(
+        cells in proptest::collection::vec((cell(), cell(), 0..3_u8), 1..12),
+    ) {
+        // int8, text, timestamptz, bool, int8[].
+        let types = [20, 25, 1184, 16, 1016];
+        let names: Vec<String> = (0..cells.len()).map(|n| format!("c{n}")).collect();
+        let columns: Vec<(bool, &str, u32)> = names
+            .iter()
+            .zip(types.into_iter().cycle())
+            .map(|(name, oid)| (false, name.as_str(), oid))
+            .collect();
+        let old: Vec<_> = cells.iter().map(|(old, _, _)| *old).collect();
+        let new: Vec<_> = cells.iter().map(|(old, new, how)| match how {
+            0 => *new,
+            1 => *old,
+            _ => Some("\u{1}"),
+        }).collect();
+        let whole: Vec<_> = new.iter().zip(&old).map(|(new, old)| match new {
+            Some("\u{1}") => *old,
+            new => *new,
+        }).collect();
+        let update = Build::tag(b'U').u32(7).u8(b'O').tuple(&old).u8(b'N').tuple(&new).0;
+        let mut a = Assembler::new(FLOOR);
+        feed(&mut a, &[
+            Build::relation(7, "t", b'f', &columns),
+            Build::begin(10, 3),
+            Build::insert(7, &old),
+            Build::insert(7, &whole),
+            update,
+            Build::commit(10),
+        ]);
+        let (events, _) = a.take();
+        let rows = |n: usize| (events[n].before.row(), events[n].after.row());
+        prop_assert_eq!(rows(2).0, rows(0).1);
+        prop_assert_eq!(rows(2).1, rows(1).1);
+        prop_assert!(matches!(events[2].after, Image::Full(_)));
+    }
+}
+
 proptest! {
     /// However the stream is cut into batches, the same events come out.
     #[test]
