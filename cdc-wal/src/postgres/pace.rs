@@ -19,7 +19,7 @@ struct Room {
 const TCP: Room = Room {
     bytes: 128 << 10,
     messages: usize::MAX,
-    pause_max: Duration::from_millis(2),
+    pause_max: Duration::from_millis(1),
 };
 
 /// A Unix socket keeps every message in a piece of memory of its own, about 1.3 KiB for a row of an
