@@ -30,6 +30,7 @@
 //! # Features
 //! - `runtime` (default): the [`pipeline`] on tokio.
 //! - `crash-points`: named points at which tests end the process ([`crash`]).
+//! - `model`: locks whose turns a test chooses; never in a build for users.
 //! - `testing`: fakes and simulated storage for tests.
 
 mod batch;

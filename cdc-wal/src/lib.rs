@@ -69,6 +69,7 @@
 //! - `tls`: TLS on its connection.
 //! - `rocksdb`: RocksDB's write-ahead log as events, read from its files.
 //! - `testing`: the conformance kit for engines of the eight [`kinds`].
+//! - `model`: locks and threads whose turns a test chooses; never in a build for users.
 //! - `sqlite`: the reader of any SQLite database in WAL mode.
 
 mod control;
@@ -92,6 +93,7 @@ pub mod sqlite;
 mod tail;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod threads;
 
 pub use error::{LogError, LogErrorKind};
 pub use journal::{FileJournal, JournalConfig};

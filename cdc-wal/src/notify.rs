@@ -1,9 +1,11 @@
 //! Waking tails of the same process, without a runtime.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
+
+use crate::threads::{AtomicU64, AtomicUsize, Mutex};
 
 /// Wakers of waiting tails. Waking costs one atomic load while nobody waits.
 #[derive(Debug, Default)]

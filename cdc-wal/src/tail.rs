@@ -250,8 +250,9 @@ impl WalTail {
     async fn next(&mut self, limit: BatchLimit) -> Result<Option<EventBatch>, LogError> {
         let mut linger: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
-            let visible = self.view.visible()?;
+            // In this order: what is visible after the writer has closed is all there will be.
             let finished = self.view.finished();
+            let visible = self.view.visible()?;
             let events = self.fill(visible, &limit)?;
             if !events.is_empty() {
                 let end = self.assembler.end();

@@ -172,6 +172,7 @@ fn test_stages(stages: &mut Stages, filters: &[String]) -> Result<()> {
         println!("{counted:#}");
         Ok(Counts::one(true))
     });
+    stages.run("models of threads", || crate::model::run(|_| {}));
     stages.run("simulator", || {
         crate::sim::run(&["--count".into(), SCHEDULES.into()])
     });
@@ -196,7 +197,10 @@ fn test_stages(stages: &mut Stages, filters: &[String]) -> Result<()> {
 }
 
 /// Runs a test command; it holds only if its status does too.
-fn counted(command: &mut Command, read: impl Fn(&str) -> Option<Counts>) -> Result<Counts> {
+pub(crate) fn counted(
+    command: &mut Command,
+    read: impl Fn(&str) -> Option<Counts>,
+) -> Result<Counts> {
     let mut counts = Counts::default();
     let status = command::follow(command, |line| {
         if let Some(more) = read(line) {
@@ -232,7 +236,7 @@ fn nextest_counts(line: &str) -> Option<Counts> {
 }
 
 /// `test result: ok. 12 passed; 0 failed; 0 ignored; ...`.
-fn doctest_counts(line: &str) -> Option<Counts> {
+pub(crate) fn doctest_counts(line: &str) -> Option<Counts> {
     let tail = line.strip_prefix("test result: ")?;
     let number = |what: &str| {
         tail.split([';', '.'])

@@ -15,6 +15,7 @@ pub mod command;
 pub mod error;
 pub mod guard;
 pub mod json;
+pub mod model;
 pub mod options;
 pub mod postgres;
 pub mod runs;
@@ -42,6 +43,7 @@ Usage: cargo xtask COMMAND
                          stopped afterwards; without CMD, keep it until ctrl-c or end of input
   sim [OPTIONS]          the whole pipeline in a simulated world: --seed N, --count N, --minutes M;
                          `sim --help` lists the others, docs/simulator.md explains
+  model [NAME] [OPTIONS] what threads share, under many orders of turns: --schedules N, --seed N, --replay SCHEDULE
   seeded-bugs [NAME…]    put each deliberate fault of xtask/seeded-bugs.txt into a copy and show which tests see it
   crash [OPTIONS]        a storm of kills and faults over every emitter at once: --minutes M, --kills N, --seed N
   run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
@@ -87,6 +89,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         "run" => runs::command(rest),
         "bench" => bench::command(rest),
         "sim" => sim::command(rest),
+        "model" => model::command(rest),
         "seeded-bugs" => seeded::command(rest),
         "crash" => runs::storm::command(rest),
         "help" | "--help" | "-h" => {

@@ -188,7 +188,7 @@ fn table(bugs: &[Bug], results: &BTreeMap<String, Outcome>) -> String {
     format!(
         "# Seeded bugs\n\n\
          Deliberate faults in the code that keeps the promise (`xtask/seeded-bugs.txt`), each put alone into a copy of the workspace, and the first\n\
-         layer of tests that sees it: {SCHEDULES} schedules of the simulator, then the unit and integration tests of the crate. A fault that nothing sees is a\n\
+         layer of tests that sees it: {SCHEDULES} schedules of the simulator, then the unit and integration tests of the crate, then the models of threads. A fault that nothing sees is a\n\
          missing test. This page is written by `cargo xtask seeded-bugs --write`; `--check` says whether every fault still applies.\n\n\
          {} faults. {}.\n\n\
          | Fault | What is wrong then | Where | Layer | Seen by |\n|---|---|---|---|---|\n{rows}",
@@ -401,6 +401,16 @@ impl<'a> Layers<'a> {
                     by,
                 });
             }
+            if let Some(model) = model(&package) {
+                let models = |this: &Self| this.models(model);
+                self.must_be_green(&format!("models of {package}"), models)?;
+                if let Some(by) = self.with_fault(bug, models)? {
+                    return Ok(Outcome {
+                        layer: Some("models of threads".into()),
+                        by,
+                    });
+                }
+            }
         }
         Ok(Outcome {
             layer: None,
@@ -492,6 +502,31 @@ impl<'a> Layers<'a> {
             (_, None) => Some(format!("they do not end: {}", shortened(tail(&said)))),
         })
     }
+
+    /// The model that failed.
+    fn models(&self, model: &[&str]) -> Result<Option<String>> {
+        let (held, said) = self
+            .tree
+            .run(&mut self.tree.cargo(&[&["test"], model].concat()))?;
+        if said.contains("error: could not compile") {
+            return Err(Error::new(format!("build the models: {}", tail(&said))));
+        }
+        let failed = said.lines().find_map(|line| {
+            let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+            (outcome == "FAILED").then_some(name)
+        });
+        Ok(match (held, failed) {
+            (Some(true), _) => None,
+            (_, Some(name)) => Some(format!("`{name}`")),
+            (_, None) => Some(format!("they do not end: {}", shortened(tail(&said)))),
+        })
+    }
+}
+
+/// How the models of a package are built and run; `None` if it has none.
+fn model(package: &str) -> Option<&'static [&'static str]> {
+    let mut models = crate::model::MODELS.into_iter();
+    models.find(|model| model.contains(&package))
 }
 
 /// A program with a bound on its memory.

@@ -1,8 +1,12 @@
 //! The low watermark: the minimum of all lanes' checkpoints.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(not(feature = "model"))]
+use std::sync::Mutex;
+use std::sync::{Arc, PoisonError};
 
+#[cfg(feature = "model")]
+use shuttle::sync::Mutex;
 use tokio::sync::watch;
 
 use crate::Position;

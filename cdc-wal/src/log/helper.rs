@@ -1,12 +1,12 @@
 //! The log's own thread: prepares segments ahead, syncs on the interval, trims after a roll.
 
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::SyncPolicy;
 use super::retention;
 use super::state::Shared;
+use crate::threads::{Builder, JoinHandle};
 
 /// Longest time that written-out bytes lag behind when commits do not wait for a sync.
 const WRITE_OUT: Duration = Duration::from_millis(20);
@@ -15,7 +15,7 @@ const WRITE_OUT: Duration = Duration::from_millis(20);
 const AGE_LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
+    Builder::new()
         .name("cdc-wal".into())
         .spawn(move || run(&shared))
 }

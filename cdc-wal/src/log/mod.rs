@@ -17,7 +17,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 
 use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
 use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, wall_micros};
@@ -35,6 +34,7 @@ use crate::format::header::SegmentHeader;
 use crate::repair::{RepairMode, RepairReport, repair_locked};
 use crate::segment::{self, PREPARED, Segment};
 use crate::tail::{StartAt, WalTail};
+use crate::threads::{self, JoinHandle};
 use crate::{LogError, LogErrorKind};
 use cursors::Cursors;
 use recover::Recovered;
@@ -392,7 +392,7 @@ impl Drop for Handle {
         stop(shared);
         for thread in self.threads.drain(..) {
             // A hook or a waker may have held the last handle.
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            if thread.thread().id() != threads::current().id() && thread.join().is_err() {
                 tracing::error!(dir = %shared.dir.display(), "a thread of the log panicked");
             }
         }

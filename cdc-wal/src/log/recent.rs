@@ -1,10 +1,12 @@
 //! What was written last, kept for tails of this process: they get the very bytes, without a read.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+
+use crate::threads::{AtomicUsize, Mutex};
 
 /// Most bytes kept; who falls further behind reads the files until it has caught up.
 const RECENT_BYTES_MAX: usize = 4 << 20;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use bytes::BytesMut;
 use cdc_core::storage::{Storage, StorageFile};
@@ -21,6 +21,7 @@ use crate::format::{align, frame_max};
 use crate::notify::Notify;
 use crate::read::frames::LogId;
 use crate::segment::{self, Segment};
+use crate::threads::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, RwLock};
 use crate::{LogError, LogErrorKind};
 
 /// The buffer is handed to the operating system at this size.

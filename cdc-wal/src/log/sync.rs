@@ -8,8 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cdc_core::Lsn;
@@ -17,6 +16,7 @@ use cdc_core::Lsn;
 use super::state::{Shared, State};
 use crate::LogError;
 use crate::segment::Segment;
+use crate::threads::{Builder, JoinHandle, MutexGuard};
 
 /// Who waits for which sync. Syncs are numbered; those who wait for the one under way and those
 /// who wait for the next one sleep apart, so that nobody is woken for nothing.
@@ -77,7 +77,7 @@ struct Job {
 
 /// Starts the flusher.
 pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
+    Builder::new()
         .name("cdc-wal-sync".into())
         .spawn(move || shared.flusher())
 }

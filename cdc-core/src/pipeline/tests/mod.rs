@@ -613,6 +613,8 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
 mod bounds;
 mod cadence;
 mod concurrency;
+#[cfg(feature = "model")]
+mod model;
 mod orders;
 mod replay;
 mod tables;
