@@ -24,9 +24,11 @@ use crate::threads::{Builder, JoinHandle, MutexGuard};
 pub(crate) struct Queue {
     /// Number of the newest sync that began.
     number: u64,
+    /// Number of the newest sync that ended well.
+    ended: u64,
     /// Where what it covers ends; of the one under way only.
     covers: Option<u64>,
-    /// How many wait for a sync, by whether its number is odd.
+    /// How many wait for a sync that has not ended, by whether its number is odd.
     waiting: [u32; 2],
     /// One of these was woken, and is to wake the others, and the tails if so: what the next sync
     /// does not have to wait for.
@@ -54,6 +56,8 @@ impl Queue {
 #[derive(Clone, Copy, Debug)]
 struct WakeOn {
     tails: bool,
+    /// There are others.
+    others: bool,
 }
 
 /// Whom to tell of a sync.
@@ -210,16 +214,23 @@ impl Shared {
                 return self.lead(state);
             }
             let next = state.queue.covers.is_none_or(|covered| covered < target);
-            let half = Queue::half(state.queue.number + u64::from(next));
+            let awaited = state.queue.number + u64::from(next);
+            let half = Queue::half(awaited);
             state.queue.waiting[half] += 1;
             state = self.synced[half]
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
-            state.queue.waiting[half] -= 1;
+            // Whose sync has ended is no longer counted, though it may not have run since: or the next sync
+            // would be one for nobody.
+            let early = awaited > state.queue.ended;
+            if early {
+                state.queue.waiting[half] -= 1;
+            }
             if let Some(on) = state.queue.wake_on[half].take() {
-                let others = state.queue.waiting[half] > 0;
                 drop(state);
-                if others {
+                // Woken in the place of somebody whose sync it was: they share a signal with those
+                // who wait for the sync after the next.
+                if on.others || early {
                     self.synced[half].notify_all();
                 }
                 if on.tails {
@@ -248,11 +259,15 @@ impl Shared {
     /// committed, if there are any.
     fn tell(state: &mut State, tails: bool, end: u64) -> Told {
         let half = Queue::half(state.queue.number);
-        let any = state.queue.waiting[half] > 0;
+        state.queue.ended = state.queue.number;
+        let released = std::mem::take(&mut state.queue.waiting[half]);
+        let any = released > 0;
         if any {
-            let late = state.queue.wake_on[half].is_some_and(|on| on.tails);
+            // Who was to wake those of two syncs ago has not run yet.
+            let late = state.queue.wake_on[half];
             state.queue.wake_on[half] = Some(WakeOn {
-                tails: tails || late,
+                tails: tails || late.is_some_and(|on| on.tails),
+                others: released > 1 || late.is_some(),
             });
         }
         Told {
