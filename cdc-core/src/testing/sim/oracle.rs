@@ -614,6 +614,9 @@ impl Inner {
                 let keys = distinct(known.keys).map(|key| (Which::Key, key));
                 keys.chain([(Which::Barrier, known.table)]).collect()
             };
+            // Taken behind an event of its key that was refused in the same request: that is no
+            // delivery, and it must come again behind that one.
+            let mut ahead = false;
             for (which, key) in chains {
                 if let Some(hole) = judged.hole(which, key, index, &together) {
                     let what = if which == Which::Key { "key" } else { "table" };
@@ -622,6 +625,10 @@ impl Inner {
                         self.events[hole].event.position
                     ));
                 }
+                ahead |= judged.rules.parks && judged.hole(which, key, index, &[]).is_some();
+            }
+            if ahead {
+                return Ok(());
             }
         }
         judged.arrived[index] += 1;
