@@ -357,11 +357,7 @@ fn table(emitter: &str, from: From) {
     } else {
         &[]
     };
-    let captures: &[_] = match from {
-        From::Log => &[],
-        From::Postgres => &CAPTURE_POINTS,
-    };
-    for &point in POINTS.iter().chain(files).chain(captures) {
+    for &point in POINTS.iter().chain(files) {
         if point == "letter" && (emitter.starts_with("file") || emitter == "queue") {
             continue;
         }
@@ -369,6 +365,12 @@ fn table(emitter: &str, from: From) {
         for times in times.split(',') {
             let times = times.trim().parse().unwrap();
             println!("{}", crash(emitter, from, point, times));
+        }
+    }
+    if from == From::Postgres {
+        // All the changes may be one batch.
+        for point in CAPTURE_POINTS {
+            println!("{}", crash(emitter, from, point, 1));
         }
     }
 }
