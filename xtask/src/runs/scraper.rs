@@ -120,7 +120,7 @@ fn scrape(port: u16) -> Option<String> {
 }
 
 /// read = filtered + delivered + dead-lettered + parked + rewound + in flight, for each emitter. True if
-/// any of them had read something.
+/// any of them had read something; there may be none yet while the process starts.
 fn judge(text: &str) -> std::result::Result<bool, String> {
     /// Read, and the sum of what became of it.
     type Counts = BTreeMap<String, (u64, u64, Vec<String>)>;
@@ -145,9 +145,6 @@ fn judge(text: &str) -> std::result::Result<bool, String> {
             counts.1 += value;
         }
         counts.2.push(line.to_owned());
-    }
-    if emitters.is_empty() {
-        return Err("it names no emitter".into());
     }
     for (emitter, (read, sum, lines)) in &emitters {
         if read != sum {
@@ -189,7 +186,7 @@ mod tests {
             wrong.contains("emitter a read 7") && wrong.contains("8 became"),
             "{wrong}"
         );
-        assert!(judge("").is_err());
+        assert_eq!(judge("cdc_source_up 1\n"), Ok(false));
         assert!(judge(&GOOD.replace(" 7", " x")).is_err());
     }
 }
