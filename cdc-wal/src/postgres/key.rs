@@ -182,7 +182,7 @@ mod tests {
             (
                 "a computed column is not sent",
                 &[("*ident", INT), ("=c", INT), ("a", INT), ("v", TEXT)],
-                None,
+                Some(&[0]),
             ),
             (
                 "another table altogether",
