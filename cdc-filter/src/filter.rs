@@ -144,42 +144,52 @@ impl TableFilter {
 impl TableFilter {
     /// A node is in all of its labels' tables; a document that moved was in another folder.
     fn keep_with_meta(&self, event: &ChangeEvent, meta: &Meta) -> bool {
-        let relation = &*event.relation;
-        let (schema, table) = (&*relation.schema, &*relation.table);
-        let entry = |wanted: &str| {
-            let mut entries = meta.0.iter();
-            entries.find_map(|(name, value)| (**name == *wanted).then_some(value))
-        };
-        let left = match entry("old_table") {
-            Some(Value::Text(left)) => Some(left.as_str()),
-            _ => None,
-        };
-        if relation.engine == EngineKind::Graph {
-            let labels = match entry("labels") {
-                Some(Value::Array(labels)) => labels.as_slice(),
-                _ => &[],
-            };
-            let labels = labels.iter().filter_map(|label| match label {
-                Value::Text(label) => Some(label.as_str()),
-                _ => None,
-            });
-            let names = labels.chain([table]).chain(left);
-            return self.schemas.keep("", schema) && self.tables.keep_any(schema, &names);
+        if event.relation.engine == EngineKind::Markdown && self.keep_relation(&event.relation) {
+            return true;
         }
-        self.keep_relation(relation)
-            || left
-                .is_some_and(|left| self.schemas.keep("", schema) && self.tables.keep(schema, left))
+        self.schemas.keep("", &event.relation.schema) && fits_with_meta(&self.tables, event, meta)
     }
+}
+
+/// What of an event says that it is in more tables than its relation's, if there are such.
+pub(crate) fn meta_of_tables(event: &ChangeEvent) -> Option<&Meta> {
+    let meta = event.meta.as_deref()?;
+    let engine = event.relation.engine;
+    matches!(engine, EngineKind::Graph | EngineKind::Markdown).then_some(meta)
+}
+
+/// True if table patterns keep an event that may be in several tables: a node is in all of its
+/// labels', and a document that moved was in another folder.
+pub(crate) fn fits_with_meta(tables: &Patterns, event: &ChangeEvent, meta: &Meta) -> bool {
+    let relation = &*event.relation;
+    let (schema, table) = (&*relation.schema, &*relation.table);
+    let entry = |wanted: &str| {
+        let mut entries = meta.0.iter();
+        entries.find_map(|(name, value)| (**name == *wanted).then_some(value))
+    };
+    let left = match entry("old_table") {
+        Some(Value::Text(left)) => Some(left.as_str()),
+        _ => None,
+    };
+    if relation.engine == EngineKind::Graph {
+        let labels = match entry("labels") {
+            Some(Value::Array(labels)) => labels.as_slice(),
+            _ => &[],
+        };
+        let labels = labels.iter().filter_map(|label| match label {
+            Value::Text(label) => Some(label.as_str()),
+            _ => None,
+        });
+        let names = labels.chain([table]).chain(left);
+        return tables.keep_any(schema, &names);
+    }
+    tables.keep(schema, table) || left.is_some_and(|left| tables.keep(schema, left))
 }
 
 impl Filter for TableFilter {
     #[inline]
     fn keep(&self, event: &ChangeEvent) -> bool {
-        if let Some(meta) = &event.meta
-            && matches!(
-                event.relation.engine,
-                EngineKind::Graph | EngineKind::Markdown
-            )
+        if let Some(meta) = meta_of_tables(event)
             && !self.tables.is_empty()
         {
             return self.keep_with_meta(event, meta);

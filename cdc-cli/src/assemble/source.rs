@@ -73,7 +73,11 @@ pub(crate) fn foreign(
             sqlite.state_dir = Some(state.paths.sqlite());
             Ok(ForeignConfig::Sqlite(Box::new(sqlite)))
         }
-        Source::RocksDb(path) => Ok(ForeignConfig::RocksDb(Box::new(rocksdb(config, path)))),
+        Source::RocksDb(path) => {
+            let mut rocksdb = rocksdb(config, path);
+            rocksdb.state_dir = Some(state.paths.rocksdb());
+            Ok(ForeignConfig::RocksDb(Box::new(rocksdb)))
+        }
         Source::Wal(dir) => Err(CliError::new(
             Exit::Configuration,
             format!("capture from wal:{}: it is read directly", dir.display()),
@@ -81,7 +85,7 @@ pub(crate) fn foreign(
     }
 }
 
-/// How to follow a RocksDB database.
+/// How to follow a RocksDB database; without a state directory.
 pub(crate) fn rocksdb(config: &Config, path: &Path) -> RocksDbConfig {
     RocksDbConfig {
         name: config.name.clone(),

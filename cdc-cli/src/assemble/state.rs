@@ -16,6 +16,7 @@ const LOCK: &str = "lock";
 const CHECKPOINTS: &str = "checkpoints";
 const JOURNAL: &str = "journal";
 const SQLITE: &str = "sqlite";
+const ROCKSDB: &str = "rocksdb";
 const CONTROL: &str = "control.sock";
 
 /// Where the files of a pipeline are.
@@ -40,6 +41,11 @@ impl StatePaths {
     /// What the SQLite reader remembers of the file it follows.
     pub(crate) fn sqlite(&self) -> PathBuf {
         self.dir.join(SQLITE)
+    }
+
+    /// What the RocksDB reader remembers of the log files it read.
+    pub(crate) fn rocksdb(&self) -> PathBuf {
+        self.dir.join(ROCKSDB)
     }
 
     pub(crate) fn control(&self) -> PathBuf {

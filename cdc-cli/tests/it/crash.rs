@@ -11,12 +11,17 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
+mod postgres;
+mod scrapes;
+
 use cdc_core::crash::{CAPTURE_POINTS, FILE_POINTS, POINTS};
 use cdc_core::{Column, EngineKind, Position, Relation, RowImage, Value};
 use cdc_wal::{Log, LogConfig};
 
 use crate::bad::shop;
 use crate::tool::Tool;
+use postgres::Database;
+use scrapes::Scrapes;
 
 /// Changes in the log, over this many rows, a few a transaction.
 const CHANGES: i64 = 600;
@@ -106,9 +111,22 @@ fn serve(stream: TcpStream, taken: &Mutex<Vec<Arrival>>) -> Option<()> {
     }
 }
 
+/// Where the changes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// A log that an engine of ours wrote.
+    Log,
+    /// A database of its own on the tests' server, through a slot and a journal.
+    Postgres,
+}
+
 /// One emitter under test.
 struct Subject {
     tool: Tool,
+    /// Dropped with its slot when the test is through.
+    database: Option<Database>,
+    /// Looks at the counters all the while.
+    scrapes: Scrapes,
     receiver: Option<Receiver>,
     /// What processes wrote to standard output.
     printed: String,
@@ -142,7 +160,13 @@ const EMITTERS: [&str; 6] = [
 ];
 
 impl Subject {
-    fn new(emitter: &str) -> Self {
+    fn new(emitter: &str, from: From) -> Self {
+        let database = (from == From::Postgres).then(Database::new);
+        let source = match &database {
+            Some(database) => database.settings(),
+            None => "source = \"wal:wal\"\n".to_owned(),
+        };
+        let scrapes = Scrapes::start();
         let mut receiver = None;
         let settings = match emitter {
             "file" => format!("{FILE}fsync = \"batch\"\n"),
@@ -163,37 +187,35 @@ impl Subject {
             }
         };
         let tool = Tool::with_config(&format!(
-            "[cdc]\nsource = \"wal:wal\"\nstate_path = \"state\"\ndlq_path = \"dlq\"\ncheckpoint_interval = \"1ms\"\nwindow_events = {WINDOW}\n{settings}"
+            "[cdc]\n{source}state_path = \"state\"\ndlq_path = \"dlq\"\ncheckpoint_interval = \"1ms\"\nwindow_events = {WINDOW}\nhttp = {{ listen = \"127.0.0.1:{}\" }}\n{settings}",
+            scrapes.port
         ));
         tool.write(
             "consumer.sh",
             &CONSUMER.replace("POISON", &POISON.to_string()),
         );
-        let columns = vec![Column::new("id", "int8"), Column::new("text", "text")];
-        let rows = Relation::new(EngineKind::Relational, "public", "t", columns, vec![0]);
-        let rows = Arc::new(rows);
-        let log = Log::open(LogConfig {
-            segment_bytes: 64 << 10,
-            background: false,
-            ..LogConfig::new(tool.path("wal"))
-        })
-        .unwrap();
-        for commit in 0..CHANGES / 5 {
-            let mut transaction = log.begin(commit.unsigned_abs() + 1);
-            for change in commit * 5..commit * 5 + 5 {
-                let text = Value::Text(change.to_string());
-                let row = RowImage::from_values(&[Value::Int(change % ROWS), text]);
-                transaction.insert(&rows, &row).unwrap();
-            }
-            transaction.commit().unwrap();
+        if from == From::Log {
+            write_log(&tool);
         }
-        Self {
+        let mut subject = Self {
             tool,
+            database,
+            scrapes,
             receiver,
             printed: String::new(),
             refuses: !emitter.starts_with("file") && emitter != "queue",
             exact: emitter.starts_with("file"),
+        };
+        if subject.database.is_some() {
+            // The slot begins here.
+            let out = subject.run(None);
+            let err = String::from_utf8_lossy(&out.stderr);
+            assert_eq!(out.status.code(), Some(0), "{emitter}: {err}");
         }
+        if let Some(database) = &subject.database {
+            database.change();
+        }
+        subject
     }
 
     /// One run of the tool, killed at a point if one is named.
@@ -204,6 +226,9 @@ impl Subject {
             command.env("WEFTKIT_CRASH_AT", at);
         }
         let out = command.output().unwrap();
+        if let Some(database) = &self.database {
+            database.until_free();
+        }
         self.printed
             .push_str(&String::from_utf8(out.stdout.clone()).unwrap());
         // Half a line is no event.
@@ -241,10 +266,32 @@ impl Subject {
     }
 }
 
+/// The changes as an engine's log.
+fn write_log(tool: &Tool) {
+    let columns = vec![Column::new("id", "int8"), Column::new("text", "text")];
+    let rows = Relation::new(EngineKind::Relational, "public", "t", columns, vec![0]);
+    let rows = Arc::new(rows);
+    let log = Log::open(LogConfig {
+        segment_bytes: 64 << 10,
+        background: false,
+        ..LogConfig::new(tool.path("wal"))
+    })
+    .unwrap();
+    for commit in 0..CHANGES / 5 {
+        let mut transaction = log.begin(commit.unsigned_abs() + 1);
+        for change in commit * 5..commit * 5 + 5 {
+            let text = Value::Text(change.to_string());
+            let row = RowImage::from_values(&[Value::Int(change % ROWS), text]);
+            transaction.insert(&rows, &row).unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+}
+
 /// Kills at a point, starts again, compares.
-fn crash(emitter: &str, point: &str, times: u32) -> String {
-    let name = format!("{emitter}, {point}:{times}");
-    let mut subject = Subject::new(emitter);
+fn crash(emitter: &str, from: From, point: &str, times: u32) -> String {
+    let name = format!("{emitter}, {from:?}, {point}:{times}");
+    let mut subject = Subject::new(emitter, from);
     let out = subject.run(Some(&format!("{point}:{times}")));
     assert_eq!(
         out.status.signal(),
@@ -282,6 +329,7 @@ fn crash(emitter: &str, point: &str, times: u32) -> String {
             );
         }
     }
+    subject.scrapes.check(&name);
     let repeats = arrived.len() - first.len();
     if subject.exact {
         assert_eq!(repeats, 0, "{name}");
@@ -303,51 +351,56 @@ fn crash(emitter: &str, point: &str, times: u32) -> String {
 
 /// An emitter at every point that it comes to. `CRASH_TABLE_TIMES=1,3,9` kills it the first, third
 /// and ninth time instead of the second.
-fn table(emitter: &str) {
+fn table(emitter: &str, from: From) {
     let files: &[_] = if emitter.starts_with("file") {
         &FILE_POINTS
     } else {
         &[]
     };
     for &point in POINTS.iter().chain(files) {
-        if point == "letter" && !Subject::new(emitter).refuses {
+        if point == "letter" && (emitter.starts_with("file") || emitter == "queue") {
             continue;
         }
         let times = std::env::var("CRASH_TABLE_TIMES").unwrap_or_else(|_| "2".to_owned());
         for times in times.split(',') {
-            println!("{}", crash(emitter, point, times.trim().parse().unwrap()));
+            let times = times.trim().parse().unwrap();
+            println!("{}", crash(emitter, from, point, times));
+        }
+    }
+    if from == From::Postgres {
+        // All the changes may be one batch.
+        for point in CAPTURE_POINTS {
+            println!("{}", crash(emitter, from, point, 1));
         }
     }
 }
 
-#[test]
-fn files() {
-    table(EMITTERS[0]);
+macro_rules! rows {
+    ($($name:ident, $emitter:literal;)*) => {
+        mod log {
+            $(#[test]
+            fn $name() {
+                super::table(super::EMITTERS[$emitter], super::From::Log);
+            })*
+        }
+
+        /// `cargo xtask run crash-table` starts the server.
+        mod postgres_source {
+            $(#[test]
+            fn $name() {
+                super::table(super::EMITTERS[$emitter], super::From::Postgres);
+            })*
+        }
+    };
 }
 
-#[test]
-fn queue() {
-    table(EMITTERS[1]);
-}
-
-#[test]
-fn child_process() {
-    table(EMITTERS[2]);
-}
-
-#[test]
-fn webhook() {
-    table(EMITTERS[3]);
-}
-
-#[test]
-fn webhook_with_four_requests_at_once() {
-    table(EMITTERS[4]);
-}
-
-#[test]
-fn files_synced_beside_the_writer() {
-    table(EMITTERS[5]);
+rows! {
+    files, 0;
+    queue, 1;
+    child_process, 2;
+    webhook, 3;
+    webhook_with_four_requests_at_once, 4;
+    files_synced_beside_the_writer, 5;
 }
 
 /// A foreign database, a journal, and files: killed in the capture, and with the journal's end torn off

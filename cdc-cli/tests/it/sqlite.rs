@@ -9,7 +9,7 @@ use crate::tool::Tool;
 
 /// Runs SQL as somebody else's program does.
 #[track_caller]
-fn sqlite3(tool: &Tool, file: &str, sql: &str) {
+pub(crate) fn sqlite3(tool: &Tool, file: &str, sql: &str) {
     let run = Command::new("sqlite3")
         .args(["-bail", "-cmd", ".timeout 10000", file, sql])
         .current_dir(tool.directory())

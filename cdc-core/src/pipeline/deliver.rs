@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use super::OnDeadKey;
 use super::lane::LaneError;
 use super::metrics::Fate;
+use super::parked::{Left, Scope};
 use super::run::Running;
 use super::window::Numbers;
 use super::workers::{Accepted, Slice};
 use crate::crash;
 use crate::{
-    Delivery, EmitError, EmitErrorKind, Failure, FailureAction, Receipt, Rejection, Stage,
-    failure_action,
+    Delivery, EmitError, EmitErrorKind, Failure, FailureAction, LetterState, Receipt, Rejection,
+    Stage, failure_action,
 };
 
 /// Status of a destination that wants no more events, ever.
@@ -113,7 +115,7 @@ impl Running {
         };
         let bytes = slice.batch.encoded_len();
         self.taken_off(1, bytes);
-        self.bury(w, &slice, vec![(0, failure)])
+        self.bury(w, &slice, vec![(0, Some(failure))])
     }
 
     /// The emitter took a slice, but for what it rejected.
@@ -123,6 +125,7 @@ impl Running {
             mut rejected,
         } = receipt;
         rejected.retain(|rejection| rejection.index < slice.batch.len());
+        rejected.sort_by_key(|rejection| rejection.index);
         rejected.dedup_by_key(|rejection| rejection.index);
         if rejected.len() == slice.batch.len() {
             return self.all_rejected(w, slice, rejected);
@@ -137,14 +140,16 @@ impl Running {
         let numbers = if rejected.is_empty() {
             numbers
         } else {
-            let mut refused = rejected.iter().map(|rejection| rejection.index).peekable();
+            let buried = self.behind_rejected(w, &slice, rejected);
+            let mut left = buried.iter().map(|(index, _)| *index).peekable();
             let list = numbers.iter().enumerate().filter_map(|(index, number)| {
-                let is_refused = refused.next_if_eq(&index).is_some();
-                (!is_refused).then_some(number)
+                let is_left = left.next_if_eq(&index).is_some();
+                (!is_left).then_some(number)
             });
-            Numbers::List(list.collect())
+            let numbers = Numbers::List(list.collect());
+            self.bury(w, &slice, buried)?;
+            numbers
         };
-        self.bury(w, &slice, failures(rejected))?;
         let Some(last) = slice.batch.events().last() else {
             return Ok(());
         };
@@ -158,6 +163,42 @@ impl Running {
             self.durable_through(w, last.position);
         }
         Ok(())
+    }
+
+    /// What of a slice is to have a letter: the rejected events, and those that the destination took
+    /// although it rejected an earlier one of the same key. These wait behind it all the same: they are
+    /// delivered once more in their order when it is redriven, with the same ids (decision 0020).
+    fn behind_rejected(
+        &self,
+        w: usize,
+        slice: &Slice,
+        rejected: Vec<Rejection>,
+    ) -> Vec<(usize, Option<Failure>)> {
+        let parks = self.config.on_dead_key == OnDeadKey::Park;
+        let Some(job) = self.workers[w].job.as_ref().filter(|_| parks) else {
+            return failures(rejected);
+        };
+        let mut left = Left::default();
+        let mut buried = Vec::with_capacity(rejected.len());
+        let mut rejected = failures(rejected).into_iter().peekable();
+        let Some(&(first, _)) = rejected.peek() else {
+            return buried;
+        };
+        for nth in first..slice.batch.len() {
+            let scope = slice.index(nth).and_then(|at| Scope::of(job.original(at)));
+            let found = rejected.next_if(|(index, _)| *index == nth);
+            if let Some(found) = found {
+                buried.push(found);
+            } else if scope.is_some_and(|scope| left.holds(scope)) {
+                buried.push((nth, None));
+            } else {
+                continue;
+            }
+            if let Some(scope) = scope {
+                left.add(scope);
+            }
+        }
+        buried
     }
 
     /// Every event of a slice was rejected one by one: as many culprits in a row.
@@ -219,14 +260,14 @@ impl Running {
         }
     }
 
-    /// Dead-letters events of a slice, by their index in it. Durable on return; at the first there
-    /// is no room for the lane blocks, and from that one on they go out again, one by one, when it
-    /// goes on.
+    /// Gives events of a slice, by their index in it, letters: dead ones with their failure, and those
+    /// that wait behind one. Durable on return; at the first there is no room for the worker blocks,
+    /// and from that one on they go out again, one by one, when it goes on.
     fn bury(
         &mut self,
         w: usize,
         slice: &Slice,
-        culprits: Vec<(usize, Failure)>,
+        culprits: Vec<(usize, Option<Failure>)>,
     ) -> Result<(), LaneError> {
         if culprits.is_empty() {
             return Ok(());
@@ -249,7 +290,11 @@ impl Running {
         let source = slice.batch.source();
         let (mut letters, mut refused) = (Vec::with_capacity(found.len()), None);
         for (original, failure) in found {
-            match self.letter(source, &original, failure, 1) {
+            let letter = match failure {
+                Some(failure) => self.letter(source, &original, failure, 1),
+                None => self.waiting_letter(source, &original),
+            };
+            match letter {
                 Ok(letter) => letters.push(letter),
                 Err(error) => {
                     refused = Some(error);
@@ -259,13 +304,22 @@ impl Running {
         }
         let (stored, full) = self.store_fitting(&letters)?;
         let rest = numbers.split_off(stored);
-        self.done(&Numbers::List(numbers), Fate::DeadLettered);
+        for (state, fate) in [
+            (LetterState::Pending, Fate::DeadLettered),
+            (LetterState::Parked, Fate::Parked),
+        ] {
+            let of = letters.iter().zip(&numbers);
+            let of = of.filter(|(letter, _)| letter.state == state);
+            let of = Numbers::List(of.map(|(_, number)| *number).collect());
+            self.done(&of, fate);
+        }
         let Some(error) = full.or(refused) else {
             return Ok(());
         };
         debug_assert!(!rest.is_empty());
         self.parked.undo(&letters[..stored]);
         self.block(error)?;
+        self.workers[w].blocked = true;
         indices.drain(..stored);
         // They are refused once more when they are sent once more.
         let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
@@ -282,7 +336,7 @@ impl Running {
     }
 }
 
-fn failures(rejected: Vec<Rejection>) -> Vec<(usize, Failure)> {
+fn failures(rejected: Vec<Rejection>) -> Vec<(usize, Option<Failure>)> {
     let failure = |rejection: Rejection| {
         let failure = Failure {
             stage: Stage::Deliver,
@@ -291,7 +345,7 @@ fn failures(rejected: Vec<Rejection>) -> Vec<(usize, Failure)> {
             status: rejection.status,
             response: None,
         };
-        (rejection.index, failure)
+        (rejection.index, Some(failure))
     };
     rejected.into_iter().map(failure).collect()
 }

@@ -173,7 +173,9 @@ impl Running {
 
     /// Starts what may start; true if anything changed.
     fn dispatch(&mut self) -> Result<bool, LaneError> {
-        if self.paused || self.quiet || self.blocked.is_some() {
+        // One worker has everything, in order.
+        let blocked = self.blocked.is_some() && self.workers.len() == 1;
+        if self.paused || self.quiet || blocked {
             return Ok(false);
         }
         let mut changed = self.workers.len() > 1 && self.pass_fences();
@@ -267,7 +269,11 @@ impl Running {
     /// Starts this worker's next request, if it has one and may.
     fn start_next(&mut self, w: usize) -> Result<bool, LaneError> {
         let worker = &self.workers[w];
-        if worker.is_busy() || (worker.is_idle() && worker.job.is_none()) || worker.lost.is_some() {
+        if worker.is_busy()
+            || worker.blocked
+            || (worker.is_idle() && worker.job.is_none())
+            || worker.lost.is_some()
+        {
             return Ok(false);
         }
         if worker.retry_at > Duration::ZERO && self.clock.elapsed() < worker.retry_at {
@@ -348,6 +354,7 @@ impl Running {
                 if let Some(job) = &mut self.workers[w].job {
                     job.ranges.push(range);
                 }
+                self.workers[w].blocked = true;
                 return Ok((None, true));
             }
             if let Some(slice) = self.workers[w]
@@ -362,7 +369,7 @@ impl Running {
     }
 
     /// Parks what of a range has come to wait behind a dead letter since it was read. False if no
-    /// further key may wait: then the lane is blocked.
+    /// further key may wait: then the worker is blocked.
     fn park_in(&mut self, w: usize, range: std::ops::Range<usize>) -> Result<bool, LaneError> {
         let generation = self.parked.generation();
         let Some(job) = &mut self.workers[w].job else {

@@ -101,6 +101,27 @@ impl Running {
         self.new_letter(source, event, failure, 0, LetterState::Parked)
     }
 
+    /// A letter for an event that waits behind one that just failed.
+    ///
+    /// # Errors
+    /// [`LaneError::Dlq`] if no further key may wait.
+    pub(super) fn waiting_letter(
+        &mut self,
+        source: &Arc<SourceInfo>,
+        event: &ChangeEvent,
+    ) -> Result<DeadLetter, LaneError> {
+        let behind = self.parked.behind(event);
+        let (scope, behind) = match behind {
+            Some((scope, behind)) => (Some(scope), behind),
+            None => (Scope::of(event), Behind::Key),
+        };
+        if let Some(scope) = scope {
+            self.room_for_key(scope)?;
+            self.parked.add(scope, event.position);
+        }
+        Ok(self.parked_letter(source, event.clone(), behind))
+    }
+
     /// A letter for a failed event; its key is parked.
     pub(super) fn letter(
         &mut self,
@@ -260,8 +281,10 @@ impl Running {
         Ok(refused)
     }
 
-    /// Letters could not be stored. For lack of room the lane blocks: nothing more goes out and
-    /// nothing more is read until letters are redriven or discarded. Any other failure halts it.
+    /// Letters could not be stored. For lack of room the lane blocks until letters are redriven or
+    /// discarded: nothing more goes out from the worker whose events they are. What other workers have goes
+    /// on, and is read, as far as the window and what waits for room allow. Any other failure halts the
+    /// lane.
     ///
     /// # Errors
     /// What it was given, if it is not for lack of room.
@@ -297,6 +320,9 @@ impl Running {
     pub(super) fn unblock(&mut self) -> Result<(), LaneError> {
         if self.blocked.take().is_none() {
             return Ok(());
+        }
+        for worker in &mut self.workers {
+            worker.blocked = false;
         }
         if self.store_parking()? {
             self.admit_held()?;

@@ -143,7 +143,7 @@ pub(super) struct Running {
     pub(super) parked: ParkedKeys,
     /// Letters that are to be stored, and their events marked, with the next group.
     pub(super) parking: Parking,
-    /// Why nothing goes on: letters do not fit into the dead letter queue.
+    /// Why not everything goes on: letters do not fit into the dead letter queue.
     pub(super) blocked: Option<String>,
     /// While blocked: when to try again though nobody said that there is room.
     pub(super) look_again: Duration,

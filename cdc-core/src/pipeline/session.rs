@@ -145,12 +145,20 @@ impl Running {
         let fed = self.workers.len() == 1 && self.queued > 0;
         !full
             && !fed
-            && self.blocked.is_none()
+            && (self.blocked.is_none() || self.others_go_on())
             && self.held.is_none()
             && !self.paused
             && self.pending.is_none()
             && self.draining.is_none()
             && self.ending.is_none()
+    }
+
+    /// True if one worker is blocked and others are not, and there is room in memory for what comes to wait
+    /// behind dead letters.
+    fn others_go_on(&self) -> bool {
+        !self.parking.is_large()
+            && self.workers.iter().any(|worker| !worker.blocked)
+            && self.workers.len() > 1
     }
 
     fn limit(&self) -> BatchLimit {

@@ -226,6 +226,8 @@ pub(super) struct Worker {
     pub(super) failures: u32,
     pub(super) job: Option<Job>,
     pub(super) queue: VecDeque<Item>,
+    /// There is no room for letters of what it has: it sends nothing until there is.
+    pub(super) blocked: bool,
     /// It stands before the fence at the head of its queue and has been counted there.
     pub(super) arrived: bool,
     pub(super) accepted: VecDeque<Accepted>,
@@ -254,6 +256,7 @@ impl Worker {
             failures: 0,
             job: None,
             queue: VecDeque::new(),
+            blocked: false,
             arrived: false,
             accepted: VecDeque::new(),
             lost: None,
@@ -302,8 +305,11 @@ impl Worker {
             && self.job.as_ref().is_none_or(|job| job.ranges.is_empty())
     }
 
-    /// Number of the oldest event that is still to go out.
+    /// Number of the oldest event that may go out.
     pub(super) fn oldest(&self) -> Option<u64> {
+        if self.blocked {
+            return None;
+        }
         if let Some(job) = &self.job {
             let index = match &self.retry {
                 Some(slice) => slice.index(0),
@@ -336,6 +342,7 @@ impl Worker {
         self.failures = 0;
         self.job = None;
         self.queue.clear();
+        self.blocked = false;
         self.arrived = false;
         self.accepted.clear();
         self.lost = None;

@@ -11,7 +11,7 @@ use cdc_core::{ChangeEvent, Op, Relation, Transform, TransformError, Value};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::filter::{FilterError, Ops, patterns};
+use crate::filter::{FilterError, Ops, fits_with_meta, meta_of_tables, patterns};
 use crate::glob::Patterns;
 use plan::Plan;
 
@@ -22,8 +22,8 @@ const PLANS_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct TransformConfig {
     /// Table patterns as in [`FilterConfig::tables`](crate::FilterConfig::tables); empty means all
-    /// tables. Unlike a filter, a transform looks at a graph node's first label and at a moved
-    /// document's new folder only: to mask a property wherever it stands, leave this empty.
+    /// tables. As there, a graph node is in the tables of all its labels, before and after the change,
+    /// and a moved document in both folders.
     ///
     /// With patterns, a column of the action that a matching table lacks is an error and the event
     /// becomes a dead letter. Without, the action applies to the columns that are there.
@@ -247,6 +247,10 @@ impl Action {
     }
 }
 
+/// Where a plan is remembered: the relation's address, and whether it is for events that are known
+/// to be concerned by something else than their relation's name.
+type PlanKey = (usize, bool);
+
 /// What a relation leads to. It holds the relation so that its address cannot be used again.
 #[derive(Debug)]
 struct Cached {
@@ -266,7 +270,7 @@ pub struct Transformer {
     tables: Patterns,
     ops: Ops,
     action: Action,
-    plans: Mutex<HashMap<usize, Cached>>,
+    plans: Mutex<HashMap<PlanKey, Cached>>,
 }
 
 impl Transformer {
@@ -295,17 +299,34 @@ impl Transformer {
     /// # Errors
     /// [`TransformError`] if every event of the table would fail.
     pub fn check(&self, relation: &Arc<Relation>) -> Result<Option<Arc<Relation>>, TransformError> {
-        Ok(self.plan(relation)?.map(|plan| plan.relation.clone()))
+        let plan = self.plan(relation, false)?;
+        Ok(plan.map(|plan| plan.relation.clone()))
     }
 
-    fn plan(&self, relation: &Arc<Relation>) -> Outcome {
-        let address = Arc::as_ptr(relation).addr();
+    /// What is to be done to an event.
+    fn plan_of(&self, event: &ChangeEvent) -> Outcome {
+        match meta_of_tables(event) {
+            Some(meta) if !self.tables.is_empty() => {
+                if fits_with_meta(&self.tables, event, meta) {
+                    self.plan(&event.relation, true)
+                } else {
+                    Ok(None)
+                }
+            }
+            _ => self.plan(&event.relation, false),
+        }
+    }
+
+    /// What is to be done to a relation's rows: if the patterns keep its name, or if they are known
+    /// to keep the event.
+    fn plan(&self, relation: &Arc<Relation>, kept: bool) -> Outcome {
+        let address = (Arc::as_ptr(relation).addr(), kept);
         // Nothing panics under the lock, and a half-made entry cannot exist.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cached) = plans.get(&address) {
             return cached.outcome.clone();
         }
-        let outcome = if self.tables.keep(&relation.schema, &relation.table) {
+        let outcome = if kept || self.tables.keep(&relation.schema, &relation.table) {
             Plan::new(&self.action, relation, !self.tables.is_empty())
                 .map(|plan| plan.map(Arc::new))
         } else {
@@ -328,7 +349,7 @@ impl Transform for Transformer {
         if !self.ops.contains(event.op) {
             return Ok(Some(event));
         }
-        let Some(plan) = self.plan(&event.relation)? else {
+        let Some(plan) = self.plan_of(&event)? else {
             return Ok(Some(event));
         };
         if !plan.rows_unchanged() {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cdc_core::testing::{insert, relation};
-use cdc_core::{ChangeEvent, Column, Image, Op, Relation, RowImage, Transform, Value};
+use cdc_core::{
+    ChangeEvent, Column, EngineKind, Image, Meta, Op, Relation, RowImage, Transform, Value,
+};
 use cdc_filter::{
     Action, HashKey, Mask, SetTo, TransformChain, TransformConfig, TransformConfigError,
     Transformer,
@@ -510,4 +512,63 @@ proptest! {
             let _ = apply(all(action), event.clone());
         }
     }
+}
+
+/// As a filter's: a node that is a person in the second place is masked as one.
+#[test]
+fn a_node_is_transformed_by_any_of_its_labels_and_a_moved_document_by_either_folder() {
+    let event = |engine, table: &str, meta: Vec<(&str, Value)>| {
+        let mut event = insert(1, 0, 5);
+        let mut relation = Relation::clone(&event.relation);
+        relation.engine = engine;
+        relation.table = table.into();
+        event.relation = Arc::new(relation);
+        let meta = meta.into_iter().map(|(name, value)| (name.into(), value));
+        event.meta = Some(Arc::new(Meta(meta.collect())));
+        event
+    };
+    let labels = |labels: &[&str]| {
+        let labels = labels.iter().map(|label| Value::from(*label)).collect();
+        vec![("labels", Value::Array(labels))]
+    };
+    let secret = |patterns: &[&str]| TransformConfig {
+        tables: names(patterns),
+        operations: vec![],
+        action: mask("name", Mask::Null),
+    };
+    let is_masked = |transform: &Transformer, event: &ChangeEvent| {
+        let out = transform.apply(event.clone()).unwrap().unwrap();
+        out.after.row().unwrap().get(1).unwrap() == Some(cdc_core::ValueRef::Null)
+    };
+    let node = event(EngineKind::Graph, "Admin", labels(&["Admin", "Person"]));
+    let mut relabelled = event(EngineKind::Graph, "Admin", labels(&["Admin"]));
+    let other = ChangeEvent {
+        relation: node.relation.clone(),
+        ..relabelled.clone()
+    };
+    let meta = Arc::make_mut(relabelled.meta.as_mut().unwrap());
+    meta.0.push(("old_table".into(), "Person".into()));
+    for (patterns, masked) in [
+        (&["Person"][..], [true, true, false]),
+        (&["Admin"], [true, true, true]),
+        (&["!Person"], [false, false, true]),
+        (&["Admin", "!Person"], [false, false, true]),
+        (&["City"], [false, false, false]),
+        (&[], [true, true, true]),
+    ] {
+        // One transform for all, in turn: what is worked out for one must not hold for another.
+        let transform = Transformer::new(secret(patterns)).unwrap();
+        for _ in 0..2 {
+            let found = [&node, &relabelled, &other].map(|event| is_masked(&transform, event));
+            assert_eq!(found, masked, "{patterns:?}");
+        }
+    }
+    let meta = vec![("old_table", "secret".into())];
+    let moved = event(EngineKind::Markdown, "public", meta);
+    let transform = Transformer::new(secret(&["secret"])).unwrap();
+    assert!(is_masked(&transform, &moved));
+    // Another kind's meta says nothing about tables.
+    let row = event(EngineKind::Relational, "Admin", labels(&["Person"]));
+    let transform = Transformer::new(secret(&["Person"])).unwrap();
+    assert!(!is_masked(&transform, &row));
 }

@@ -297,6 +297,9 @@ impl Walk {
     }
 }
 
+/// A block of space that was laid out and not written.
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// Looks at every multiple of 8 from `from` on for valid frames, until `each` says to stop; gives
 /// the LSN behind the last byte that is not zero, of those it looked at.
 pub(crate) fn search(
@@ -325,6 +328,14 @@ pub(crate) fn search(
             filled += n;
         }
         let bytes = &buffer[..filled];
+        // Most of a segment is laid out and not written: that costs no more than to read it.
+        if bytes
+            .chunks(ZEROS.len())
+            .all(|part| part == &ZEROS[..part.len()])
+        {
+            at += SEARCH_BYTES as u64;
+            continue;
+        }
         if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
             used = used.max(at + last as u64 + 1);
         }

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose, Row};
+use super::key::Attribute;
 use super::relation::OwnedDef;
 use super::types::{Kind, Scalar, TypeInfo};
 
@@ -17,8 +18,8 @@ const TYPE_DEPTH_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Lookup {
     pub(crate) types: Vec<(u32, TypeInfo)>,
-    /// Names of the primary key's columns, in its order; empty if it has none.
-    pub(crate) primary_key: Vec<String>,
+    /// The table's columns, if the key is among them only the catalog knows; dropped ones too.
+    pub(crate) attributes: Vec<Attribute>,
 }
 
 /// Asks the catalog over a connection of its own, opened when first needed.
@@ -76,16 +77,28 @@ async fn ask(
     }
     if def.needs_primary_key() {
         let sql = format!(
-            "SELECT a.attname FROM pg_index i \
-             CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-             WHERE i.indrelid = {} AND i.indisprimary AND k.n <= i.indnkeyatts ORDER BY k.n",
+            "SELECT a.attname, a.atttypid, a.attisdropped, a.attgenerated <> '', EXISTS ( \
+                SELECT 1 FROM pg_index i \
+                CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
+                WHERE i.indrelid = a.attrelid AND i.indisprimary AND k.n <= i.indnkeyatts AND k.attnum = a.attnum) \
+             FROM pg_attribute a WHERE a.attrelid = {} AND a.attnum > 0 ORDER BY a.attnum",
             def.oid
         );
         let rows = connection.query(&sql, "look up a primary key").await?;
-        lookup.primary_key = rows.into_iter().filter_map(|mut row| row.pop()?).collect();
+        lookup.attributes = rows.into_iter().filter_map(attribute).collect();
     }
     Ok(lookup)
+}
+
+fn attribute(row: Row) -> Option<Attribute> {
+    let [name, type_oid, dropped, generated, key] = <[Option<String>; 5]>::try_from(row).ok()?;
+    Some(Attribute {
+        name: name?,
+        type_oid: type_oid?.parse().ok()?,
+        dropped: dropped? == "t",
+        generated: generated? == "t",
+        key: key? == "t",
+    })
 }
 
 /// A row of pg_type.

@@ -39,6 +39,7 @@ mod connection;
 mod decode;
 mod error;
 mod feedback;
+mod key;
 mod pace;
 mod pump;
 mod relation;

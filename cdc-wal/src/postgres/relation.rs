@@ -59,10 +59,9 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Makes a table from its message, the types it uses, and (replica identity full) the names of
-    /// its primary key's columns. A key whose columns are not all in the message is left out: the
-    /// catalog is of now, the message of then.
-    pub(crate) fn new(def: &OwnedDef, types: &Types, primary_key: &[String]) -> Self {
+    /// Makes a table from its message, the types it uses, and (replica identity full) its primary key's
+    /// columns.
+    pub(crate) fn new(def: &OwnedDef, types: &Types, primary_key: &[usize]) -> Self {
         let mut columns = Vec::with_capacity(def.columns.len());
         let mut kinds = Vec::with_capacity(def.columns.len());
         for (_, name, oid, modifier) in &def.columns {
@@ -76,9 +75,7 @@ impl Table {
         }
         let identity: Vec<bool> = def.columns.iter().map(|c| c.0).collect();
         let key = if def.needs_primary_key() {
-            let ordinal = |name: &String| def.columns.iter().position(|c| c.1 == *name);
-            let ordinals: Option<Vec<usize>> = primary_key.iter().map(ordinal).collect();
-            ordinals.unwrap_or_default()
+            primary_key.to_vec()
         } else {
             (0..identity.len()).filter(|&n| identity[n]).collect()
         };

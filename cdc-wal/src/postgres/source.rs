@@ -20,6 +20,7 @@ use super::connection::{Connection, Purpose};
 use super::decode::{self, Envelope, Message};
 use super::error::{ServerError, protocol};
 use super::feedback::Progress;
+use super::key::{Attribute, key_of};
 use super::pump::{Begun, Pump};
 use super::relation::{OwnedDef, Table};
 use super::setup::{self, SlotState};
@@ -321,7 +322,9 @@ impl PostgresSource {
             for (oid, info) in lookup.types {
                 self.types.insert(oid, info);
             }
-            primary_key = lookup.primary_key;
+            if def.needs_primary_key() {
+                primary_key = self.primary_key(def, &lookup.attributes);
+            }
         }
         let table = Table::new(def, &self.types, &primary_key);
         self.assembler.define(def, table);
@@ -332,6 +335,19 @@ impl PostgresSource {
             chunk.consume(&frame);
         }
         Ok(())
+    }
+
+    /// The key of a table with replica identity full, as it was when it was written.
+    fn primary_key(&self, def: &OwnedDef, attributes: &[Attribute]) -> Vec<usize> {
+        if let Some(key) = key_of(def, attributes) {
+            return key;
+        }
+        tracing::warn!(
+            source = %self.config.address(),
+            table = %format_args!("{}.{}", def.schema, def.table),
+            "this table was altered since these changes were made, and which columns were its primary key then cannot be told: they come without a key, and their rows are told apart by all columns"
+        );
+        Vec::new()
     }
 
     /// The connection is given up. What it was about decides if another is built up.

@@ -6,20 +6,44 @@ use std::sync::Arc;
 
 use cdc_core::storage::{OpenMode, Storage};
 
+use super::entered::Entered;
 use super::records::{FileRecords, ReadError};
-use super::{Batch, gap, read_error, refused};
+use super::{Batch, ambiguous, gap, read_error, refused, undone};
 use crate::LogError;
 
 /// The log files of a database, read after a sequence number.
+///
+/// # Numbers that are given twice
+/// RocksDB, when it is opened, goes on behind the last sequence number that it finds in its tables and
+/// in the log files that it still needs. Changes that a flush dropped because they undo each other (a
+/// put and the `SingleDelete` of it, or what a compaction filter removes) leave no number in a table, so
+/// the new log file may begin below the end of the one before: the same numbers stand for other
+/// changes. Both are read, in the order of the files, if the file before still has all that was
+/// read of it; [`shift`](Self::shift) is what to add to the numbers so that they rise. If it has less,
+/// or is gone, the database lost or undid changes that were read, which is an error.
 #[derive(Debug)]
 pub struct WalDirectory {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     /// The next sequence number that is wanted.
     next: u64,
+    shift: u64,
     /// Nothing was given yet: the first batch may begin below.
     first: bool,
+    /// The file to begin with; if there is none any more, the next one.
+    begin: Option<u64>,
+    /// The file that the last batch was in.
+    home: Option<Entered>,
     open: Option<(u64, FileRecords)>,
+}
+
+/// The first and last sequence numbers of log files, and which files they are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) oldest: u64,
+    pub(super) first: u64,
+    pub(super) newest: u64,
+    pub(super) last: u64,
 }
 
 /// What follows a damaged end of a file.
@@ -40,9 +64,30 @@ impl WalDirectory {
             storage,
             dir: dir.into(),
             next: sequence.saturating_add(1),
+            shift: 0,
             first: true,
+            begin: None,
+            home: None,
             open: None,
         }
+    }
+
+    /// Begins with this file, and with this addition to its numbers.
+    #[must_use]
+    pub(super) const fn beginning_in(mut self, file: Option<u64>, shift: u64) -> Self {
+        self.begin = file;
+        self.shift = shift;
+        self
+    }
+
+    /// What to add to the sequence numbers of the last batch, so that no number stands for two changes.
+    pub const fn shift(&self) -> u64 {
+        self.shift
+    }
+
+    /// The file that the last batch was in.
+    pub(super) const fn entered(&self) -> Option<Entered> {
+        self.home
     }
 
     /// The next sequence number that is wanted.
@@ -93,14 +138,21 @@ impl WalDirectory {
             };
             let batch = Batch::decode(&bytes);
             let batch = batch.map_err(|error| refused(&self.path(number), at, &error))?;
-            if batch.count() == 0 || batch.next_sequence() <= self.next {
+            if batch.count() == 0 {
                 continue;
             }
-            if batch.sequence() > self.next || (!self.first && batch.sequence() < self.next) {
-                let before = batch.sequence().saturating_sub(1);
+            let (sequence, next) = (batch.sequence(), batch.next_sequence());
+            if self.home.is_none_or(|home| home.number != number) {
+                self.enter(number, sequence)?;
+            }
+            if next <= self.next {
+                continue;
+            }
+            if sequence > self.next || (!self.first && sequence < self.next) {
+                let before = sequence.saturating_sub(1);
                 return Err(gap(&self.dir, self.next, before));
             }
-            self.next = batch.next_sequence();
+            self.next = next;
             self.first = false;
             return Ok(Some(bytes));
         }
@@ -111,50 +163,138 @@ impl WalDirectory {
         self.open = None;
     }
 
-    /// The first and last sequence number that the files have; `None` if they have none.
-    pub(super) fn extent(&self) -> Result<Option<(u64, u64)>, LogError> {
-        let numbers = self.numbers()?;
-        let mut first = None;
-        for &number in &numbers {
-            first = self.first_sequence(number)?;
-            if first.is_some() {
-                break;
-            }
-        }
-        let Some(first) = first else {
-            return Ok(None);
-        };
-        let mut last = first;
-        for &number in numbers.iter().rev() {
-            let Some(mut records) = self.file(number)? else {
-                continue;
-            };
-            let mut any = false;
-            // Where it is damaged is found when it is read.
-            while let Ok(Some(bytes)) = records.next() {
-                if let Ok(batch) = Batch::decode(&bytes)
-                    && batch.count() > 0
-                {
-                    last = last.max(batch.next_sequence().saturating_sub(1));
-                    any = true;
+    /// Comes to the first batch of a file.
+    fn enter(&mut self, number: u64, sequence: u64) -> Result<(), LogError> {
+        let stepped_back = match self.home {
+            Some(home) if sequence < self.next => {
+                // Nothing that was read may be missing: the file has it, and RocksDB read the
+                // file before it began another one.
+                let held = self.bounds(home.number)?;
+                if held.is_none_or(|(_, last)| last.saturating_add(1) < self.next) {
+                    return Err(undone(&self.dir, number, sequence, self.next));
                 }
+                true
             }
-            if any {
-                break;
+            Some(_) => false,
+            // The file that it was to begin with is gone.
+            None if self.begin.is_some_and(|begin| begin != number) && sequence < self.next => {
+                return Err(undone(&self.dir, number, sequence, self.next));
             }
+            None => false,
+        };
+        if stepped_back {
+            self.shift = self.shift.saturating_add(self.next - sequence);
+            tracing::info!(
+                dir = %self.dir.display(), file = number, sequence, read_up_to = self.next.saturating_sub(1),
+                "RocksDB gives sequence numbers again whose changes left nothing in its tables"
+            );
+            self.next = sequence;
+            self.first = false;
         }
-        Ok(Some((first, last)))
+        self.home = Some(Entered {
+            number,
+            first: sequence.saturating_add(self.shift),
+            shift: self.shift,
+        });
+        Ok(())
     }
 
-    /// Opens the newest file that begins at or below what is wanted, or the oldest one.
+    /// The first and last sequence number that the files have; `None` if they have none.
+    pub(super) fn extent(&self) -> Result<Option<Extent>, LogError> {
+        let numbers = self.numbers()?;
+        let mut begin = None;
+        for &number in &numbers {
+            if let Some(first) = self.first_sequence(number)? {
+                begin = Some((number, first));
+                break;
+            }
+        }
+        let Some((oldest, first)) = begin else {
+            return Ok(None);
+        };
+        let (mut newest, mut last) = (oldest, first);
+        for &number in numbers.iter().rev() {
+            if let Some((_, found)) = self.bounds(number)? {
+                (newest, last) = (number, found);
+                break;
+            }
+        }
+        Ok(Some(Extent {
+            oldest,
+            first,
+            newest,
+            last,
+        }))
+    }
+
+    /// The first and last sequence number of a file; `None` if it has none, or is gone. Where it is
+    /// damaged is found when it is read.
+    pub(super) fn bounds(&self, number: u64) -> Result<Option<(u64, u64)>, LogError> {
+        let Some(mut records) = self.file(number)? else {
+            return Ok(None);
+        };
+        let mut found = None;
+        while let Ok(Some(bytes)) = records.next() {
+            if let Ok(batch) = Batch::decode(&bytes)
+                && batch.count() > 0
+            {
+                let (first, _) = found.unwrap_or((batch.sequence(), 0));
+                found = Some((first, batch.next_sequence().saturating_sub(1)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The last number of the stream, read from a file on, with this addition to its numbers.
+    pub(super) fn end_from(&self, file: u64, mut shift: u64) -> Result<Option<u64>, LogError> {
+        let mut end: Option<u64> = None;
+        for &number in self.numbers()?.range(file..) {
+            if let Some((first, last)) = self.bounds(number)? {
+                let next = end.map_or(first, |end| end.saturating_add(1));
+                shift += next.saturating_sub(first);
+                end = Some(last);
+            }
+        }
+        Ok(end.map(|end| end.saturating_add(shift)))
+    }
+
+    /// The oldest file behind this one, or of all, that has changes, and its first sequence number.
+    pub(super) fn behind_file(&self, file: Option<u64>) -> Result<Option<(u64, u64)>, LogError> {
+        let from = file.map_or(0, |file| file.saturating_add(1));
+        for &number in self.numbers()?.range(from..) {
+            if let Some(first) = self.first_sequence(number)? {
+                return Ok(Some((number, first)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the file to begin with: the one that is named, or the next one if it is gone; without a name the
+    /// newest file that has the last number that was read, or the oldest one.
     fn open_first(&mut self) -> Result<bool, LogError> {
         let numbers = self.numbers()?;
+        if let Some(begin) = self.home.map(|home| home.number).or(self.begin) {
+            for &number in numbers.range(begin..) {
+                if let Some(records) = self.file(number)? {
+                    self.open = Some((number, records));
+                    return Ok(true);
+                }
+            }
+            return Ok(false);
+        }
         let mut chosen = numbers.first().copied();
+        let read = self.next.saturating_sub(1);
         for &number in numbers.iter().rev() {
             if self
                 .first_sequence(number)?
-                .is_some_and(|first| first <= self.next)
+                .is_some_and(|first| first <= read)
             {
+                // The number alone does not say in which of two files it was.
+                for &before in numbers.range(..number) {
+                    if self.bounds(before)?.is_some_and(|(_, last)| last >= read) {
+                        return Err(ambiguous(&self.dir, read, before, number));
+                    }
+                }
                 chosen = Some(number);
                 break;
             }
@@ -162,6 +302,7 @@ impl WalDirectory {
         let Some(number) = chosen else {
             return Ok(false);
         };
+        self.begin = Some(number);
         self.open = self.file(number)?.map(|records| (number, records));
         Ok(self.open.is_some())
     }
@@ -199,14 +340,14 @@ impl WalDirectory {
         Ok(true)
     }
 
-    /// Moves on behind a damaged end, if a later file begins with just what is wanted.
+    /// Moves on behind a damaged end, if a later file begins with just what is wanted, or below.
     fn behind(&mut self, number: u64) -> Result<Behind, LogError> {
         let numbers = self.numbers()?;
         let mut found = Behind::Other;
         for &later in numbers.range(number.saturating_add(1)..) {
             found = Behind::Nothing;
             if let Some(first) = self.first_sequence(later)? {
-                if first != self.next {
+                if first > self.next {
                     return Ok(Behind::Other);
                 }
                 self.open = self.file(later)?.map(|records| (later, records));

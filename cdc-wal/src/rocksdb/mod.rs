@@ -8,7 +8,8 @@
 //! - [`RocksDbSource`] is a [`WalSource`](cdc_core::WalSource) over these: a database that another process
 //!   writes, followed while it does, with the names of its families and the identity of its history.
 //! - [`Families`] makes events of a batch: one transaction, whose position is the sequence number of its
-//!   first change and the change's place among them. A put is an `update` without the old value,
+//!   first change and the change's place among them; where RocksDB gives numbers a second time
+//!   ([`WalDirectory`]), the source adds to them. A put is an `update` without the old value,
 //!   since the log does not say if there was one.
 //!
 //! The database must keep its log files long enough: `WAL_ttl_seconds` or `WAL_size_limit_MB`.
@@ -19,6 +20,7 @@
 
 mod batch;
 mod directory;
+mod entered;
 mod manifest;
 mod records;
 mod source;
@@ -46,6 +48,34 @@ fn gap(dir: &Path, from: u64, to: u64) -> LogError {
             "read the RocksDB log {}: the changes from sequence number {from} to {to} are in no log file; \
              they were purged, ingested or written without the log. Copy the data again and \
              resume after {to}, and raise WAL_ttl_seconds or WAL_size_limit_MB",
+            dir.display(),
+        ),
+    )
+}
+
+/// A file that begins below what was read, where the changes that were read are not in the files.
+fn undone(dir: &Path, file: u64, sequence: u64, next: u64) -> LogError {
+    LogError::new(
+        LogErrorKind::Trimmed,
+        format!(
+            "read the RocksDB log {}: {file:06}.log begins with sequence number {sequence}, but the changes up to {} \
+             were read before, and the log files do not have them any more. The database lost them (the machine \
+             failed before they were synced), an older copy was restored, or the file was deleted. Copy \
+             the data again and resume after it",
+            dir.display(),
+            next.saturating_sub(1),
+        ),
+    )
+}
+
+/// A sequence number that two files have, and nothing that says which was read.
+fn ambiguous(dir: &Path, sequence: u64, one: u64, other: u64) -> LogError {
+    LogError::new(
+        LogErrorKind::Trimmed,
+        format!(
+            "read the RocksDB log {}: sequence number {sequence} is in {one:06}.log and, for other changes, in \
+             {other:06}.log; RocksDB gave it twice, and the number does not say which was read. \
+             Copy the data again and resume after it, and give the reader a state directory",
             dir.display(),
         ),
     )
@@ -117,6 +147,16 @@ impl Families {
     /// that was not added, [`LogErrorKind::Unsupported`] for a prepared transaction and what
     /// [`Batch`] refuses.
     pub fn events(&self, batch: &Batch<'_>, micros: i64) -> Result<Vec<ChangeEvent>, LogError> {
+        self.events_at(batch, batch.sequence(), micros)
+    }
+
+    /// The events of a batch whose place in the stream is not its sequence number.
+    fn events_at(
+        &self,
+        batch: &Batch<'_>,
+        at: u64,
+        micros: i64,
+    ) -> Result<Vec<ChangeEvent>, LogError> {
         let refuse = |kind, what: &str| {
             Err(LogError::new(
                 kind,
@@ -128,7 +168,7 @@ impl Families {
         };
         let mut events: Vec<ChangeEvent> = Vec::new();
         let transaction = Transaction {
-            id: batch.sequence(),
+            id: at,
             commit_micros: micros,
         };
         for record in batch.records() {
@@ -168,7 +208,7 @@ impl Families {
                 );
             };
             let ordinal = u32::try_from(events.len()).unwrap_or(u32::MAX);
-            let position = Position::new(Lsn(batch.sequence()), ordinal);
+            let position = Position::new(Lsn(at), ordinal);
             let mut event = ChangeEvent::new(position, family.relation().clone(), transaction, op);
             match record {
                 Record::Put { key, value, .. } => event.after = Image::Full(family.row(key, value)),

@@ -1,7 +1,7 @@
 //! A database that other processes write, followed through its log files.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use cdc_core::{
     SourceKind, TokenRefusal, WalSource,
 };
 
+use super::entered::{Entered, Remembered};
 use super::manifest::{Manifest, identity, manifest, options};
 use super::{Batch, Families, Record, WalDirectory};
 use crate::{LogError, LogErrorKind};
@@ -38,6 +39,9 @@ pub struct RocksDbConfig {
     pub start: RocksDbStart,
     /// Go on behind changes that no log file has any more; default false.
     pub accept_gap: bool,
+    /// A folder of this reader's own, in which it keeps what a position does not say: which log files it
+    /// read. Without it, a position whose sequence number RocksDB gave twice is refused.
+    pub state_dir: Option<PathBuf>,
     /// Names of families that were dropped, by number, if the log still has changes of them and the
     /// database has forgotten them.
     pub dropped_families: Vec<(u32, String)>,
@@ -57,6 +61,7 @@ impl RocksDbConfig {
             name: None,
             start: RocksDbStart::default(),
             accept_gap: false,
+            state_dir: None,
             dropped_families: Vec::new(),
             poll_interval: Duration::from_millis(5),
             patience: Duration::from_secs(2),
@@ -87,12 +92,15 @@ impl RocksDbConfig {
 ///
 /// # Positions
 /// `commit` is the sequence number of the batch's first change, the ordinal the change's place in it. A
-/// batch is one transaction. The commit time is when the batch was read: the log has none.
+/// batch is one transaction. The commit time is when the batch was read: the log has none. Behind a restart
+/// of the database at which it gave numbers a second time ([`WalDirectory`]), `commit` is larger than the
+/// sequence number, so that positions rise.
 ///
 /// # Durability
 /// A batch is given when it is in the file, which may be before the database has synced it
 /// (`WriteOptions::sync = false`). It survives the death of the writer, not of the machine: if the
-/// database comes back without it, a position behind its end is refused as ahead.
+/// database comes back without it, a position behind its end is refused as ahead, and if it was
+/// written again since, as a gap.
 ///
 /// # Confirmation
 /// Does nothing: there is nobody to tell.
@@ -109,6 +117,7 @@ pub struct RocksDbSource {
     /// A merge operator is not known: its options may not have been written when they were read.
     unnamed: bool,
     wal: WalDirectory,
+    remembered: Remembered,
     /// Events up to here were given before this value was made.
     after: Position,
     start: Position,
@@ -144,7 +153,7 @@ impl RocksDbCheck {
         let wal = WalDirectory::after(storage.clone(), config.wal_dir(), 0);
         Ok(Self {
             families: found.families.into_values().collect(),
-            extent: wal.extent()?,
+            extent: wal.extent()?.map(|extent| (extent.first, extent.last)),
             kept: options(storage.as_ref(), &config.path)?.kept,
         })
     }
@@ -167,47 +176,60 @@ impl RocksDbSource {
         let id = identity(storage.as_ref(), &config.path)?;
         let lineage = Lineage::new(SourceKind::RocksDb, id, 1);
         let info = Arc::new(SourceInfo::new(name.as_str(), name.as_str(), lineage));
+        let remembered = Remembered::open(storage.clone(), config.state_dir.as_deref(), id)?;
         let wal = WalDirectory::after(storage.clone(), config.wal_dir(), 0);
         // The log first: what is flushed in between is in both.
         let extent = wal.extent()?;
         let (found, families) = look(storage.as_ref(), &config)?;
-        let last = found.last_sequence.max(extent.map_or(0, |(_, last)| last));
-        let end_at_start = end_of(last);
-        let mut after = match (resume_from, config.start) {
-            (Some(position), _) => position,
-            (None, RocksDbStart::Now) => end_at_start,
+        let noted = found.last_sequence;
+        let mut place = match (resume_from, config.start) {
+            (Some(position), _) => Place::find(&remembered, &wal, position)?,
+            (None, RocksDbStart::Now) => match extent {
+                Some(extent) if extent.last >= noted => {
+                    Place::new(end_of(extent.last), Some(extent.newest), 0)
+                }
+                _ => Place::new(end_of(noted), None, 0),
+            },
             (None, RocksDbStart::Oldest) => {
-                end_of(extent.map_or(last, |(first, _)| first.saturating_sub(1)))
+                let before = extent.map_or(noted, |extent| extent.first.saturating_sub(1));
+                Place::new(end_of(before), extent.map(|extent| extent.oldest), 0)
             }
         };
-        if after.commit.0 > last {
+        let from = place.file.or(extent.map(|extent| extent.oldest));
+        let end = from
+            .map(|file| wal.end_from(file, place.shift))
+            .transpose()?;
+        let noted = noted.saturating_add(place.shift);
+        let end_at_start = end_of(end.flatten().map_or(noted, |end| end.max(noted)));
+        if place.after.commit > end_at_start.commit {
             return Err(LogError::from(TokenRefusal::Ahead {
-                token: after,
+                token: place.after,
                 end: end_at_start,
             })
             .into());
         }
-        // The first change that is there must not be behind the one that is wanted.
-        let oldest = extent.map_or(last, |(first, _)| first.saturating_sub(1));
-        if after.commit.0 < oldest {
+        if let Some((error, accepted)) =
+            place.missing(&wal, &config.wal_dir(), found.last_sequence)?
+        {
             if !config.accept_gap {
-                let from = after.commit.0.saturating_add(1);
-                return Err(super::gap(&config.wal_dir(), from, oldest).into());
+                return Err(error.into());
             }
-            after = end_of(oldest);
+            place = accepted;
         }
-        let sequence = after.commit.0;
+        let after = place.after;
         Ok(Self {
-            wal: WalDirectory::after(storage.clone(), config.wal_dir(), sequence),
+            wal: WalDirectory::after(storage.clone(), config.wal_dir(), place.sequence())
+                .beginning_in(place.file, place.shift),
             storage,
             clock,
             config,
             info,
             families,
             unnamed: true,
+            remembered,
             after,
             start: after,
-            end_at_start,
+            end_at_start: end_at_start.max(after),
             pending: VecDeque::new(),
             read: after,
             covered: after,
@@ -249,9 +271,15 @@ impl RocksDbSource {
             self.doubtful = None;
             let batch = Batch::decode(&bytes)
                 .map_err(|error| LogError::new(LogErrorKind::Corrupt, error.to_string()))?;
-            let events = self.events(&batch)?;
+            let shift = self.wal.shift();
+            let events = self.events(&batch, batch.sequence().saturating_add(shift))?;
+            // Before anything of it is given: a position in it must be found again.
+            if let Some(file) = self.wal.entered() {
+                self.remembered.enter(file)?;
+            }
             // All its sequence numbers: what comes next follows the last one.
-            self.read = end_of(batch.next_sequence().saturating_sub(1)).max(self.read);
+            let last = batch.next_sequence().saturating_sub(1);
+            self.read = end_of(last.saturating_add(shift)).max(self.read);
             let after = self.after;
             self.pending
                 .extend(events.into_iter().filter(|event| event.position > after));
@@ -263,7 +291,7 @@ impl RocksDbSource {
 
     /// The events of a batch. Looks at the database's own files again for a family that was added
     /// since, and once for the operator of a merge.
-    fn events(&mut self, batch: &Batch<'_>) -> Result<Vec<ChangeEvent>, LogError> {
+    fn events(&mut self, batch: &Batch<'_>, at: u64) -> Result<Vec<ChangeEvent>, LogError> {
         let micros = self.clock.wall_micros();
         let merges = || {
             let mut records = batch.records();
@@ -276,7 +304,7 @@ impl RocksDbSource {
             self.families = look(self.storage.as_ref(), &self.config)?.1;
         }
         loop {
-            match self.families.events(batch, micros) {
+            match self.families.events_at(batch, at, micros) {
                 Err(error) if error.kind == LogErrorKind::NotFound && !fresh => {
                     fresh = true;
                     self.unnamed = true;
@@ -335,6 +363,88 @@ impl WalSource for RocksDbSource {
 
     async fn confirm(&mut self, _up_to: Position) -> Result<(), SourceError> {
         Ok(())
+    }
+}
+
+/// Where in the files to go on.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    after: Position,
+    /// The file that has the last change before, if it is known.
+    file: Option<u64>,
+    /// What is added to its sequence numbers.
+    shift: u64,
+}
+
+impl Place {
+    const fn new(after: Position, file: Option<u64>, shift: u64) -> Self {
+        Self { after, file, shift }
+    }
+
+    /// The sequence number of what was read last.
+    const fn sequence(&self) -> u64 {
+        self.after.commit.0.saturating_sub(self.shift)
+    }
+
+    /// Where a position is, by what is remembered.
+    fn find(
+        remembered: &Remembered,
+        wal: &WalDirectory,
+        position: Position,
+    ) -> Result<Self, LogError> {
+        let at = position.commit.0;
+        let begins_next = |file: &Entered| file.first == at.saturating_add(1);
+        let file = match remembered.find(at) {
+            // Read to its end, and deleted since.
+            Some((file, Some(next)))
+                if begins_next(&next) && wal.bounds(file.number)?.is_none() =>
+            {
+                Some(next)
+            }
+            Some((file, _)) => Some(file),
+            None => remembered
+                .oldest()
+                .filter(|file| begins_next(file) || file.shift > 0),
+        };
+        Ok(file.map_or(Self::new(position, None, 0), |file| {
+            Self::new(position, Some(file.number), file.shift)
+        }))
+    }
+
+    /// What is in no file although it would have to be read, as an error, and where to go on without
+    /// it.
+    fn missing(
+        &self,
+        wal: &WalDirectory,
+        dir: &Path,
+        noted: u64,
+    ) -> Result<Option<(LogError, Self)>, LogError> {
+        let next = self.sequence().saturating_add(1);
+        let there = match self.file {
+            Some(file) => wal.bounds(file)?,
+            None => None,
+        };
+        if there.is_some_and(|(_, last)| next <= last.saturating_add(1)) {
+            return Ok(None);
+        }
+        let (file, first) = match wal.behind_file(self.file)? {
+            Some((file, first)) if first > next || (self.file.is_some() && first < next) => {
+                (Some(file), first)
+            }
+            // All of it is in tables, and no file is left.
+            None if there.is_none() && next <= noted => (None, noted.saturating_add(1)),
+            _ => return Ok(None),
+        };
+        if first > next {
+            let before = end_of(first.saturating_add(self.shift).saturating_sub(1));
+            let error = super::gap(dir, next, first.saturating_sub(1));
+            return Ok(Some((error, Self::new(before, file, self.shift))));
+        }
+        // One number of the stream stands for what is missing.
+        let after = end_of(self.after.commit.0.saturating_add(1));
+        let shift = after.commit.0.saturating_add(1).saturating_sub(first);
+        let error = super::undone(dir, file.unwrap_or(0), first, next);
+        Ok(Some((error, Self::new(after, file, shift))))
     }
 }
 

@@ -194,7 +194,7 @@ fn beside(disk: &SyncsDisk, dir: &std::path::Path) -> FileJournal {
         storage: Arc::new(disk.clone()),
         ..JournalConfig::new(dir)
     };
-    FileJournal::open(config, &source()).unwrap()
+    FileJournal::open(config, &source()).expect("a journal")
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod frozen;
 mod journal;
 mod kinds;
 mod log;
+mod many;
 #[cfg(target_os = "linux")]
 mod mapped;
 #[cfg(feature = "postgres")]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Plan;
+use super::scraper::Scraper;
 use crate::command::{self, Running};
 use crate::error::Context;
 use crate::guard::TempDir;
@@ -21,6 +22,7 @@ pub(super) struct Capture {
     config: PathBuf,
     source: String,
     dir: PathBuf,
+    scraper: Scraper,
 }
 
 impl Capture {
@@ -41,6 +43,7 @@ impl Capture {
             config,
             source: postgres.url(),
             dir: dir.path().to_owned(),
+            scraper: Scraper::start()?,
         };
         capture.configure(emitters)?;
         Ok(capture)
@@ -52,9 +55,10 @@ impl Capture {
     /// The file cannot be written.
     pub(super) fn configure(&self, emitters: &str) -> Result<()> {
         let text = format!(
-            "[cdc]\nstate_path = {:?}\ndlq_path = {:?}\n{emitters}",
+            "[cdc]\nstate_path = {:?}\ndlq_path = {:?}\nhttp = {{ listen = \"127.0.0.1:{}\" }}\n{emitters}",
             self.state(),
-            self.dir.join("dlq")
+            self.dir.join("dlq"),
+            self.scraper.port()
         );
         std::fs::write(&self.config, text).context(|| format!("write {}", self.config.display()))
     }
@@ -73,6 +77,16 @@ impl Capture {
             .args(["--source", &self.source]);
         command.current_dir(&self.dir).env("RUST_LOG", "info");
         command
+    }
+
+    /// Holds it to its counters: at every scrape of `/metrics` so far, what each lane read is what became of
+    /// it. Says how many scrapes there were.
+    ///
+    /// # Errors
+    /// They did not add up, or it was never scraped.
+    pub(super) fn counters(&self) -> Result<String> {
+        let scrapes = self.scraper.check()?;
+        Ok(format!("the counters add up at {scrapes} scrapes"))
     }
 
     /// Where it logs to.

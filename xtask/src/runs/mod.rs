@@ -10,6 +10,7 @@ mod random;
 mod receiver;
 mod repeats;
 mod rocksdb;
+mod scraper;
 mod sqlite;
 pub mod storm;
 mod workload;
@@ -22,6 +23,7 @@ use std::time::Instant;
 
 use crate::error::Context;
 use crate::options::Options;
+use crate::postgres::{self as postgres_server, Postgres};
 use crate::{Error, Result, command, ensure};
 
 /// The runs, in the order `all` takes them.
@@ -116,21 +118,24 @@ pub fn run(name: &str, plan: &Plan) -> Result<String> {
     }
 }
 
-/// Kills a `cdc-cli` of its own build at every named point, with every emitter.
+/// Kills a `cdc-cli` of its own build at every named point, with every emitter, reading an engine's log
+/// and a PostgreSQL of its own.
 ///
 /// # Errors
 /// It does not build, or a row of the table does not hold.
 fn crash_table() -> Result<String> {
-    command::check(&mut command::cargo(&[
+    let server = Postgres::start()?;
+    let mut test = command::cargo(&[
         "nextest",
         "run",
         "--package=cdc-cli",
         "--features=crash-points",
         "crash::",
-    ]))
-    .context(|| "kill cdc-cli at every point of the crash table")?;
+    ]);
+    test.env(postgres_server::URL_VARIABLE, server.url());
+    command::check(&mut test).context(|| "kill cdc-cli at every point of the crash table")?;
     Ok(
-        "every emitter, every point: nothing missing, each row in order, files without repeats"
+        "both sources, every emitter, every point: nothing missing, each row in order, files without repeats"
             .into(),
     )
 }

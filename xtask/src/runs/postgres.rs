@@ -77,7 +77,8 @@ pub(super) fn mirror(plan: &Plan) -> Result<String> {
     Writers::start(&stage.postgres, &stage.dir, plan.seed, 0, plan.transactions)?.finish()?;
     capture.shut_down(running)?;
     capture.catch_up()?;
-    stage.judge_files()
+    let counters = capture.counters()?;
+    Ok(format!("{}; {counters}", stage.judge_files()?))
 }
 
 /// A kill that waits for deliveries waits no longer than this.
@@ -186,6 +187,7 @@ pub(super) fn kill(plan: &Plan) -> Result<String> {
     capture.shut_down(running)?;
     capture.catch_up()?;
     receiver.check()?;
+    let counters = capture.counters()?;
     let files = stage.judge_files().context(|| "the files")?;
     let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
     let mut at = 0_usize;
@@ -214,7 +216,7 @@ pub(super) fn kill(plan: &Plan) -> Result<String> {
         plan.kills
     );
     Ok(format!(
-        "{} kills: {files}; the file repeats none, the webhook {} in {} re-runs with the same ids",
+        "{} kills: {files}; the file repeats none, the webhook {} in {} re-runs with the same ids; {counters}",
         plan.kills, taken.repeats.repeated, taken.repeats.rewinds
     ))
 }
@@ -262,8 +264,9 @@ pub(super) fn crash(plan: &Plan) -> Result<String> {
     .finish()?;
     capture.shut_down(running)?;
     capture.catch_up()?;
+    let counters = capture.counters()?;
     Ok(format!(
-        "{} crashes: {}",
+        "{} crashes: {}; {counters}",
         plan.crashes,
         stage.judge_files()?
     ))
@@ -454,8 +457,9 @@ pub(super) fn webhook_poison(plan: &Plan) -> Result<String> {
         "{} dead letters are left after the redrive",
         pending.len()
     );
+    let counters = capture.counters()?;
     Ok(format!(
-        "{ROWS} events behind {AWAY} refusals and one poison: one dead letter, redriven with its id"
+        "{ROWS} events behind {AWAY} refusals and one poison: one dead letter, redriven with its id; {counters}"
     ))
 }
 

@@ -234,8 +234,9 @@ fn run(plan: &Plan, time: Duration) -> Result<String> {
     Writers::start(postgres, dir, plan.seed, storm.round + 1, plan.transactions)?.finish()?;
     storm.catch_up()?;
     receiver.check()?;
+    let counters = storm.capture.counters()?;
     let ids = spread_ids.lock().unwrap_or_else(PoisonError::into_inner);
-    storm.judge(&ids)
+    Ok(format!("{}; {counters}", storm.judge(&ids)?))
 }
 
 /// Every emitter at once.

@@ -3,7 +3,8 @@
 
 mod destinations;
 mod logs;
-mod postgres;
+mod past;
+pub(crate) mod postgres;
 mod postgres_cluster;
 pub(crate) mod shop;
 mod state;

@@ -5,11 +5,12 @@ use std::net::TcpListener;
 use cdc_core::SourceError;
 use cdc_wal::postgres::{PostgresConfig, SqlSession};
 
-use super::shop::{Running, delivered, file_config, ids, lines, refused, until};
+use super::shop::{Running, add_emitter, delivered, file_config, ids, lines, refused, until};
 use crate::command::PAGE;
 use crate::tool::Tool;
 
-fn server() -> PostgresConfig {
+/// The server that the tests share.
+pub(crate) fn server() -> PostgresConfig {
     let url = std::env::var("CDC_TEST_POSTGRES").unwrap_or_else(|_| {
         panic!("CDC_TEST_POSTGRES is not set: run these tests with `cargo xtask test`, which starts a private PostgreSQL")
     });
@@ -27,7 +28,7 @@ fn wait<T>(future: impl Future<Output = Result<T, SourceError>>) -> T {
 }
 
 /// The rows of one statement in a session of its own.
-pub(super) fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>> {
+pub(crate) fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>> {
     wait(async {
         let mut session = SqlSession::open(config).await?;
         let rows = session.query(sql).await?;
@@ -36,7 +37,8 @@ pub(super) fn sql(config: &PostgresConfig, sql: &str) -> Vec<Vec<Option<String>>
     })
 }
 
-fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
+/// Its address, for the tool.
+pub(crate) fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
     let PostgresConfig {
         host,
         port,
@@ -44,6 +46,16 @@ fn url(config: &PostgresConfig, user: &str, password: &str) -> String {
         ..
     } = config;
     format!("postgres://{user}:{password}@{host}:{port}/{database}")
+}
+
+/// Waits until nobody streams from the slot: the server may still be noticing that the tool has gone.
+pub(crate) fn until_free(config: &PostgresConfig) {
+    let name = &config.slot;
+    until("the slot is free", || {
+        let active =
+            format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}' AND active");
+        sql(config, &active).is_empty().then_some(())
+    });
 }
 
 /// A database with a table, and the tool beside it. What the server was made to keep goes with it.
@@ -85,21 +97,8 @@ impl Db {
         self.tool.write("cdc.toml", &(text + &more));
     }
 
-    /// One more file emitter beside those that are there, delivering to this directory.
     pub(super) fn add_emitter(&self, name: &str) {
-        let mut text = std::fs::read_to_string(self.tool.path("cdc.toml")).unwrap();
-        let first =
-            "[[cdc.emitters]]\nname = \"file\"\nemitter = \"file\"\nfile = { path = \"out\" }\n";
-        if !text.contains("[[cdc.emitters]]") {
-            text = text
-                .replace("\nemitter = \"file\"\n", "\n")
-                .replace("[cdc.file]\npath = \"out\"\n", "");
-            text.push_str(first);
-        }
-        text.push_str(&format!(
-            "[[cdc.emitters]]\nname = \"{name}\"\nemitter = \"file\"\nfile = {{ path = \"{name}\" }}\n"
-        ));
-        self.tool.write("cdc.toml", &text);
+        add_emitter(&self.tool, name);
     }
 
     /// The server was restarted at another address.
@@ -170,12 +169,7 @@ impl Db {
 
     fn drop_slot(&self) {
         let name = &self.config.slot;
-        // The server may still be noticing that the tool has gone.
-        until("the slot is free", || {
-            let active =
-                format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}' AND active");
-            sql(&self.config, &active).is_empty().then_some(())
-        });
+        until_free(&self.config);
         let drop = format!(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'"
         );

@@ -11,7 +11,7 @@ use super::postgres::{Db, sql};
 use super::shop::{Running, delivered, refused, until};
 
 /// A private cluster, stopped and removed with this.
-struct Cluster {
+pub(super) struct Cluster {
     dir: tempfile::TempDir,
     server: Option<Child>,
     port: u16,
@@ -50,7 +50,7 @@ fn server_user() -> Option<(u32, u32)> {
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         if let Some((user, group)) = server_user() {
             std::os::unix::fs::chown(dir.path(), Some(user), Some(group)).unwrap();
@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     /// Starts it, after stopping it if it runs; returns when it answers.
-    fn restart(&mut self, settings: &[&str]) {
+    pub(super) fn restart(&mut self, settings: &[&str]) {
         self.stop();
         // Somebody else may take the port between this look and the server's.
         until("the server starts", || {
@@ -105,7 +105,7 @@ impl Cluster {
     }
 
     /// Starts it at this port, which it had.
-    fn restart_at(&mut self, port: u16, settings: &[&str]) {
+    pub(super) fn restart_at(&mut self, port: u16, settings: &[&str]) {
         self.port = port;
         self.start(settings);
         until("the server answers", || self.answers().then_some(()));
@@ -135,7 +135,7 @@ impl Cluster {
         runtime.block_on(SqlSession::open(&self.config())).is_ok()
     }
 
-    fn config(&self) -> PostgresConfig {
+    pub(super) fn config(&self) -> PostgresConfig {
         let url = format!(
             "postgres://postgres:unused@127.0.0.1:{}/postgres",
             self.port
@@ -143,7 +143,7 @@ impl Cluster {
         PostgresConfig::parse(&url).unwrap()
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             let mut kill = Command::new("kill");
             drop(kill.args(["-QUIT", &server.id().to_string()]).status());

@@ -35,6 +35,23 @@ pub(crate) fn file_config(source: &str) -> String {
     )
 }
 
+/// One more file emitter beside those that are there, delivering to the directory of its name.
+pub(crate) fn add_emitter(tool: &Tool, name: &str) {
+    let mut text = std::fs::read_to_string(tool.path("cdc.toml")).unwrap();
+    let first =
+        "[[cdc.emitters]]\nname = \"file\"\nemitter = \"file\"\nfile = { path = \"out\" }\n";
+    if !text.contains("[[cdc.emitters]]") {
+        text = text
+            .replace("\nemitter = \"file\"\n", "\n")
+            .replace("[cdc.file]\npath = \"out\"\n", "");
+        text.push_str(first);
+    }
+    text.push_str(&format!(
+        "[[cdc.emitters]]\nname = \"{name}\"\nemitter = \"file\"\nfile = {{ path = \"{name}\" }}\n"
+    ));
+    tool.write("cdc.toml", &text);
+}
+
 /// Ids in the order in which they were delivered to files.
 pub(crate) fn delivered(out: &Path) -> Vec<i64> {
     lines(out).iter().flat_map(|line| ids(line)).collect()

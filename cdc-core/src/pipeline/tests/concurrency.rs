@@ -132,7 +132,7 @@ impl Emitter for Server {
         {
             return Err(failure(kind, status));
         }
-        let mut rejected = Vec::new();
+        let (mut rejected, mut worthless) = (Vec::new(), Vec::new());
         let mut lost = false;
         if let Some((random, of16)) = mood
             && random & 15 < of16
@@ -141,20 +141,23 @@ impl Emitter for Server {
                 0 => return Err(failure(retry, Some(503))),
                 1 => lost = true,
                 2 => {
-                    // With all that depends on it: one that takes what comes behind a refused
-                    // event of the same row gives up that row's order itself.
+                    // It takes what comes behind a refused event of the same row, which is worth
+                    // nothing: that has to come again, in order.
                     let first = usize::try_from(random >> 16 & 0xff).unwrap() % batch.len();
                     let mut rows = HashSet::new();
                     for (index, event) in batch.events().iter().enumerate().skip(first) {
                         let ids = ids_of(event);
-                        if index == first || ids.iter().any(|id| rows.contains(id)) {
-                            rows.extend(ids);
+                        if index == first || random >> 24 & index as u64 & 7 == 7 {
                             rejected.push(Rejection {
                                 index,
                                 message: "not this one".into(),
                                 status: Some(422),
                             });
+                        } else if !ids.iter().any(|id| rows.contains(id)) {
+                            continue;
                         }
+                        rows.extend(ids);
+                        worthless.push(index);
                     }
                 }
                 _ => return Err(failure(EmitErrorKind::Event, Some(400))),
@@ -168,7 +171,7 @@ impl Emitter for Server {
             return Err(failure(EmitErrorKind::Event, Some(400)));
         }
         for (index, event) in batch.events().iter().enumerate() {
-            if rejected.iter().all(|r| r.index != index) {
+            if !worthless.contains(&index) {
                 let arrival = (now, event.position, id_of(event), event.op);
                 state.arrived.push(arrival);
             }

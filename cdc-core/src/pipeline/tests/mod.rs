@@ -616,6 +616,7 @@ mod concurrency;
 #[cfg(feature = "model")]
 mod model;
 mod orders;
+mod partial;
 mod replay;
 mod tables;
 

@@ -254,7 +254,7 @@ impl SimDestination {
             };
             format!("{late}{} refused of {}", refused.len(), positions.join(" "))
         });
-        let bad: Vec<_> = refused
+        let mut bad: Vec<_> = refused
             .iter()
             .map(|&index| events[index].position)
             .collect();
@@ -263,8 +263,10 @@ impl SimDestination {
                 self.oracle.refused(&self.name, event.position);
             } else if whole {
                 self.timeline.stir(event.position.commit.0);
-                self.oracle
-                    .arrived(&self.name, batch.source(), event, way, &bad);
+                let source = batch.source();
+                if self.oracle.arrived(&self.name, source, event, way, &bad) {
+                    bad.push(event.position);
+                }
             }
         }
         refused

@@ -189,7 +189,8 @@ impl Oracle {
         locked(&self.inner).end
     }
 
-    /// An event came to a destination, in a request of which the events at `refused` were refused.
+    /// An event came to a destination, in a request of which the events at `refused` were refused, or
+    /// taken behind such a one. True if it is of the latter: that is no delivery.
     pub fn arrived(
         &self,
         emitter: &str,
@@ -197,12 +198,13 @@ impl Oracle {
         event: &ChangeEvent,
         way: Way,
         refused: &[Position],
-    ) {
+    ) -> bool {
         self.ask_witness();
         let found = locked(&self.inner).arrive(emitter, source, event, way, refused);
-        if let Err(what) = found {
+        found.unwrap_or_else(|what| {
             self.violated(what);
-        }
+            false
+        })
     }
 
     /// A destination or transform refused this event for what it is.
@@ -568,7 +570,7 @@ impl Inner {
         event: &ChangeEvent,
         way: Way,
         refused: &[Position],
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let position = event.position;
         let together: Vec<_> = refused.iter().filter_map(|at| self.find(*at)).collect();
         let index = self
@@ -587,7 +589,8 @@ impl Inner {
             .get_mut(emitter)
             .ok_or_else(|| format!("{emitter}: nobody knows this emitter"))?;
         if let Way::Replayed(number) = way {
-            return judged.replayed(number, index, known, &self.events);
+            judged.replayed(number, index, known, &self.events)?;
+            return Ok(false);
         }
         let letter =
             judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
@@ -595,7 +598,7 @@ impl Inner {
             // Parked events have not been through the transforms, and may be redriven as they were.
             if letter && (judged.rules.keep)(event) {
                 judged.arrived[index] += 1;
-                return Ok(());
+                return Ok(false);
             }
             return Err(format!(
                 "{emitter}: got {position}, which the filter or a transform drops"
@@ -614,6 +617,9 @@ impl Inner {
                 let keys = distinct(known.keys).map(|key| (Which::Key, key));
                 keys.chain([(Which::Barrier, known.table)]).collect()
             };
+            // Taken behind an event of its key that was refused in the same request: that is no
+            // delivery, and it must come again behind that one.
+            let mut ahead = false;
             for (which, key) in chains {
                 if let Some(hole) = judged.hole(which, key, index, &together) {
                     let what = if which == Which::Key { "key" } else { "table" };
@@ -622,12 +628,17 @@ impl Inner {
                         self.events[hole].event.position
                     ));
                 }
+                ahead |= judged.rules.parks && judged.hole(which, key, index, &[]).is_some();
+            }
+            if ahead {
+                return Ok(true);
             }
         }
         judged.arrived[index] += 1;
         judged
             .is_near(way, index)
-            .map_err(|what| format!("{emitter}: {position} {what}"))
+            .map_err(|what| format!("{emitter}: {position} {what}"))?;
+        Ok(false)
     }
 
     /// Gives the numbers of the events that nobody knew a letter of.

@@ -142,6 +142,65 @@ async fn each_replica_identity_gives_its_old_row() {
     db.finish(source).await;
 }
 
+/// The catalog is of now: what was written before a column was renamed has the key it had then.
+#[tokio::test]
+async fn the_key_of_a_full_identity_is_found_after_its_columns_were_renamed() {
+    let mut db = Db::new("rows_renamed").await;
+    let full = |table: &str, columns: &str| {
+        format!(
+            "CREATE TABLE public.{table} ({columns}); ALTER TABLE public.{table} REPLICA IDENTITY FULL; "
+        )
+    };
+    let tables = [
+        full("renamed", "v text, id int PRIMARY KEY"),
+        full("swapped", "id int PRIMARY KEY, other int"),
+        full("dropped", "a int, id int PRIMARY KEY, b int"),
+        full("other", "id int PRIMARY KEY, code int"),
+        full("gone", "id int PRIMARY KEY, v text"),
+    ];
+    db.run(&tables.concat()).await;
+    let source = db.connect(None).await;
+    source.close().await.unwrap();
+    db.run(
+        "INSERT INTO public.renamed VALUES ('a', 1); INSERT INTO public.swapped VALUES (1, 2); \
+         INSERT INTO public.dropped VALUES (1, 2, 3); INSERT INTO public.other VALUES (1, 2); \
+         INSERT INTO public.gone VALUES (1, 'a'); \
+         ALTER TABLE public.renamed RENAME id TO ident; ALTER TABLE public.renamed ADD w int; \
+         ALTER TABLE public.swapped RENAME id TO x; ALTER TABLE public.swapped RENAME other TO id; \
+         ALTER TABLE public.swapped RENAME x TO other; \
+         ALTER TABLE public.dropped DROP a; ALTER TABLE public.dropped RENAME id TO ident; \
+         ALTER TABLE public.other DROP CONSTRAINT other_pkey; ALTER TABLE public.other ADD n int DEFAULT 1; \
+         ALTER TABLE public.other ADD PRIMARY KEY (n); DROP TABLE public.gone; \
+         INSERT INTO public.renamed VALUES ('b', 2); UPDATE public.swapped SET id = 3",
+    )
+    .await;
+    let mut source = db.connect(None).await;
+    let events = db.pending(&mut source).await;
+    let found: Vec<_> = events
+        .iter()
+        .filter(|event| &*event.relation.schema == "public")
+        .map(|event| {
+            let names = event.relation.key.iter();
+            let names = names.map(|n| &*event.relation.columns[usize::from(*n)].name);
+            (&*event.relation.table, names.collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("renamed", vec!["id"]),
+            ("swapped", vec!["id"]),
+            ("dropped", vec!["id"]),
+            // The key it has now did not exist; and a table that is gone has none.
+            ("other", vec![]),
+            ("gone", vec![]),
+            ("renamed", vec!["ident"]),
+            ("swapped", vec!["other"]),
+        ]
+    );
+    db.finish(source).await;
+}
+
 #[tokio::test]
 async fn an_unchanged_large_value_is_unavailable_or_filled_from_the_old_row() {
     let mut db = Db::new("rows_toast").await;

@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, ChangeEvent, Op, Position, SourceErrorKind, Value, WalSource};
-use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
+use cdc_wal::rocksdb::{RocksDbCheck, RocksDbConfig, RocksDbSource, RocksDbStart};
 
 use crate::support::clock;
 
 /// Nothing may be read from a process that writes for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Kills and seed: 4 in `cargo xtask test`; `cargo xtask run rocksdb-kill` asks for more.
+/// Kills and seed: 8 in `cargo xtask test`; `cargo xtask run rocksdb-kill` asks for more.
 fn asked() -> (u64, u64) {
     let number = |name: &str, otherwise| {
         let asked = std::env::var(name).ok();
         asked.map_or(otherwise, |text| text.parse().expect("a number"))
     };
     (
-        number("CDC_ROCKSDB_KILLS", 1),
+        number("CDC_ROCKSDB_KILLS", 8),
         number("CDC_ROCKSDB_SEED", 1),
     )
 }
@@ -232,6 +232,7 @@ impl Read {
 fn config(db: &Path) -> RocksDbConfig {
     RocksDbConfig {
         start: RocksDbStart::Oldest,
+        state_dir: Some(db.with_file_name("state")),
         ..RocksDbConfig::new(db)
     }
 }
@@ -296,6 +297,66 @@ async fn events_are_what_rocksdb_recovers_after_every_kill() {
     let refused = RocksDbSource::connect(StdStorage::shared(), clock(), config(&db), Some(ahead));
     let error = refused.expect_err("ahead");
     assert!(matches!(error.kind, SourceErrorKind::Refused(_)), "{error}");
+}
+
+/// A put and its single delete leave nothing in a table: when RocksDB is opened twice behind a kill it
+/// gives their numbers again.
+#[tokio::test]
+async fn numbers_that_rocksdb_gives_twice_are_both_read_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = writer(dir.path());
+    let db = dir.path().join("db");
+    let mut read = Read::default();
+    let mut kept: Option<RocksDbSource> = None;
+    let mut twice = 0;
+    for seed in 1..=6_u64 {
+        let mut pair = Command::new(&program);
+        let status = pair.arg("pair").arg(&db).arg(seed.to_string()).status();
+        assert!(!status.expect("the writer").success(), "it kills itself");
+        // One that is there all the time, one that comes back from a position, one from inside a batch.
+        let mut source = match kept.take() {
+            Some(source) if seed % 3 == 0 => source,
+            _ => connect(&db, (seed > 1).then_some(read.end)),
+        };
+        let end = source.end_at_start();
+        if seed % 3 == 1 {
+            read.read(&mut source, Some(3)).await;
+            source = connect(&db, Some(read.end));
+            assert_eq!(source.end_at_start(), end);
+        }
+        read.read(&mut source, None).await;
+        if seed % 3 != 0 {
+            assert_eq!(read.end, end, "the end it named");
+        }
+        assert_eq!(dump(&program, &db), read.mirror, "seed {seed}");
+        // What the database itself counts falls behind.
+        let check = RocksDbCheck::read(&StdStorage::shared(), &config(&db)).expect("a look");
+        let (_, last) = check.extent.expect("log files");
+        twice = read.end.commit.0 - last;
+        kept = Some(source);
+    }
+    assert!(twice >= 2 * 4, "numbers were given twice: {twice}");
+
+    // Without what was remembered the number alone does not say which of two it is.
+    let end = read.end.commit.0 - twice;
+    let forgetful = RocksDbConfig {
+        state_dir: None,
+        ..config(&db)
+    };
+    let connect = |at| {
+        let position = Some(Position::end_of(cdc_core::Lsn(at)));
+        RocksDbSource::connect(StdStorage::shared(), clock(), forgetful.clone(), position)
+    };
+    let mut wrong = 0;
+    for at in 1..=end {
+        let mut source = connect(at).expect("within the log");
+        if let Err(error) = source.next_batch(BatchLimit::default()).await {
+            assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
+            assert!(error.to_string().contains("gave it twice"), "{error}");
+            wrong += 1;
+        }
+    }
+    assert_eq!(wrong, twice, "the numbers that are in two files");
 }
 
 #[tokio::test]

@@ -218,6 +218,69 @@ fn purged_files_are_a_gap_and_damage_is_damage() {
     assert!(error.to_string().contains("000021.log"), "{error}");
 }
 
+/// A database whose numbers 3 and 4 were given twice, in files 5 and 9.
+fn twice(first: &[u64], second: &[u64]) -> SimStorage {
+    let disk = SimStorage::new();
+    for (number, sequences) in [(5, first), (9, second)] {
+        let batches: Vec<_> = sequences
+            .iter()
+            .map(|sequence| batch(*sequence, &[&[u8::try_from(number).expect("small")]]))
+            .collect();
+        put(
+            &disk,
+            &format!("/db/{number:06}.log"),
+            &file(None, &batches),
+        );
+    }
+    disk
+}
+
+#[test]
+fn numbers_that_were_given_twice_are_read_twice_and_rise_in_the_stream() {
+    let disk = twice(&[1, 2, 3, 4], &[3, 4, 5]);
+    let mut wal = after(&disk, 0);
+    let mut seen = Vec::new();
+    while let Some(bytes) = wal.next_batch().unwrap() {
+        seen.push(Batch::decode(&bytes).unwrap().sequence() + wal.shift());
+    }
+    assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7]);
+    // Behind a torn end, too.
+    let torn = [
+        file(None, &[1, 2, 3, 4].map(|sequence| batch(sequence, &[b"x"]))),
+        vec![1; 40],
+    ];
+    put(&disk, "/db/000005.log", &torn.concat());
+    let mut wal = after(&disk, 0);
+    assert_eq!(all(&mut wal).unwrap().len(), 7);
+    assert_eq!(wal.shift(), 2);
+}
+
+#[test]
+fn changes_that_were_read_and_are_gone_are_refused() {
+    for first in [&[1, 2, 3][..], &[]] {
+        // The machine failed: the file is shorter than what was read of it.
+        let disk = twice(&[1, 2, 3, 4], &[]);
+        disk.remove(Path::new("/db/000009.log")).unwrap();
+        let mut wal = after(&disk, 0);
+        assert_eq!(all(&mut wal).unwrap().len(), 4);
+        let lost = twice(first, &[4, 5]);
+        for path in ["/db/000005.log", "/db/000009.log"].map(Path::new) {
+            let file = lost.open(path, OpenMode::Read).unwrap();
+            let mut content = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            file.read_at(&mut content, 0).unwrap();
+            put(&disk, &path.display().to_string(), &content);
+        }
+        let error = all(&mut wal).unwrap_err();
+        assert_eq!(error.kind, LogErrorKind::Trimmed, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("000009.log begins with sequence number 4"),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn what_is_not_read_is_refused_by_name() {
     let read = |bytes: &[u8]| {

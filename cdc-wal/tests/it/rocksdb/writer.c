@@ -1,8 +1,10 @@
 /* Writes a RocksDB database with random batches of every operation, or prints what it holds.
  * writer write DIRECTORY SEED   until it is killed
  * writer dump DIRECTORY         a line an entry: family, key, value, in hexadecimal
+ * writer pair DIRECTORY SEED    writes, last a put and its single delete, and kills itself
  * writer purge DIRECTORY SEED   writes without keeping log files, flushes and ends */
 #include <rocksdb/c.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ static void close_all(rocksdb_t *db, rocksdb_column_family_handle_t **families) 
 int main(int count, char **args) {
   if (count < 3) return 2;
   int purge = !strcmp(args[1], "purge");
+  int pair = !strcmp(args[1], "pair");
   char *error = NULL;
   rocksdb_options_t *options = rocksdb_options_create();
   rocksdb_options_set_create_if_missing(options, 1);
@@ -74,7 +77,7 @@ int main(int count, char **args) {
   static char value[9000];
   memset(value, 'v', sizeof value);
   uint64_t unique = strtoull(args[3], NULL, 10) << 32;
-  for (uint64_t round = 0; !purge || round < 500; round++) {
+  for (uint64_t round = 0; purge ? round < 500 : !pair || round < 5; round++) {
     rocksdb_writebatch_t *batch = rocksdb_writebatch_create();
     uint64_t operations = 1 + dice(8);
     for (uint64_t n = 0; n < operations; n++) {
@@ -113,6 +116,13 @@ int main(int count, char **args) {
     rocksdb_write(db, writing, batch, &error);
     check(error);
     rocksdb_writebatch_destroy(batch);
+  }
+  if (pair) {
+    rocksdb_put_cf(db, writing, families[3], "twin", 4, "1", 1, &error);
+    check(error);
+    rocksdb_singledelete_cf(db, writing, families[3], "twin", 4, &error);
+    check(error);
+    raise(SIGKILL);
   }
   rocksdb_flushoptions_t *flushing = rocksdb_flushoptions_create();
   for (int n = 0; n < FAMILIES; n++) {

@@ -101,3 +101,90 @@ async fn rows_that_are_known_to_fail_cost_the_others_nothing_more() {
     // A thousand more letters in a second of virtual time.
     assert!(poison.2 <= 20, "{poison:?}: a sync a letter");
 }
+
+/// One worker's events are refused and there is no room for their letters: the others go on, with
+/// what is read meanwhile, until the window is full.
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_room_for_its_letters_holds_up_no_other() {
+    let rows = 64;
+    for window_max in [65_536, 512] {
+        let mut bench = Bench::new(Server::with(|s| s.poison = HashSet::from([5])), 8);
+        bench.window_max = window_max;
+        bench.rig.dlq.lock().unwrap().full = true;
+        let all = push(&bench, spread(40, 64, rows));
+        let (trigger, shutdown) = Shutdown::new();
+        let (lane, _control) = bench.lane(&shutdown);
+        let orders = async {
+            // Before the lane looks by itself whether there is room.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let counts = bench.rig.metrics.counts();
+            assert!(
+                matches!(counts.health, LaneHealth::Blocked { .. }),
+                "{counts:?}"
+            );
+            let by_row = bench.server.by_row();
+            let through = by_row.values().filter(|row| row.len() == 40).count();
+            let arrived = bench.server.positions().len() as u64;
+            if window_max > 2560 {
+                // All rows but those of the one worker.
+                assert!(through > 45 && through < 64, "{through} of 64 rows");
+            } else {
+                assert!(arrived > window_max / 2, "{arrived} arrived");
+                assert!(counts.read <= window_max + 64, "{counts:?}");
+            }
+            // A request now and then, not a busy loop.
+            assert!(bench.server.state().requests < 500);
+            bench.rig.dlq.lock().unwrap().full = false;
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            trigger.trigger();
+        };
+        let ((), end) = tokio::join!(orders, bench.watched(lane));
+        end.unwrap();
+        let of_others = all.iter().filter(|(id, _)| *id != 5).count();
+        assert_eq!(bench.server.positions().len(), of_others, "each once");
+        assert!(bench.server.by_row().values().all(|row| is_ascending(row)));
+        assert_eq!(bench.rig.letters(LetterState::Pending).len(), 1);
+        assert_eq!(bench.rig.letters(LetterState::Parked).len(), 39);
+        assert_eq!(bench.rig.stored(), Position::end_of(Lsn(40)));
+    }
+}
+
+/// The same, with an order to redrive that comes while others have requests in flight.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_makes_room_while_others_go_on() {
+    let bench = Bench::new(Server::with(|s| s.poison = HashSet::from([0, 5])), 8);
+    bench.rig.dlq.lock().unwrap().letters_max = Some(1);
+    // The first letter is of the first event of all: nothing is due before it.
+    bench.rig.log.push(EventBatch::new(
+        source(),
+        vec![insert(1, 0, 0)],
+        Position::end_of(Lsn(1)),
+    ));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, control) = bench.lane(&shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for commit in 2..802 {
+            let events = (0..8)
+                .map(|n| insert(commit, n, i64::from(n) + 1))
+                .collect();
+            bench.rig.log.push(EventBatch::new(
+                source(),
+                events,
+                Position::end_of(Lsn(commit)),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(bench.rig.metrics.counts().in_flight > 1000);
+        bench.server.state().poison.clear();
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (1, None));
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, bench.watched(lane));
+    end.unwrap();
+    assert!(bench.server.by_row().values().all(|row| is_ascending(row)));
+    assert_eq!(bench.server.positions().len(), 1 + 800 * 8);
+    assert_eq!(bench.open_letters(), 0);
+}
