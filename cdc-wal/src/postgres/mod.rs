@@ -39,6 +39,11 @@ mod connection;
 mod decode;
 mod error;
 mod feedback;
+#[cfg(any(
+    feature = "fuzzing",
+    all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
+))]
+pub(crate) mod fuzzing;
 mod pace;
 mod pump;
 mod relation;
