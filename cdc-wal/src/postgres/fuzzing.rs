@@ -29,7 +29,7 @@ const SCALARS: [Scalar; 15] = [
 
 /// A stream: messages, each behind its length in two bytes, put together to transactions as far as
 /// they make sense. Rows that come of it are valid, and positions ascend.
-pub fn pgoutput(data: &[u8]) {
+pub(crate) fn pgoutput(data: &[u8]) {
     let _envelope = copy_data(data);
     let _message = message(data);
     let mut assembler = Assembler::new(Position::before(Lsn(1)));
@@ -70,7 +70,7 @@ pub fn pgoutput(data: &[u8]) {
 }
 
 /// The text of a value, as every type: always exactly one valid value.
-pub fn value(data: &[u8]) {
+pub(crate) fn value(data: &[u8]) {
     let Some((pick, text)) = data.split_first() else {
         return;
     };

@@ -9,7 +9,7 @@ use super::manifest::{Manifest, kept, operators};
 use super::{Batch, Families, Family, WalDirectory};
 
 /// A write batch, and its events.
-pub fn batch(data: &[u8]) {
+pub(crate) fn batch(data: &[u8]) {
     let Ok(batch) = Batch::decode(data) else {
         return;
     };
@@ -38,7 +38,7 @@ pub fn batch(data: &[u8]) {
 }
 
 /// A log file: raw, or one whole record of the rest.
-pub fn log(data: &[u8]) {
+pub(crate) fn log(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
         return;
     };
@@ -77,7 +77,7 @@ fn whole(payload: &[u8]) -> Vec<u8> {
 }
 
 /// An edit of the manifest, and the options.
-pub fn manifest(data: &[u8]) {
+pub(crate) fn manifest(data: &[u8]) {
     let mut manifest = Manifest::default();
     manifest.apply(data);
     let text = String::from_utf8_lossy(data);

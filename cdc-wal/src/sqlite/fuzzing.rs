@@ -16,7 +16,7 @@ use super::wal_index::{INDEX_BYTES, WalIndex};
 const PAGE: usize = 512;
 
 /// A page of any bytes: every cell is read or refused, and every record in it.
-pub fn page(data: &[u8]) {
+pub(crate) fn page(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
         return;
     };
@@ -88,7 +88,7 @@ fn with_file(bytes: &[u8], then: impl FnOnce(&File)) {
 /// A `-wal` file. The first byte says whether the rest is the file, or pages to be put behind a good
 /// header with checksums that fit: each has its number and the size after it in one byte each, and
 /// 512 bytes, or what is left.
-pub fn wal(data: &[u8]) {
+pub(crate) fn wal(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
         return;
     };
@@ -160,7 +160,7 @@ fn sealed(data: &[u8], big_endian: bool) -> Vec<u8> {
 }
 
 /// The text of a table in the schema.
-pub fn schema(data: &[u8]) {
+pub(crate) fn schema(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(table) = TableDef::parse(&text) {
         for key in &table.key {

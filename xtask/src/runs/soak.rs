@@ -28,6 +28,8 @@ use crate::{Error, Result, ensure};
 const BATCH: u64 = 100;
 /// A lane that does not move for so long must say why.
 const STALL: Duration = Duration::from_secs(10);
+/// Longest time from a start to the first status.
+const STARTS: Duration = Duration::from_secs(60);
 /// Between two looks at the process.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two faults, and how long one lasts.
@@ -317,10 +319,10 @@ impl Soak {
             handles: number(handles as u64),
             disk_mib: number(disk) / 1_048_576.0,
         });
-        // It does not listen yet, just after a start; that it must before a stall counts.
+        // Just after a start it does not listen yet, or says that it is starting.
         match status(self.port) {
             Ok(status) => self.judge_lanes(&status),
-            Err(_) if self.process.elapsed() < STALL => Ok(()),
+            Err(_) if self.process.elapsed() < STARTS => Ok(()),
             Err(error) => Err(error),
         }
     }
