@@ -30,6 +30,7 @@
 //! # Features
 //! - `runtime` (default): the [`pipeline`] on tokio.
 //! - `crash-points`: named points at which tests end the process ([`crash`]).
+//! - `fuzzing`: what the fuzz targets call; no part of the interface.
 //! - `model`: locks whose turns a test chooses; never in a build for users.
 //! - `testing`: fakes and simulated storage for tests.
 
@@ -44,6 +45,9 @@ mod error;
 mod event;
 mod event_id;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gap;
 mod journal;
 mod key;

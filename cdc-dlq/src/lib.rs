@@ -33,6 +33,9 @@
 mod export;
 mod filter;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod import;
 mod index;
 mod key;

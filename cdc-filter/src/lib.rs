@@ -12,6 +12,9 @@
 
 mod cache;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod predicate;
 mod transform;

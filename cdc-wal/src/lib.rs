@@ -69,12 +69,19 @@
 //! - `tls`: TLS on its connection.
 //! - `rocksdb`: RocksDB's write-ahead log as events, read from its files.
 //! - `testing`: the conformance kit for engines of the eight [`kinds`].
+//! - `fuzzing`: what the fuzz targets call; no part of the interface.
 //! - `model`: locks and threads whose turns a test chooses; never in a build for users.
 //! - `sqlite`: the reader of any SQLite database in WAL mode.
 
 mod control;
 mod error;
 pub mod format;
+#[cfg(any(
+    feature = "fuzzing",
+    all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
+))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod journal;
 pub mod kinds;

@@ -141,6 +141,17 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// # Errors
 /// It cannot be started. Its own failure is in the returned status.
 pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+    follow_quietly(command, |text| {
+        println!("{text}");
+        line(text);
+    })
+}
+
+/// As [`follow`], without passing the lines on.
+///
+/// # Errors
+/// As [`follow`].
+pub fn follow_quietly(command: &mut Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
     let (reader, writer) = std::io::pipe().context(|| "make a pipe")?;
     let again = writer.try_clone().context(|| "make a pipe")?;
     let mut child = command
@@ -157,9 +168,7 @@ pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<ExitS
         .split(b'\n')
         .map_while(std::result::Result::ok)
     {
-        let text = String::from_utf8_lossy(&text);
-        println!("{text}");
-        line(&text);
+        line(&String::from_utf8_lossy(&text));
     }
     let status = child
         .wait()

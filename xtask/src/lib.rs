@@ -13,12 +13,14 @@ pub mod bench;
 pub mod ci;
 pub mod command;
 pub mod error;
+pub mod fuzz;
 pub mod guard;
 pub mod json;
 pub mod model;
 pub mod options;
 pub mod postgres;
 pub mod runs;
+pub mod sanitize;
 pub mod seeded;
 pub mod setup;
 pub mod sim;
@@ -44,18 +46,22 @@ Usage: cargo xtask COMMAND
   sim [OPTIONS]          the whole pipeline in a simulated world: --seed N, --count N, --minutes M;
                          `sim --help` lists the others, docs/simulator.md explains
   model [NAME] [OPTIONS] what threads share, under many orders of turns: --schedules N, --seed N, --replay SCHEDULE
+  sanitize [NAME]        the most threaded tests under a sanitizer: address, thread, or both
+  fuzz [TARGET|all]      run the fuzz targets: --secs N each (default 60), --sanitizer none|address, --keep what covers more, --list
   seeded-bugs [NAME…]    put each deliberate fault of xtask/seeded-bugs.txt into a copy and show which tests see it
   crash [OPTIONS]        a storm of kills and faults over every emitter at once: --minutes M, --kills N, --seed N
+  soak [OPTIONS]         a steady load with faults; memory, handles and disk stay flat: --minutes M, --rate N (events/s)
   run NAME|all [OPTIONS] one integration run of cdc-cli, or all of them
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
 
-Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table; and, not in `all`, kinds
+Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table, memory-ceiling; and, not in `all`, kinds
 (conformance of the typed logs), sqlite-oracle, sqlite-kill, rocksdb-kill
   --transactions N       how many transactions the writers commit (default 4000; long: 200000)
   --seed N               seed of everything random (default: from the clock, always printed)
   --kills N              pg-kill: how often cdc-cli is killed (default 5); sqlite-kill, rocksdb-kill
   --workloads N          kinds: random workloads of each of the eight kinds (default 1000)
+  --mib N                memory-ceiling: size of its one transaction (default 96; long: 4096)
   --crashes N            pg-crash: how often the database is killed (default 2)
   --cli PATH             use this cdc-cli instead of building one
   --release              build cdc-cli with optimisations
@@ -90,8 +96,11 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         "bench" => bench::command(rest),
         "sim" => sim::command(rest),
         "model" => model::command(rest),
+        "sanitize" => sanitize::command(rest),
+        "fuzz" => fuzz::command(rest),
         "seeded-bugs" => seeded::command(rest),
         "crash" => runs::storm::command(rest),
+        "soak" => runs::soak::command(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

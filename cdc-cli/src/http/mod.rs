@@ -8,6 +8,8 @@
 mod access;
 mod consumer;
 mod dlq;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod metrics;
 mod pull;
 mod query;

@@ -1,6 +1,6 @@
 //! Checkpoints: how far each emitter is, durably.
 
-mod file;
+pub(crate) mod file;
 
 use std::fmt::Debug;
 

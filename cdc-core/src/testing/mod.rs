@@ -1,6 +1,7 @@
 //! Test kit: sample events, fakes, faults. Feature `testing`; not for production builds.
 
 pub mod conformance;
+pub mod corpus;
 pub mod fakes;
 pub mod sim;
 pub mod sim_storage;

@@ -40,6 +40,11 @@ mod decode;
 mod error;
 mod feedback;
 mod key;
+#[cfg(any(
+    feature = "fuzzing",
+    all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
+))]
+pub(crate) mod fuzzing;
 mod pace;
 mod pump;
 mod relation;

@@ -94,7 +94,7 @@ pub(super) fn manifest(storage: &dyn Storage, dir: &Path) -> Result<Manifest, Lo
 impl Manifest {
     /// Takes what is needed of one edit. A tag that is not known ends it: the numbers come first, and the
     /// edit that adds a family has nothing else.
-    fn apply(&mut self, edit: &[u8]) {
+    pub(super) fn apply(&mut self, edit: &[u8]) {
         let mut rest = edit;
         let (mut family, mut added) = (0, None);
         while let Some(tag) = varint(&mut rest) {
@@ -173,14 +173,14 @@ pub(super) fn options(storage: &dyn Storage, dir: &Path) -> Result<Options, LogE
 }
 
 /// How long log files are kept, in seconds, and how many, in MiB: 0 for no such bound.
-fn kept(text: &str) -> [u64; 2] {
+pub(super) fn kept(text: &str) -> [u64; 2] {
     ["WAL_ttl_seconds=", "WAL_size_limit_MB="].map(|name| {
         let value = text.lines().find_map(|line| line.trim().strip_prefix(name));
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     })
 }
 
-fn operators(text: &str) -> HashMap<String, String> {
+pub(super) fn operators(text: &str) -> HashMap<String, String> {
     let mut operators = HashMap::new();
     let mut family = None;
     for line in text.lines().map(str::trim) {

@@ -21,6 +21,11 @@
 mod batch;
 mod directory;
 mod entered;
+#[cfg(any(
+    feature = "fuzzing",
+    all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
+))]
+pub(crate) mod fuzzing;
 mod manifest;
 mod records;
 mod source;

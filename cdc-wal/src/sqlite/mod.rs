@@ -49,6 +49,11 @@ mod files;
 mod follow;
 mod format;
 mod free;
+#[cfg(any(
+    feature = "fuzzing",
+    all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
+))]
+pub(crate) mod fuzzing;
 mod keep;
 mod kept;
 mod layout;

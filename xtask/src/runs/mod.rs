@@ -1,9 +1,11 @@
 //! Integration runs: the built `cdc-cli` against a real PostgreSQL, judged at the destination.
 
 mod capture;
+mod ceiling;
 mod compare;
 mod event;
 mod kinds;
+mod limit;
 mod mirror;
 mod postgres;
 mod random;
@@ -11,6 +13,7 @@ mod receiver;
 mod repeats;
 mod rocksdb;
 mod scraper;
+pub mod soak;
 mod sqlite;
 pub mod storm;
 mod workload;
@@ -27,13 +30,14 @@ use crate::postgres::{self as postgres_server, Postgres};
 use crate::{Error, Result, command, ensure};
 
 /// The runs, in the order `all` takes them.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "pg-mirror",
     "pg-kill",
     "pg-crash",
     "pg-state",
     "webhook-poison",
     "crash-table",
+    "memory-ceiling",
 ];
 
 /// How large a run is, and with which binary.
@@ -49,6 +53,8 @@ pub struct Plan {
     pub kills: u32,
     /// How often `pg-crash` kills the database.
     pub crashes: u32,
+    /// Size of the one transaction of `memory-ceiling`, in MiB.
+    pub mib: u64,
     /// Leave the folders.
     pub keep: bool,
 }
@@ -62,6 +68,7 @@ impl Plan {
             seed: clock_seed(),
             kills: 5,
             crashes: 2,
+            mib: 96,
             keep: false,
         }
     }
@@ -111,6 +118,7 @@ pub fn run(name: &str, plan: &Plan) -> Result<String> {
         "pg-state" => postgres::state(plan),
         "webhook-poison" => postgres::webhook_poison(plan),
         "crash-table" => crash_table(),
+        "memory-ceiling" => ceiling::run(plan),
         _ => Err(Error::new(format!(
             "no run is called `{name}`; known: {}",
             NAMES.join(", ")
@@ -154,6 +162,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             "--crashes",
             "--cli",
             "--workloads",
+            "--mib",
         ],
         &["--release", "--keep"],
     )?;
@@ -195,6 +204,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     plan.seed = options.get("--seed", plan.seed)?;
     plan.kills = options.get("--kills", plan.kills)?;
     plan.crashes = options.get("--crashes", plan.crashes)?;
+    plan.mib = options.get("--mib", plan.mib)?;
     plan.keep = options.flag("--keep");
     let mut failed = 0;
     for name in &names {

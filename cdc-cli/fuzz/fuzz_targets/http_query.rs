@@ -1,0 +1,4 @@
+//! See `cdc_cli::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cdc_cli::fuzzing::run("http-query", data));
