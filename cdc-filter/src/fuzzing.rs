@@ -60,7 +60,7 @@ pub fn pattern(data: &[u8]) {
     if let Ok(pattern) = Pattern::parse(&text) {
         let _matches = pattern.matches("public", &name);
     }
-    if let Ok(filter) = TableFilter::new(std::slice::from_ref(&text), &[text.clone()]) {
+    if let Ok(filter) = TableFilter::new(std::slice::from_ref(&text), std::slice::from_ref(&text)) {
         let _kept = filter.keep_relation(&insert(9, 0, 7).relation);
     }
 }

@@ -36,10 +36,6 @@ pub fn replay(dir: &Path, targets: &[(&str, Target)], seeds: &[(&str, String, Ve
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the corpus is part of the sources, not of a database's state"
-)]
 fn write_seed(corpus: &Path, seed: &str, bytes: &[u8]) {
     fs::create_dir_all(corpus).expect("a folder for the corpus");
     fs::write(corpus.join(format!("seed-{seed}")), bytes).expect("a seed of the corpus");

@@ -39,12 +39,12 @@ mod connection;
 mod decode;
 mod error;
 mod feedback;
-mod key;
 #[cfg(any(
     feature = "fuzzing",
     all(test, feature = "postgres", feature = "rocksdb", feature = "sqlite")
 ))]
 pub(crate) mod fuzzing;
+mod key;
 mod pace;
 mod pump;
 mod relation;
