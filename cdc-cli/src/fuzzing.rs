@@ -36,10 +36,6 @@ fn scratch(name: &str) -> PathBuf {
 
 /// A configuration file; behind a zero byte, lines for `--set`. It loads, or every problem says
 /// something; neither shows a secret.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a scratch file, not a database's state"
-)]
 pub fn configuration(data: &[u8]) {
     let at = data.iter().position(|&byte| byte == 0);
     let (text, sets) = data.split_at(at.unwrap_or(data.len()));

@@ -64,10 +64,6 @@ thread_local! {
     static FILE: RefCell<Option<File>> = const { RefCell::new(None) };
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a scratch file, not a database's state"
-)]
 fn with_file(bytes: &[u8], then: impl FnOnce(&File)) {
     FILE.with_borrow_mut(|file| {
         let file = file.get_or_insert_with(|| {
