@@ -414,7 +414,8 @@ fn judge(samples: &[Sample]) -> Result<String> {
     );
     let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
     let mut report = Vec::new();
-    let measures: [(&str, fn(&Sample) -> f64, usize, f64); 3] = [
+    // Its name, where it is in a look, the part of the values that is typical, and the slack.
+    let measures: [(&str, Measure, usize, f64); 3] = [
         ("memory in MiB", |sample| sample.memory_mib, 2, MEMORY_SLACK),
         ("file handles", |sample| sample.handles, 2, HANDLE_SLACK),
         ("disk in MiB", |sample| sample.disk_mib, 4, DISK_SLACK),
@@ -428,8 +429,9 @@ fn judge(samples: &[Sample]) -> Result<String> {
         let (before, after) = (typical(second), typical(last));
         let most = samples.iter().map(of).fold(0.0, f64::max);
         let slope = slope(&samples[quarter..], of) * 60.0;
+        let grew = after > before * 1.25 + slack;
         ensure!(
-            after <= before * 1.25 + slack,
+            !grew,
             "{name} grew from {before:.1} to {after:.1} ({slope:+.2} a minute)"
         );
         report.push(format!(
@@ -439,8 +441,11 @@ fn judge(samples: &[Sample]) -> Result<String> {
     Ok(report.join("; "))
 }
 
+/// One figure of a look.
+type Measure = fn(&Sample) -> f64;
+
 /// Least squares, per second.
-fn slope(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
+fn slope(samples: &[Sample], of: Measure) -> f64 {
     let n = number(samples.len() as u64);
     let mean = |value: &dyn Fn(&Sample) -> f64| samples.iter().map(value).sum::<f64>() / n;
     let (at, value) = (mean(&|sample| sample.at), mean(&of));
