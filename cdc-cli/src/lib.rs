@@ -20,6 +20,7 @@ mod loopback;
 mod output;
 mod pretty;
 mod progress;
+mod rate;
 mod report;
 mod time;
 

@@ -1,9 +1,10 @@
 //! Events for people: one line each, grouped by transaction, changed columns marked.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use cdc_core::envelope::{EncodeError, Encoder, Format};
-use cdc_core::{ChangeEvent, Op, SourceInfo};
+use cdc_core::{ChangeEvent, Op, SourceInfo, SourceKind};
 use serde_json::{Map, Value};
 
 /// Longest value shown in characters; the rest is counted.
@@ -14,8 +15,16 @@ const VALUE_CHARS_MAX: usize = 80;
 pub(crate) struct Pretty {
     encoder: Encoder,
     colour: bool,
-    transaction: Option<(u64, u64)>,
+    transaction: Option<Open>,
     buffer: Vec<u8>,
+}
+
+/// The transaction whose events are being written, and how many of each operation there were.
+#[derive(Debug)]
+struct Open {
+    commit: u64,
+    id: u64,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 /// Terminal colours, or nothing.
@@ -23,8 +32,22 @@ pub(crate) struct Pretty {
 struct Paint {
     dim: &'static str,
     bold: &'static str,
+    mark: &'static str,
     op: &'static str,
     off: &'static str,
+}
+
+const fn sign(op: Op) -> &'static str {
+    match op {
+        Op::Insert => "+",
+        Op::Update => "~",
+        Op::Delete => "-",
+        Op::Truncate => "∅",
+        Op::Read => "·",
+        Op::Merge => "&",
+        Op::Schema => "#",
+        Op::Message => "»",
+    }
 }
 
 impl Pretty {
@@ -37,7 +60,8 @@ impl Pretty {
         }
     }
 
-    /// Appends one event, and its transaction's headline if it is the first of it.
+    /// Appends one event, its transaction's headline if it is the first of it, and its sum if it is
+    /// the last of several.
     ///
     /// # Errors
     /// [`EncodeError`] if a row image is damaged.
@@ -51,35 +75,22 @@ impl Pretty {
         self.encoder.encode(source, event, &mut self.buffer)?;
         let json: Value = serde_json::from_slice(&self.buffer).unwrap_or_default();
         let paint = self.paint(event.op);
-        let transaction = (event.position.commit.0, event.transaction.id);
-        if self.transaction != Some(transaction) {
-            self.transaction = Some(transaction);
-            let time = json["ts"].as_str().unwrap_or_default();
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                out,
-                "{}── tx {} · {} · {}{}",
-                paint.dim,
-                event.transaction.id,
-                time.replace('T', " ").trim_end_matches('Z'),
-                event.position.commit,
-                paint.off
-            );
+        let (commit, id) = (event.position.commit.0, event.transaction.id);
+        let known = |open: &Open| (open.commit, open.id) == (commit, id);
+        if !self.transaction.as_ref().is_some_and(known) {
+            headline(source, event, &json, paint, out);
+            self.transaction = Some(Open {
+                commit,
+                id,
+                counts: BTreeMap::new(),
+            });
         }
-        let sign = match event.op {
-            Op::Insert => "+",
-            Op::Update => "~",
-            Op::Delete => "-",
-            Op::Truncate => "∅",
-            Op::Read => "·",
-            Op::Merge => "&",
-            Op::Schema => "#",
-            Op::Message => "»",
-        };
+        // Writing to a string cannot fail.
         let _ = write!(
             out,
-            "  {}{sign} {:<8}{} ",
+            "  {}{} {:<8}{} ",
             paint.op,
+            sign(event.op),
             event.op.name(),
             paint.off
         );
@@ -91,7 +102,23 @@ impl Pretty {
             paint.off
         );
         columns(&json, event.op, paint, out);
+        about(&json, event.op, paint, out);
         out.push('\n');
+        if let Some(open) = &mut self.transaction {
+            *open.counts.entry(sign(event.op)).or_default() += 1;
+            let sum: u64 = open.counts.values().sum();
+            if event.last && sum > 1 {
+                let counts = open.counts.iter().map(|(sign, n)| format!("{sign}{n}"));
+                let counts: Vec<String> = counts.collect();
+                let _ = writeln!(
+                    out,
+                    "  {}{sum} changes  {}{}",
+                    paint.dim,
+                    counts.join(" "),
+                    paint.off
+                );
+            }
+        }
         Ok(())
     }
 
@@ -100,6 +127,7 @@ impl Pretty {
             return Paint {
                 dim: "",
                 bold: "",
+                mark: "",
                 op: "",
                 off: "",
             };
@@ -113,9 +141,67 @@ impl Pretty {
         Paint {
             dim: "\x1b[2m",
             bold: "\x1b[1m",
+            mark: "\x1b[35m",
             op,
             off: "\x1b[0m",
         }
+    }
+}
+
+/// What a transaction begins with.
+fn headline(
+    source: &SourceInfo,
+    event: &ChangeEvent,
+    json: &Value,
+    paint: Paint,
+    out: &mut String,
+) {
+    let _ = write!(out, "{}── ", paint.dim);
+    // SQLite numbers no transactions: the number is the position once more.
+    if source.lineage.kind != SourceKind::Sqlite {
+        let _ = write!(out, "tx {} · ", event.transaction.id);
+    }
+    let time = json["ts"].as_str().unwrap_or_default();
+    let _ = write!(
+        out,
+        "{} · {}{}",
+        time.replace('T', " ").trim_end_matches('Z'),
+        event.position.commit,
+        paint.off
+    );
+    if json["meta"]["merged"] == true {
+        let _ = write!(
+            out,
+            " {}merged: the net change of several transactions{}",
+            paint.mark, paint.off
+        );
+    }
+    out.push('\n');
+}
+
+/// What an event says besides rows: a change of shape, the number of a row without key.
+fn about(json: &Value, op: Op, paint: Paint, out: &mut String) {
+    let meta = &json["meta"];
+    if let Some(rowid) = meta["rowid"].as_i64() {
+        let _ = write!(out, "  {}rowid={rowid}{}", paint.dim, paint.off);
+    }
+    if op != Op::Schema {
+        return;
+    }
+    if let Some(change) = meta["change"].as_str() {
+        let _ = write!(out, "  {}{change}{}", paint.op, paint.off);
+    }
+    if let Some(was) = meta["was"].as_str() {
+        let _ = write!(out, "  {}was {}{}", paint.dim, text(&was.into()), paint.off);
+    }
+    if let Some(sql) = meta["sql"].as_str() {
+        let words: Vec<&str> = sql.split_whitespace().collect();
+        let sql = cut(words
+            .join(" ")
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect());
+        let _ = write!(out, "  {}{sql}{}", paint.dim, paint.off);
     }
 }
 
@@ -138,19 +224,22 @@ fn columns(json: &Value, op: Op, paint: Paint, out: &mut String) {
         if op == Op::Update && !before.is_empty() && !changed && !key.contains_key(name) {
             continue;
         }
-        let _ = write!(out, "  {}{name}={}", paint.dim, paint.off);
         match old {
             Some(old) if changed => {
                 let _ = write!(
                     out,
-                    "{} {}→ {}{}",
+                    "  {}{name}{}={} {}→ {}{}",
+                    paint.bold,
+                    paint.off,
                     text(old),
                     paint.op,
                     text(value),
                     paint.off
                 );
             }
-            _ => out.push_str(&text(value)),
+            _ => {
+                let _ = write!(out, "  {}{name}={}{}", paint.dim, paint.off, text(value));
+            }
         }
     }
     if let Some(missing) = json["unavailable"].as_array() {
@@ -179,6 +268,11 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    cut(text)
+}
+
+/// A long text is cut, and what is missing counted.
+fn cut(text: String) -> String {
     let count = text.chars().count();
     if count <= VALUE_CHARS_MAX {
         return text;
@@ -210,40 +304,4 @@ pub(crate) fn value(value: &cdc_core::ValueRef<'_>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cdc_core::Image;
-    use cdc_core::testing::{insert, row, source};
-
-    #[test]
-    fn updates_show_the_key_and_what_changed() {
-        let mut update = insert(7, 1, 42);
-        update.op = Op::Update;
-        update.before = Image::Full(row(42, "old name", "1.50"));
-        update.after = Image::Full(row(42, "new\u{1b}[31m", "1.50"));
-        let mut out = String::new();
-        let mut pretty = Pretty::new(false);
-        pretty
-            .event(&source(), &insert(7, 0, 42), &mut out)
-            .unwrap();
-        pretty.event(&source(), &update, &mut out).unwrap();
-        let lines: Vec<_> = out.lines().collect();
-        assert!(lines[0].starts_with("── tx 7 · 2026-"), "{out}");
-        assert_eq!(
-            lines[1],
-            "  + insert   public.orders  id=42  name=name  total=1.50"
-        );
-        assert_eq!(
-            lines[2],
-            "  ~ update   public.orders  id=42  name=\"old name\" → \"new\\u001b[31m\""
-        );
-        assert_eq!(lines.len(), 3, "one headline for one transaction: {out}");
-    }
-
-    #[test]
-    fn long_values_are_cut() {
-        let shown = text(&Value::String("x".repeat(500)));
-        assert!(shown.ends_with("… (500 characters)"), "{shown}");
-        assert!(shown.chars().count() < 110);
-    }
-}
+mod tests;

@@ -3,6 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::args::{Global, OutputFormat};
+use crate::config::Paint;
+use crate::report::paint_of_stderr;
 
 const WIDTH: u64 = 30;
 
@@ -31,10 +33,24 @@ impl Bar {
         if !self.shown {
             return;
         }
+        self.write(&format!("{} {words}", bar(done, all)));
+    }
+
+    /// Draws a line of words alone, dimmed if this is to have colours.
+    pub(crate) fn words(&mut self, words: &str) {
+        if !self.shown {
+            return;
+        }
+        match paint_of_stderr() {
+            Paint::Color => self.write(&format!("\x1b[2m{words}\x1b[0m")),
+            Paint::Plain => self.write(words),
+        }
+    }
+
+    fn write(&mut self, text: &str) {
         self.drawn = true;
-        let line = format!("\r{} {words}\x1b[K", bar(done, all));
         // A terminal that went away is nobody's loss.
-        drop(std::io::stderr().write_all(line.as_bytes()));
+        drop(std::io::stderr().write_all(format!("\r{text}\x1b[K").as_bytes()));
     }
 
     /// Takes it away, for what is printed next.

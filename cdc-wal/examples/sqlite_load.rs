@@ -8,10 +8,13 @@
 //! sqlite_load write DB insert|update|insert-keyed ROWS
 //! sqlite_load finish DB
 //! sqlite_load follow DB pinned|lock-free|drain [STATE]
+//! sqlite_load copy DB INTO
 //! ```
 //!
 //! `follow` says `ready` when it follows, and ends with the row that `finish` writes. `drain` takes
-//! nothing before a line comes on its input, so that what it measures is decoding alone.
+//! nothing before a line comes on its input, so that what it measures is decoding alone. `copy` is the
+//! control: it copies what is appended to the log into a file of its own, a thousand times a second,
+//! and does nothing else, until it is killed.
 
 #![expect(clippy::print_stdout, reason = "the answer")]
 
@@ -57,6 +60,7 @@ fn main() -> Outcome<()> {
             db.execute("INSERT INTO finished DEFAULT VALUES", [])?;
             Ok(())
         }
+        ["copy", path, into] => copy(path, into),
         ["follow", path, mode] => run(path, mode, None),
         ["follow", path, mode, state] => run(path, mode, Some(Path::new(state))),
         _ => Err("say create, write, finish or follow; see the head of this file".into()),
@@ -178,6 +182,35 @@ fn bulk(path: &str, kind: &str, rows: u64) -> Outcome<()> {
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Copies the log as it grows.
+fn copy(path: &str, into: &str) -> Outcome<()> {
+    use std::os::unix::fs::FileExt as _;
+    println!("ready");
+    let open = || std::fs::File::open(format!("{path}-wal"));
+    while open().is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (log, copy) = (open()?, std::fs::File::create(into)?);
+    let (mut block, mut at, mut end) = (vec![0; 1 << 20], 0u64, 0u64);
+    let mut header = [0; 32];
+    loop {
+        // The log began anew: its header differs, and it is read from its begin.
+        let mut now = [0; 32];
+        let known = log.read_at(&mut now, 0)? == now.len() && now == header;
+        if !known {
+            (header, at) = (now, 0);
+        }
+        let got = log.read_at(&mut block, at)?;
+        let part = block.get(..got).unwrap_or_default();
+        copy.write_all_at(part, end)?;
+        at += got as u64;
+        end = (end + got as u64) % (256 << 20);
+        if got < block.len() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 fn run(path: &str, mode: &str, state: Option<&Path>) -> Outcome<()> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cdc_core::envelope::{Encoder, Format};
 use cdc_core::storage::StdStorage;
@@ -22,7 +22,12 @@ use crate::config::{Paint, Source};
 use crate::exit::Exit;
 use crate::output::finish;
 use crate::pretty::Pretty;
+use crate::progress::Bar;
+use crate::rate::Rate;
 use crate::report::{CliError, paint};
+
+/// How often the line that says how much came is drawn anew.
+const RATE_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
     let mut global = global.clone();
@@ -161,8 +166,10 @@ async fn follow(
         if !shown.show(&batch, limit)? {
             break;
         }
+        shown.rate();
         source.confirm(end).await?;
     }
+    shown.bar.clear();
     shown.note(&format!("{} events shown", shown.count));
     Ok(())
 }
@@ -186,6 +193,10 @@ struct Shown {
     filter: EventFilter,
     notes: bool,
     count: u64,
+    begun: Instant,
+    rate: Rate,
+    drawn: Option<Duration>,
+    bar: Bar,
     text: String,
     bytes: Vec<u8>,
 }
@@ -200,6 +211,10 @@ impl Shown {
             filter,
             notes: io::stderr().is_terminal(),
             count: 0,
+            begun: Instant::now(),
+            rate: Rate::default(),
+            drawn: None,
+            bar: Bar::new(global),
             text: String::new(),
             bytes: Vec::new(),
         }
@@ -209,7 +224,7 @@ impl Shown {
     fn show(&mut self, batch: &EventBatch, limit: Option<u64>) -> Result<bool, CliError> {
         self.text.clear();
         self.bytes.clear();
-        let mut more = true;
+        let (mut more, before, mut transactions) = (true, self.count, 0);
         for event in batch
             .events()
             .iter()
@@ -225,11 +240,18 @@ impl Shown {
             };
             encoded.map_err(|error| CliError::from_error(Exit::Runtime, error))?;
             self.count += 1;
+            transactions += u64::from(event.last);
             if limit.is_some_and(|limit| self.count >= limit) {
                 more = false;
                 break;
             }
         }
+        if self.count == before {
+            return Ok(more);
+        }
+        self.rate.add(self.count - before, transactions);
+        self.bar.clear();
+        self.drawn = None;
         let mut out = io::stdout().lock();
         let written = out
             .write_all(self.text.as_bytes())
@@ -242,6 +264,18 @@ impl Shown {
         }
         finish(written)?;
         Ok(more)
+    }
+
+    /// How much came, below what is shown, for a person at a terminal.
+    fn rate(&mut self) {
+        let now = self.begun.elapsed();
+        if self.drawn.is_none_or(|drawn| now - drawn >= RATE_INTERVAL) {
+            self.drawn = Some(now);
+            let line = self.rate.line(now);
+            if self.pretty.is_some() {
+                self.bar.words(&line);
+            }
+        }
     }
 
     /// A line for a person at a terminal.

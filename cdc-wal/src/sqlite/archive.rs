@@ -7,22 +7,23 @@
 //! Byte layout: `docs/formats/sqlite-state.md`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 use cdc_core::{Lsn, SourceError, SourceErrorKind};
 
 use super::format::{Checksum, Salts};
-use super::log_file::{io_error, read_up_to};
 
 const MAGIC: u32 = 0x4153_4b57;
 /// Bytes before the pages.
 const HEAD: usize = 60;
-/// A segment that is larger is followed by another.
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment that is larger is followed by another; in tests, so that there are several.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 64 << 20 };
+/// The pages the copy of the database is being brought forward by.
+const FOLD: &str = "fold";
 /// Bytes written at once.
 const BLOCK: usize = 1 << 20;
 
@@ -36,6 +37,8 @@ pub(crate) struct Archived {
     pub(crate) count: u32,
     pub(crate) micros: i64,
     pub(crate) merged: bool,
+    /// The commit archived before it; zero if that is not known.
+    pub(crate) before: Lsn,
     segment: Arc<Segment>,
     /// Where each page stands, by page.
     pub(crate) pages: Arc<[(u32, u64)]>,
@@ -43,7 +46,7 @@ pub(crate) struct Archived {
 
 #[derive(Debug)]
 pub(crate) struct Segment {
-    file: File,
+    file: Box<dyn StorageFile>,
     path: PathBuf,
     number: u64,
 }
@@ -62,16 +65,19 @@ pub(crate) struct Head {
 /// The segments of one source.
 #[derive(Debug)]
 pub(crate) struct Archive {
+    storage: Arc<dyn Storage>,
     dir: PathBuf,
     page_size: u32,
     active: Option<Arc<Segment>>,
     end: u64,
     next: u64,
+    /// The newest commit archived.
+    last: Lsn,
     /// Segments below this were given up.
     trimmed: u64,
 }
 
-fn failed(verb: &str, path: &Path, cause: std::io::Error) -> SourceError {
+fn failed(verb: &str, path: &Path, cause: io::Error) -> SourceError {
     SourceError::new(
         SourceErrorKind::Io,
         format!("{verb} {}: {cause}; check the disk", path.display()),
@@ -79,7 +85,7 @@ fn failed(verb: &str, path: &Path, cause: std::io::Error) -> SourceError {
     .with_cause(cause)
 }
 
-fn encode_head(head: &Head, pages: u32) -> [u8; HEAD] {
+fn encode_head(head: &Head, before: Lsn, pages: u32) -> [u8; HEAD] {
     let mut bytes = [0; HEAD];
     let mut at = 0;
     let mut put = |part: &[u8]| {
@@ -97,13 +103,13 @@ fn encode_head(head: &Head, pages: u32) -> [u8; HEAD] {
     put(&head.count.to_le_bytes());
     put(&pages.to_le_bytes());
     put(&head.micros.to_le_bytes());
-    // Eight bytes are free.
+    put(&before.0.to_le_bytes());
     let sum = crc32c::crc32c(&bytes[..HEAD - 4]);
     bytes[HEAD - 4..].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
-fn decode_head(bytes: &[u8; HEAD]) -> Option<(Head, u32)> {
+fn decode_head(bytes: &[u8; HEAD]) -> Option<(Head, Lsn, u32)> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     if word(0)? != MAGIC || word(HEAD - 4)? != crc32c::crc32c(&bytes[..HEAD - 4]) {
@@ -117,22 +123,29 @@ fn decode_head(bytes: &[u8; HEAD]) -> Option<(Head, u32)> {
         count: word(32)?,
         micros: long(40)?.cast_signed(),
     };
-    Some((head, word(36)?))
+    Some((head, Lsn(long(48)?), word(36)?))
 }
 
 impl Segment {
     /// The page that stands at an offset.
     pub(crate) fn read(&self, offset: u64, page_size: u32) -> Result<Bytes, SourceError> {
         let mut page = vec![0; page_size as usize];
-        let got = read_up_to(&self.file, &mut page, offset)
-            .map_err(|cause| failed("read", &self.path, cause))?;
-        if got < page.len() {
-            return Err(SourceError::new(
-                SourceErrorKind::Corrupt,
-                format!("read {}: it was cut short", self.path.display()),
-            ));
+        if self.fill(&mut page, offset)? {
+            return Ok(page.into());
         }
-        Ok(page.into())
+        Err(SourceError::new(
+            SourceErrorKind::Corrupt,
+            format!("read {}: it was cut short", self.path.display()),
+        ))
+    }
+
+    /// Fills the buffer; false if the file ends before.
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<bool, SourceError> {
+        match read_exact_at(self.file.as_ref(), buffer, offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(failed("read", &self.path, error)),
+        }
     }
 }
 
@@ -152,13 +165,8 @@ impl Archived {
         self.pages.len() as u64 * u64::from(page_size)
     }
 
-    /// Which segment it is in.
-    pub(crate) fn segment_number(&self) -> u64 {
-        self.segment.number
-    }
-
     /// Makes what is in its segment durable.
-    pub(crate) fn sync(&self) -> Result<(), SourceError> {
+    fn sync(&self) -> Result<(), SourceError> {
         let synced = self.segment.file.sync_data();
         synced.map_err(|cause| failed("sync", &self.segment.path, cause))
     }
@@ -166,94 +174,70 @@ impl Archived {
 
 impl Archive {
     /// Opens the archive in a directory and gives its transactions, oldest first. What a crash cut
-    /// off at the end is left out, and written over.
-    pub(crate) fn open(dir: &Path, page_size: u32) -> Result<(Self, Vec<Archived>), SourceError> {
+    /// off at the end is removed: it may not come to stand behind what is written next.
+    pub(crate) fn open(
+        storage: &Arc<dyn Storage>,
+        dir: &Path,
+        page_size: u32,
+    ) -> Result<(Self, Vec<Archived>), SourceError> {
         let mut archive = Self {
+            storage: storage.clone(),
             dir: dir.to_path_buf(),
             page_size,
             active: None,
             end: 0,
             next: 1,
+            last: Lsn::ZERO,
             trimmed: 0,
         };
-        let mut segments = BTreeMap::new();
-        for entry in fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))? {
-            let name = entry
-                .map_err(|cause| failed("list", dir, cause))?
-                .file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("archive-"));
-            if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
-                segments.insert(number, dir.join(&name));
-            }
-        }
         let mut found: Vec<Archived> = Vec::new();
         let mut torn = false;
-        for (number, path) in segments {
+        for (number, path) in segments(storage.as_ref(), dir)? {
             archive.next = number + 1;
             if torn {
                 // Written after what is cut off: nothing can be made of it.
-                fs::remove_file(&path).map_err(|cause| failed("remove", &path, cause))?;
+                let removed = storage.remove(&path);
+                removed.map_err(|cause| failed("remove", &path, cause))?;
                 continue;
             }
-            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = storage.open(&path, OpenMode::ReadWrite);
             let file = file.map_err(|cause| failed("open", &path, cause))?;
             let segment = Arc::new(Segment { file, path, number });
             let end = archive.index(&segment, &mut found)?;
-            let length = segment.file.metadata().map(|data| data.len());
+            let length = segment.file.len();
             torn = length.map_err(|cause| failed("look at", &segment.path, cause))? > end;
+            if torn {
+                let cut = segment.file.set_len(end);
+                let cut = cut.and_then(|()| segment.file.sync_data());
+                cut.map_err(|cause| failed("cut", &segment.path, cause))?;
+            }
             archive.active = Some(segment);
             archive.end = end;
         }
+        archive.last = found.last().map_or(Lsn::ZERO, |last| last.commit);
         Ok((archive, found))
     }
 
-    /// Reads one segment up to where it makes sense.
+    /// What is appended next comes after this commit.
+    pub(crate) fn comes_after(&mut self, commit: Lsn) {
+        self.last = commit;
+    }
+
+    /// Reads one segment up to where it makes sense: the first transaction that is not whole, or does
+    /// not follow the one before.
     fn index(&self, segment: &Arc<Segment>, found: &mut Vec<Archived>) -> Result<u64, SourceError> {
-        let io = |cause| io_error("read the archive of the source", cause);
-        let each = 4 + self.page_size as usize;
-        let mut at = 0u64;
-        let mut buffer = vec![0; each];
-        loop {
-            let mut bytes = [0; HEAD];
-            if read_up_to(&segment.file, &mut bytes, at).map_err(io)? < HEAD {
-                return Ok(at);
-            }
-            let Some((head, pages)) = decode_head(&bytes) else {
-                return Ok(at);
-            };
-            let mut place = at + HEAD as u64;
-            let mut list = Vec::new();
-            let mut sum = 0;
-            for _ in 0..pages {
-                if read_up_to(&segment.file, &mut buffer, place).map_err(io)? < each {
-                    return Ok(at);
-                }
-                sum = crc32c::crc32c_append(sum, &buffer);
-                let number = buffer
-                    .first_chunk::<4>()
-                    .map_or(0, |b| u32::from_le_bytes(*b));
-                list.push((number, place + 4));
-                place += each as u64;
-            }
-            let mut stored = [0; 4];
-            if read_up_to(&segment.file, &mut stored, place).map_err(io)? < 4
-                || u32::from_le_bytes(stored) != sum
-                || found.last().is_some_and(|last| last.commit >= head.commit)
-            {
-                return Ok(at);
-            }
-            at = place + 4;
-            found.push(Archived {
-                commit: head.commit,
-                salts: head.salts,
-                checksum: head.checksum,
-                count: head.count,
-                micros: head.micros,
-                merged: head.merged,
-                segment: segment.clone(),
-                pages: list.into(),
+        let mut at = 0;
+        while let Some((next, end)) = read_record(segment, at, self.page_size)? {
+            let follows = found.last().is_none_or(|last| {
+                next.commit > last.commit && [last.commit, Lsn::ZERO].contains(&next.before)
             });
+            if !follows {
+                break;
+            }
+            at = end;
+            found.push(next);
         }
+        Ok(at)
     }
 
     /// Appends one transaction; it survives a crash of ours as soon as this returns. `pages` come
@@ -262,62 +246,29 @@ impl Archive {
         &mut self,
         head: Head,
         numbers: &[u32],
-        mut page: impl FnMut(u32) -> Result<Bytes, SourceError>,
+        page: impl FnMut(u32) -> Result<Bytes, SourceError>,
     ) -> Result<Archived, SourceError> {
         let segment = self.segment()?;
-        let start = self.end;
-        let count = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-        let mut buffer = Vec::with_capacity(BLOCK.min(HEAD + numbers.len() * 4096));
-        buffer.extend_from_slice(&encode_head(&head, count));
-        let (mut at, mut sum) = (start, 0);
-        let mut pages = Vec::with_capacity(numbers.len());
-        let write = |buffer: &mut Vec<u8>, at: &mut u64| {
-            let written = segment.file.write_all_at(buffer, *at);
-            written.map_err(|cause| failed("write", &segment.path, cause))?;
-            *at += buffer.len() as u64;
-            buffer.clear();
-            Ok::<(), SourceError>(())
-        };
-        for &number in numbers {
-            let data = page(number)?;
-            let place = at + buffer.len() as u64 + 4;
-            pages.push((number, place));
-            let number = number.to_le_bytes();
-            sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &number), &data);
-            buffer.extend_from_slice(&number);
-            buffer.extend_from_slice(&data);
-            if buffer.len() >= BLOCK {
-                write(&mut buffer, &mut at)?;
-            }
-        }
-        buffer.extend_from_slice(&sum.to_le_bytes());
-        write(&mut buffer, &mut at)?;
-        self.end = at;
-        Ok(Archived {
-            commit: head.commit,
-            salts: head.salts,
-            checksum: head.checksum,
-            count: head.count,
-            micros: head.micros,
-            merged: head.merged,
-            segment,
-            pages: pages.into(),
-        })
+        let (archived, end) = write_record(&segment, self.end, head, self.last, numbers, page)?;
+        self.end = end;
+        self.last = head.commit;
+        Ok(archived)
     }
 
-    /// Takes the last transaction back; the next is written over it.
-    pub(crate) fn undo(&mut self, archived: &Archived) {
-        let first = archived.pages.first();
+    /// Takes the last transaction back. It is cut off: what is left of a longer one behind the next
+    /// would be taken for the end of all there is.
+    pub(crate) fn undo(&mut self, archived: &Archived) -> Result<(), SourceError> {
+        let Some((_, offset)) = archived.pages.first() else {
+            return Ok(());
+        };
         // The first page comes behind the head and its own number.
-        let start = first.map(|(_, offset)| offset - 4 - HEAD as u64);
-        if let Some(start) = start
-            && self
-                .active
-                .as_ref()
-                .is_some_and(|active| Arc::ptr_eq(active, &archived.segment))
-        {
-            self.end = start;
-        }
+        let start = offset - 4 - HEAD as u64;
+        let segment = &archived.segment;
+        let cut = segment.file.set_len(start);
+        cut.map_err(|cause| failed("cut", &segment.path, cause))?;
+        self.end = start;
+        self.last = archived.before;
+        Ok(())
     }
 
     fn segment(&mut self) -> Result<Arc<Segment>, SourceError> {
@@ -327,16 +278,9 @@ impl Archive {
             return Ok(active.clone());
         }
         let path = self.dir.join(format!("archive-{:010}", self.next));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|cause| failed("create", &path, cause))?;
-        let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        dir.map_err(|cause| failed("sync", &self.dir, cause))?;
+        let file = self.storage.open(&path, OpenMode::CreateNew);
+        let file = file.map_err(|cause| failed("create", &path, cause))?;
+        // Its name is not made durable: that would wait for the disk, and neither is what it holds.
         let segment = Arc::new(Segment {
             file,
             path,
@@ -367,27 +311,260 @@ impl Archive {
         more.then_some(below)
     }
 
-    /// Removes everything.
+    /// Removes everything, with what the copy was being brought forward by.
     pub(crate) fn clear(&mut self) -> Result<(), SourceError> {
         self.active = None;
         self.end = 0;
-        remove_below(&self.dir, self.next)
+        let fold = self.dir.join(FOLD);
+        if self.storage.exists(&fold) {
+            let removed = self.storage.remove(&fold);
+            removed.map_err(|cause| failed("remove", &fold, cause))?;
+        }
+        remove_below(self.storage.as_ref(), &self.dir, self.next)
     }
 }
 
-/// Removes the segments below a number.
-pub(crate) fn remove_below(dir: &Path, below: u64) -> Result<(), SourceError> {
-    for entry in fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))? {
-        let name = entry
-            .map_err(|cause| failed("list", dir, cause))?
-            .file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("archive-")?.parse::<u64>().ok());
-        if number.is_some_and(|number| number < below) {
-            let path = dir.join(&name);
-            fs::remove_file(&path).map_err(|cause| failed("remove", &path, cause))?;
+/// Writes one transaction at an offset; gives what it is and where it ends.
+fn write_record(
+    segment: &Arc<Segment>,
+    start: u64,
+    head: Head,
+    before: Lsn,
+    numbers: &[u32],
+    mut page: impl FnMut(u32) -> Result<Bytes, SourceError>,
+) -> Result<(Archived, u64), SourceError> {
+    let count = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+    let mut buffer = Vec::with_capacity(BLOCK.min(HEAD + numbers.len() * 4200));
+    buffer.extend_from_slice(&encode_head(&head, before, count));
+    let (mut at, mut sum) = (start, 0);
+    let mut pages = Vec::with_capacity(numbers.len());
+    let write = |buffer: &mut Vec<u8>, at: &mut u64| {
+        let written = segment.file.write_all_at(buffer, *at);
+        written.map_err(|cause| failed("write", &segment.path, cause))?;
+        *at += buffer.len() as u64;
+        buffer.clear();
+        Ok::<(), SourceError>(())
+    };
+    for &number in numbers {
+        let data = page(number)?;
+        let place = at + buffer.len() as u64 + 4;
+        pages.push((number, place));
+        let number = number.to_le_bytes();
+        sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &number), &data);
+        buffer.extend_from_slice(&number);
+        buffer.extend_from_slice(&data);
+        if buffer.len() >= BLOCK {
+            write(&mut buffer, &mut at)?;
         }
     }
+    buffer.extend_from_slice(&sum.to_le_bytes());
+    write(&mut buffer, &mut at)?;
+    let archived = Archived {
+        commit: head.commit,
+        salts: head.salts,
+        checksum: head.checksum,
+        count: head.count,
+        micros: head.micros,
+        merged: head.merged,
+        before,
+        segment: segment.clone(),
+        pages: pages.into(),
+    };
+    Ok((archived, at))
+}
+
+/// The transaction at an offset, and where it ends; `None` if none is whole there.
+fn read_record(
+    segment: &Arc<Segment>,
+    at: u64,
+    page_size: u32,
+) -> Result<Option<(Archived, u64)>, SourceError> {
+    let mut bytes = [0; HEAD];
+    if !segment.fill(&mut bytes, at)? {
+        return Ok(None);
+    }
+    let Some((head, before, pages)) = decode_head(&bytes) else {
+        return Ok(None);
+    };
+    let each = 4 + page_size as usize;
+    let mut buffer = vec![0; each];
+    let mut place = at + HEAD as u64;
+    let (mut list, mut sum) = (Vec::new(), 0);
+    for _ in 0..pages {
+        if !segment.fill(&mut buffer, place)? {
+            return Ok(None);
+        }
+        sum = crc32c::crc32c_append(sum, &buffer);
+        let number = buffer
+            .first_chunk::<4>()
+            .map_or(0, |b| u32::from_le_bytes(*b));
+        list.push((number, place + 4));
+        place += each as u64;
+    }
+    let mut stored = [0; 4];
+    if !segment.fill(&mut stored, place)? || u32::from_le_bytes(stored) != sum {
+        return Ok(None);
+    }
+    let archived = Archived {
+        commit: head.commit,
+        salts: head.salts,
+        checksum: head.checksum,
+        count: head.count,
+        micros: head.micros,
+        merged: head.merged,
+        before,
+        segment: segment.clone(),
+        pages: list.into(),
+    };
+    Ok(Some((archived, place + 4)))
+}
+
+/// The pages some transactions leave, each once and as the last of them left it, written durably
+/// beside the copy of the database: from there the copy can be brought forward again, whatever of it
+/// was written when power was lost. In place, so that little but the pages is waited for.
+pub(crate) fn write_fold(
+    storage: &dyn Storage,
+    dir: &Path,
+    page_size: u32,
+    folded: &[Archived],
+) -> Result<Option<Archived>, SourceError> {
+    let Some(last) = folded.last() else {
+        return Ok(None);
+    };
+    let mut newest: BTreeMap<u32, (&Archived, u64)> = BTreeMap::new();
+    for transaction in folded {
+        for &(page, offset) in transaction.pages.iter() {
+            newest.insert(page, (transaction, offset));
+        }
+    }
+    let path = dir.join(FOLD);
+    let file = if storage.exists(&path) {
+        storage.open(&path, OpenMode::ReadWrite)
+    } else {
+        let made = storage.open(&path, OpenMode::CreateNew);
+        made.and_then(|file| storage.sync_dir(dir).map(|()| file))
+    };
+    let file = file.map_err(|cause| failed("open", &path, cause))?;
+    let segment = Arc::new(Segment {
+        file,
+        path,
+        number: 0,
+    });
+    let head = Head {
+        commit: last.commit,
+        salts: last.salts,
+        checksum: last.checksum,
+        count: last.count,
+        micros: last.micros,
+        merged: false,
+    };
+    let numbers: Vec<u32> = newest.keys().copied().collect();
+    let page = |number: u32| match newest.get(&number) {
+        Some((transaction, offset)) => transaction.read(*offset, page_size),
+        None => Ok(Bytes::new()),
+    };
+    let before = folded.first().map_or(Lsn::ZERO, |first| first.before);
+    let (fold, _) = write_record(&segment, 0, head, before, &numbers, page)?;
+    fold.sync()?;
+    Ok(Some(fold))
+}
+
+/// What [`write_fold`] has written last, if it is whole.
+pub(crate) fn read_fold(
+    storage: &dyn Storage,
+    dir: &Path,
+    page_size: u32,
+) -> Result<Option<Archived>, SourceError> {
+    let path = dir.join(FOLD);
+    if !storage.exists(&path) {
+        return Ok(None);
+    }
+    let file = storage.open(&path, OpenMode::Read);
+    let file = file.map_err(|cause| failed("open", &path, cause))?;
+    let segment = Arc::new(Segment {
+        file,
+        path,
+        number: 0,
+    });
+    Ok(read_record(&segment, 0, page_size)?.map(|(fold, _)| fold))
+}
+
+/// The segments in a directory, by number.
+fn segments(storage: &dyn Storage, dir: &Path) -> Result<BTreeMap<u64, PathBuf>, SourceError> {
+    let names = storage.list(dir);
+    let names = names.map_err(|cause| failed("list", dir, cause))?;
+    let number = |name: &String| name.strip_prefix("archive-")?.parse::<u64>().ok();
+    let segment = |name: String| Some((number(&name)?, dir.join(name)));
+    Ok(names.into_iter().filter_map(segment).collect())
+}
+
+/// Removes the segments below a number.
+pub(crate) fn remove_below(
+    storage: &dyn Storage,
+    dir: &Path,
+    below: u64,
+) -> Result<(), SourceError> {
+    for (_, path) in segments(storage, dir)?.range(..below) {
+        let removed = storage.remove(path);
+        removed.map_err(|cause| failed("remove", path, cause))?;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdc_core::testing::sim_storage::SimStorage;
+
+    const PAGE: u32 = 512;
+
+    fn append(archive: &mut Archive, commit: u64, pages: u32) -> Archived {
+        let head = Head {
+            commit: Lsn(commit),
+            salts: Salts::default(),
+            checksum: Checksum::default(),
+            count: pages,
+            micros: 0,
+            merged: false,
+        };
+        let numbers: Vec<u32> = (1..=pages).collect();
+        let page = |_| Ok(vec![7; PAGE as usize].into());
+        archive.append(head, &numbers, page).unwrap()
+    }
+
+    /// What is taken back was longer than what comes next, and that is in segments behind it.
+    #[test]
+    fn what_was_taken_back_hides_nothing_behind_it() {
+        let (storage, dir) = (SimStorage::new().shared(), Path::new("/state"));
+        let (mut archive, _) = Archive::open(&storage, dir, PAGE).unwrap();
+        append(&mut archive, 1, 2);
+        let long = append(&mut archive, 2, 90);
+        archive.undo(&long).unwrap();
+        for commit in 3..8 {
+            append(&mut archive, commit, 14);
+        }
+        assert!(archive.next > 2, "there are several segments");
+        let (_, found) = Archive::open(&storage, dir, PAGE).unwrap();
+        let commits: Vec<u64> = found.iter().map(|one| one.commit.0).collect();
+        assert_eq!(commits, [1, 3, 4, 5, 6, 7]);
+    }
+
+    /// The middle of the archive is lost with its name: what is behind it is not used.
+    #[test]
+    fn a_segment_that_is_gone_is_the_end() {
+        let (storage, dir) = (SimStorage::new().shared(), Path::new("/state"));
+        let (mut archive, _) = Archive::open(&storage, dir, PAGE).unwrap();
+        for commit in 1..12 {
+            append(&mut archive, commit, 14);
+        }
+        assert!(archive.next > 3, "there are several segments");
+        storage.remove(&dir.join("archive-0000000002")).unwrap();
+        let (_, found) = Archive::open(&storage, dir, PAGE).unwrap();
+        let commits: Vec<u64> = found.iter().map(|one| one.commit.0).collect();
+        assert!(!commits.is_empty() && commits.len() < 11, "{commits:?}");
+        assert!(
+            commits.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+            "{commits:?}"
+        );
+    }
 }

@@ -29,9 +29,9 @@ pub(crate) struct Begun {
     pub(crate) end: Position,
 }
 
-/// Where following begins.
+/// Where following begins. `M` says where what lies between two states goes.
 #[derive(Debug)]
-pub(crate) enum Start {
+pub(crate) enum Start<M> {
     /// With what is committed now.
     Now {
         snapshot: Option<Lsn>,
@@ -41,9 +41,52 @@ pub(crate) enum Start {
         replay: Replay,
         snapshot: Option<Lsn>,
         /// The log does not go on where that ends: what lies between is one transaction.
-        merge: Option<Lsn>,
+        merge: Option<M>,
     },
     Begun,
+}
+
+/// What was read where following begins.
+#[derive(Debug)]
+pub(crate) struct Loaded<M> {
+    pub(crate) decoder: Decoder,
+    /// What an earlier run had not confirmed; its changes were given again.
+    pub(crate) replay: Option<Replay>,
+    pub(crate) merge: Option<M>,
+}
+
+impl<M> Start<M> {
+    /// Reads the database where following begins, gives the snapshot if there is to be one, and what
+    /// an earlier run has left. `now` is what is committed; `None` the second time.
+    pub(crate) fn load(
+        &mut self,
+        now: &dyn Pages,
+        config: &SqliteConfig,
+        collector: &mut Collector,
+    ) -> Result<Option<Loaded<M>>, SourceError> {
+        let shadows = config.include_shadow_tables;
+        Ok(match std::mem::replace(self, Self::Begun) {
+            Self::Begun => None,
+            Self::Now { snapshot } => Some(Loaded {
+                decoder: Decoder::begin(now, shadows, snapshot, collector)?,
+                replay: None,
+                merge: None,
+            }),
+            Self::Again {
+                mut replay,
+                snapshot,
+                merge,
+            } => {
+                let mut decoder = Decoder::begin(&replay, shadows, snapshot, collector)?;
+                replay.decode(&mut decoder, collector)?;
+                Some(Loaded {
+                    decoder,
+                    replay: Some(replay),
+                    merge,
+                })
+            }
+        })
+    }
 }
 
 pub(crate) fn gap(config: &SqliteConfig, what: &str) -> SourceError {
@@ -186,9 +229,10 @@ impl Follower {
         let position = commit_at(self.generation, self.head.last_frame);
         let snapshot = self.config.snapshot;
         if let Some((dir, page_size)) = dir {
-            let (mut archive, _) = Archive::open(&dir.dir, page_size)?;
+            let (mut archive, _) = Archive::open(&dir.storage, &dir.dir, page_size)?;
             archive.clear()?;
-            let shadow = Shadow::create(&dir.dir, page_size, &self.view)?;
+            archive.comes_after(position);
+            let shadow = Shadow::create(dir.storage.as_ref(), &dir.dir, page_size, &self.view)?;
             let known = Known {
                 id: self.id,
                 file: self.pins.file,
@@ -295,7 +339,8 @@ impl Follower {
             && let Some(header) = wal_header(file)?
             && header.salts == self.head.salts
         {
-            if header.page_size != self.head.page_size {
+            // The wal-index names no page size before the first commit of a log that was recovered.
+            if header.page_size != self.view.page_size() {
                 return Err(SourceError::new(
                     SourceErrorKind::Corrupt,
                     "read the -wal file: its page size is not the database's",
@@ -359,30 +404,20 @@ impl Follower {
         }
     }
 
-    /// Reads the database where following begins, gives the snapshot if there is to be one, and
-    /// what an earlier run has left.
+    /// Reads the database where following begins; see [`Start::load`].
     pub(crate) fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
-        let shadows = self.config.include_shadow_tables;
-        match std::mem::replace(&mut self.start, Start::Begun) {
-            Start::Begun => {}
-            Start::Now { snapshot } => {
-                let decoder = Decoder::begin(&self.view, shadows, snapshot, collector)?;
-                self.decoder = Some(decoder);
+        let Some(loaded) = self.start.load(&self.view, &self.config, collector)? else {
+            return Ok(());
+        };
+        let mut decoder = loaded.decoder;
+        match (loaded.replay, loaded.merge) {
+            (Some(replay), Some(commit)) => {
+                self.merge(commit, &replay, &mut decoder, collector)?;
             }
-            Start::Again {
-                mut replay,
-                snapshot,
-                merge,
-            } => {
-                let mut decoder = Decoder::begin(&replay, shadows, snapshot, collector)?;
-                replay.decode(&mut decoder, collector)?;
-                match merge {
-                    Some(commit) => self.merge(commit, &replay, &mut decoder, collector)?,
-                    None => self.view.use_instead(replay),
-                }
-                self.decoder = Some(decoder);
-            }
+            (Some(replay), None) => self.view.use_instead(replay),
+            (None, _) => {}
         }
+        self.decoder = Some(decoder);
         Ok(())
     }
 
@@ -407,21 +442,22 @@ impl Follower {
                 pages = changed.len(),
                 "the log began anew or was lost while nobody followed: the changes since then come as one transaction, marked merged"
             );
-            if let Some(keep) = &mut self.keep {
-                let there = changed.partition_point(|page| *page <= self.head.count);
-                let head = archive::Head {
-                    commit,
-                    salts: self.head.salts,
-                    checksum: self.head.checksum,
-                    count: self.head.count,
-                    micros,
-                    merged: true,
-                };
-                let pages = changed.get(..there).unwrap_or_default();
-                let read = |page| self.view.page(Side::New, page);
-                let archived = keep.archive.append(head, pages, read)?;
-                keep.add(archived);
-            }
+        }
+        // Also if nothing changed: the consumer learns of the position.
+        if let Some(keep) = &mut self.keep {
+            let there = changed.partition_point(|page| *page <= self.head.count);
+            let head = archive::Head {
+                commit,
+                salts: self.head.salts,
+                checksum: self.head.checksum,
+                count: self.head.count,
+                micros,
+                merged: true,
+            };
+            let pages = changed.get(..there).unwrap_or_default();
+            let read = |page| self.view.page(Side::New, page);
+            let archived = keep.archive.append(head, pages, read)?;
+            keep.add(archived);
         }
         collector.begin(commit, micros, true);
         decoder.transaction(&changed, &between, collector)?;

@@ -1,5 +1,7 @@
 //! What `sqlite_schema` says: tables, their roots and definitions.
 
+use std::collections::HashSet;
+
 use cdc_core::SourceError;
 
 use super::format::Geometry;
@@ -59,12 +61,11 @@ impl Catalog {
         geometry: &Geometry,
     ) -> Result<Self, SourceError> {
         let mut catalog = Self::default();
-        let (mut stack, mut visited) = (vec![1u32], 0u32);
+        let (mut stack, mut visited) = (vec![1u32], HashSet::new());
         let (mut buffer, mut chain, mut fields) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(number) = stack.pop() {
-            visited += 1;
-            if visited > pages.count(side) {
-                return Err(malformed(number, "the schema's b-tree has no end"));
+            if !visited.insert(number) {
+                return Err(malformed(number, "it is used in two places at once"));
             }
             let data = read(pages, side, number)?;
             let page = BTreePage::parse(number, &data, geometry.usable)?;

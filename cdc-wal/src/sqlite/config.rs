@@ -89,7 +89,9 @@ pub struct SqliteConfig {
     /// Frames in the log before a pause of the application is used for a checkpoint. Default 1000,
     /// SQLite's own threshold.
     pub soft_frames: u32,
-    /// Frames in the log before the write lock is taken for a checkpoint. Default 4000.
+    /// Frames in the log before the write lock is taken for a checkpoint; a quarter of
+    /// [`log_bytes_max`](Self::log_bytes_max) if that is less. Default 16000: each such checkpoint
+    /// makes the application wait for the disk, the more of the log it takes at once the better.
     pub hard_frames: u32,
     /// Longest time the write lock is held for that. Default 100 ms.
     pub hard_time_max: Duration,
@@ -125,7 +127,7 @@ impl SqliteConfig {
             snapshot: false,
             assist: Assist::default(),
             soft_frames: 1000,
-            hard_frames: 4000,
+            hard_frames: 16_000,
             hard_time_max: Duration::from_millis(100),
             log_bytes_max: 1 << 30,
             archive_bytes_max: 4 << 30,
@@ -154,6 +156,13 @@ impl SqliteConfig {
             ));
         }
         Ok(Self::new(path))
+    }
+
+    /// Frames of the log from which on the write lock is taken for a checkpoint.
+    pub(crate) fn hard_frames(&self, page_size: u32) -> u32 {
+        let quarter = self.log_bytes_max / 4 / (u64::from(page_size) + 24);
+        self.hard_frames
+            .min(u32::try_from(quarter).unwrap_or(u32::MAX))
     }
 
     /// The name events carry.

@@ -131,7 +131,7 @@ impl Decoder {
         let mut rows = Rows::new(pages, Side::New, usable, &walked.items);
         let (mut buffer, mut chain, mut fields) = (Vec::new(), Vec::new(), Vec::new());
         let (mut image, mut chains) = (Vec::new(), Chains::default());
-        rows.advance()?;
+        rows.next_row()?;
         while let Some((page, cell)) = rows.current()? {
             if sink.is_some() || cell.overflow.is_some() {
                 let row = payload(
@@ -162,7 +162,7 @@ impl Decoder {
                     chains.claimed.clear();
                 }
             }
-            rows.advance()?;
+            rows.next_row()?;
         }
         self.claim(tree, &chains)
     }
@@ -562,13 +562,13 @@ fn each_chain(
 ) -> Result<(), SourceError> {
     let (mut buffer, mut chain) = (Vec::new(), Vec::new());
     let mut rows = Rows::new(pages, side, usable, items);
-    rows.advance()?;
+    rows.next_row()?;
     while let Some((page, cell)) = rows.current()? {
         if cell.overflow.is_some() {
             payload(pages, side, usable, (page, &cell), &mut buffer, &mut chain)?;
             take(page, &chain);
         }
-        rows.advance()?;
+        rows.next_row()?;
     }
     Ok(())
 }

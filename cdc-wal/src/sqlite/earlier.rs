@@ -1,8 +1,8 @@
 //! What an earlier run has left in the state directory.
 
-use cdc_core::{Position, SourceError, SourceErrorKind};
+use cdc_core::{Lsn, Position, SourceError, SourceErrorKind};
 
-use super::archive::{Archive, Archived};
+use super::archive::{Archive, Archived, read_fold, write_fold};
 use super::begin::gap;
 use super::config::SqliteConfig;
 use super::files::FileId;
@@ -65,26 +65,49 @@ impl Earlier {
         }
         // The snapshot is whole downstream, only we were not told any more.
         known.snapshot &= resume.is_none_or(|resume| resume < durable);
-        let shadow = Shadow::open(&dir.dir, page_size)?;
-        let (archive, mut archived) = Archive::open(&dir.dir, page_size)?;
+        let shadow = Shadow::open(dir.storage.as_ref(), &dir.dir, page_size)?;
+        let (mut archive, mut archived) = Archive::open(&dir.storage, &dir.dir, page_size)?;
+        let fold = read_fold(dir.storage.as_ref(), &dir.dir, page_size)?;
+        // A crash came between: some of its pages may be in the copy.
+        if let Some(fold) = fold.filter(|fold| fold.commit > known.position) {
+            known = apply(&shadow, &known, &fold)?;
+        }
         archived.retain(|transaction| transaction.commit > known.position);
         if known.folding > known.position {
+            // Of a version that had the pages in the archive alone.
             let meant = archived.partition_point(|one| one.commit <= known.folding);
             let folded: Vec<Archived> = archived.drain(..meant).collect();
-            if folded.last().map(|one| one.commit) != Some(known.folding) {
+            let last = folded.last().map(|one| one.commit);
+            let pages = write_fold(dir.storage.as_ref(), &dir.dir, page_size, &folded)?;
+            let Some(pages) = pages.filter(|_| last == Some(known.folding)) else {
                 return Err(SourceError::new(
                     SourceErrorKind::Corrupt,
                     "read the archive of the source: what its copy of the database was to be brought to is gone; begin anew with an empty state and a snapshot",
                 ));
-            }
-            known = apply(&shadow, &known, &folded)?;
+            };
+            known = apply(&shadow, &known, &pages)?;
         }
+        // After a loss of power the oldest may be missing.
+        let follows = |first: &Archived| [known.position, Lsn::ZERO].contains(&first.before);
+        if !archived.first().is_none_or(follows) {
+            archived.clear();
+            archive.clear()?;
+        }
+        let newest = archived.last().map_or(known.position, |last| last.commit);
+        archive.comes_after(newest);
         let (last, salts, checksum, count) = match archived.last() {
             Some(last) => (last.commit, last.salts, last.checksum, last.count),
             None => (known.position, known.salts, known.checksum, known.count),
         };
-        // Only after a loss of power can more have been taken downstream than is archived here.
         let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
+        if ahead {
+            // After a loss of power, most often. Which rows those transactions changed is known downstream
+            // alone: a difference to what is known here would miss those that are as they were
+            // before. The log may hold others in their place.
+            accept(
+                "more is durable downstream than the state knows of: the machine lost power, or an old copy of the state is in use",
+            )?;
+        }
         let may_go_on = known.file == file && !ahead;
         let seen = resume.map_or(0, |resume| parts(resume.commit).0);
         known.file = file;

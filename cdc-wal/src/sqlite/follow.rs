@@ -13,7 +13,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cdc_core::{Position, SourceError, SourceErrorKind, wall_micros};
+use cdc_core::storage::Storage;
+use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
 use super::archive;
 use super::begin::{Begun, Start, header, replaced};
@@ -23,7 +24,7 @@ use super::decoder::Decoder;
 use super::files::FileId;
 use super::format::FRAME_HEADER;
 use super::keep::Keep;
-use super::log_file::{Break, Scanned, Scanner};
+use super::log_file::{Break, Scanned, Scanner, wal_header};
 use super::pages::{Pages, Side};
 use super::pins::Pins;
 use super::state::{StateDir, commit_at, next_generation, random_id};
@@ -62,7 +63,7 @@ pub(crate) struct Follower {
     pub(crate) id: [u8; 16],
     /// Number of the log's generation.
     pub(crate) generation: u32,
-    pub(crate) start: Start,
+    pub(crate) start: Start<Lsn>,
     pub(crate) view: LogView,
     pub(crate) scanner: Option<Scanner>,
     pub(crate) decoder: Option<Decoder>,
@@ -92,16 +93,17 @@ pub(crate) fn index(pins: &Pins) -> Result<WalIndex, SourceError> {
 }
 
 impl Follower {
-    /// Opens the database, holds its log, and decides where to begin. `resume` is how far the
-    /// consumer is known to have come.
+    /// Opens the database, holds its log, and decides where to begin. What is kept for a restart
+    /// goes to `storage`; `resume` is how far the consumer is known to have come.
     pub(crate) fn open(
         config: &SqliteConfig,
+        storage: &Arc<dyn Storage>,
         resume: Option<Position>,
     ) -> Result<(Self, Begun), SourceError> {
         // The descriptor is kept until `pins` shares it: closing it would drop locks of others here.
         let (_main, header) = header(config)?;
         let dir = match &config.state_dir {
-            Some(dir) => Some(StateDir::open(dir)?),
+            Some(dir) => Some(StateDir::open(storage, dir)?),
             None => None,
         };
         let known = match &dir {
@@ -294,6 +296,14 @@ impl Follower {
             return Err(self.torn(1, Break::Salts));
         };
         scanner.forget_ahead();
+        // Before the first commit of a log each writer begins it with a header of its own: the salts are
+        // the same, what is counted in it and summed up is not.
+        if scanner.at() == 0
+            && let Some(header) = wal_header(&wal)?
+            && header.salts == self.head.salts
+        {
+            scanner = Scanner::new(header);
+        }
         loop {
             match scanner.next(&wal, limit, true)? {
                 Scanned::Transaction(next) => {

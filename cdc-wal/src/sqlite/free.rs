@@ -6,12 +6,14 @@
 //! whole database is compared with the last known state, and the change comes as one transaction
 //! marked `merged`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cdc_core::storage::Storage;
 use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
 use super::archive::{Archive, Head};
-use super::begin::{Begun, header};
+use super::begin::{Begun, Start, header};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
@@ -34,21 +36,6 @@ const GATHERED: &str = "merge.tmp";
 /// How often it is checked that the path still names the same file.
 const IDENTITY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where following begins.
-#[derive(Debug)]
-enum Start {
-    Now {
-        snapshot: Option<Lsn>,
-    },
-    Again {
-        replay: Replay,
-        snapshot: Option<Lsn>,
-        /// The log does not go on there. The generation it is in, if it is still that one.
-        merge: Option<Salts>,
-    },
-    Begun,
-}
-
 /// Whether all that was committed was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Followed {
@@ -69,7 +56,8 @@ pub(crate) struct Free {
     page_size: u32,
     /// Number of the log's generation.
     generation: u32,
-    start: Start,
+    /// Merging: the generation the log was in, if it is still that one.
+    start: Start<Salts>,
     pub(crate) decoder: Option<Decoder>,
     log: Option<Log>,
     /// The wal-index as of the last processed frame.
@@ -82,10 +70,11 @@ pub(crate) struct Free {
 }
 
 impl Free {
-    /// Looks at the database and decides where to begin. `resume` is how far the consumer is known
-    /// to have come.
+    /// Looks at the database and decides where to begin. What is kept goes to `storage`; `resume`
+    /// is how far the consumer is known to have come.
     pub(crate) fn open(
         config: &SqliteConfig,
+        storage: &Arc<dyn Storage>,
         resume: Option<Position>,
     ) -> Result<(Self, Begun), SourceError> {
         let Some(dir) = &config.state_dir else {
@@ -97,7 +86,7 @@ impl Free {
         // The descriptor is kept until `looks` shares it: closing it would drop locks of others here.
         let (_main, header) = header(config)?;
         let page_size = header.geometry.page_size;
-        let dir = StateDir::open(dir)?;
+        let dir = StateDir::open(storage, dir)?;
         let known = dir.load()?;
         let looks = Looks::open(config)?;
         let Some(known) = known else {
@@ -119,14 +108,15 @@ impl Free {
         page_size: u32,
         (id, generation): ([u8; 16], u32),
     ) -> Result<(Self, Begun), SourceError> {
-        let (mut archive, _) = Archive::open(&dir.dir, page_size)?;
+        let (mut archive, _) = Archive::open(&dir.storage, &dir.dir, page_size)?;
         archive.clear()?;
-        let shadow = Shadow::empty(&dir.dir, BESIDE, page_size)?;
+        let shadow = Shadow::empty(dir.storage.as_ref(), &dir.dir, BESIDE, page_size)?;
         let stamp = looks.stamp()?;
         let settled = settle(&mut looks, page_size, None, &shadow)?;
-        let shadow = shadow.install(&dir.dir, BESIDE)?;
+        let shadow = shadow.install(dir.storage.as_ref(), &dir.dir, BESIDE)?;
         let head = settled.head;
         let position = commit_at(generation, head.last_frame);
+        archive.comes_after(position);
         let known = Known {
             id,
             file: looks.file,
@@ -264,27 +254,12 @@ impl Free {
         u64::from(self.head.last_frame.saturating_sub(self.at())) * page
     }
 
-    /// Reads the database where following begins, gives the snapshot if there is to be one, and
-    /// what an earlier run has left.
+    /// Reads the database where following begins; see [`Start::load`].
     pub(crate) fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
-        let shadows = self.config.include_shadow_tables;
-        match std::mem::replace(&mut self.start, Start::Begun) {
-            Start::Begun => {}
-            Start::Now { snapshot } => {
-                let decoder = Decoder::begin(&self.kept, shadows, snapshot, collector)?;
-                self.decoder = Some(decoder);
-            }
-            Start::Again {
-                mut replay,
-                snapshot,
-                merge,
-            } => {
-                let decoder = Decoder::begin(&replay, shadows, snapshot, collector)?;
-                let decoder = self.decoder.insert(decoder);
-                replay.decode(decoder, collector)?;
-                if let Some(salts) = merge {
-                    self.gap(collector, Some(salts))?;
-                }
+        if let Some(loaded) = self.start.load(&self.kept, &self.config, collector)? {
+            self.decoder = Some(loaded.decoder);
+            if let Some(salts) = loaded.merge {
+                self.gap(collector, Some(salts))?;
             }
         }
         Ok(())
@@ -507,7 +482,7 @@ impl Free {
         if next.pages.iter().any(|written| written.image.is_none())
             && !matches!(self.looks.index()?, Seen::Head(now) if now.salts == head.salts)
         {
-            self.keep.archive.undo(&archived);
+            self.keep.archive.undo(&archived)?;
             return Ok(false);
         }
         self.keep.add(archived.clone());
@@ -532,8 +507,8 @@ impl Free {
         // It may be another kind of file by now.
         header(&self.config)?;
         let stamp = self.looks.stamp()?;
-        let dir = self.keep.dir.dir.clone();
-        let gathered = Shadow::empty(&dir, GATHERED, self.page_size)?;
+        let (dir, storage) = (self.keep.dir.dir.clone(), self.keep.dir.storage.clone());
+        let gathered = Shadow::empty(storage.as_ref(), &dir, GATHERED, self.page_size)?;
         let settled = settle(
             &mut self.looks,
             self.page_size,
@@ -555,28 +530,32 @@ impl Free {
                 pages = changed.len(),
                 "the log began anew before all of it was read: the changes since then come as one transaction, marked merged"
             );
-            let there = changed.partition_point(|page| *page <= now.count);
-            let head = Head {
-                commit,
-                salts: now.salts,
-                checksum: now.checksum,
-                count: now.count,
-                micros,
-                merged: true,
-            };
-            let pages = changed.get(..there).unwrap_or_default();
-            let read = |page| gathered.read(page);
-            let archived = self.keep.archive.append(head, pages, read)?;
-            self.keep.add(archived.clone());
-            self.kept.begin(archived, Vec::new());
-            if let Some(decoder) = &mut self.decoder {
-                decoder.transaction(&changed, &self.kept, collector)?;
-            }
-            self.kept.finish();
         }
+        // Also if nothing changed: the consumer learns of the position.
+        let there = changed.partition_point(|page| *page <= now.count);
+        let head = Head {
+            commit,
+            salts: now.salts,
+            checksum: now.checksum,
+            count: now.count,
+            micros,
+            merged: true,
+        };
+        let pages = changed.get(..there).unwrap_or_default();
+        let archived = self
+            .keep
+            .archive
+            .append(head, pages, |page| gathered.read(page))?;
+        self.keep.add(archived.clone());
+        self.kept.begin(archived, Vec::new());
+        if let Some(decoder) = &mut self.decoder {
+            decoder.transaction(&changed, &self.kept, collector)?;
+        }
+        self.kept.finish();
         collector.end();
         drop(gathered);
-        std::fs::remove_file(dir.join(GATHERED))
+        storage
+            .remove(&dir.join(GATHERED))
             .map_err(|cause| io_error("remove a temporary file of the source", cause))?;
         self.head = now;
         self.log = settled.log;

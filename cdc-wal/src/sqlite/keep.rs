@@ -1,19 +1,23 @@
 //! What is kept for a restart, and how it advances.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cdc_core::storage::Storage;
 use cdc_core::{Lsn, Position, SourceError};
 
-use super::archive::{Archive, Archived, remove_below};
+use super::archive::{Archive, Archived, remove_below, write_fold};
 use super::shadow::Shadow;
 use super::state::{Known, Saver, StateDir};
 use super::worker::Worker;
 
-/// Shortest time between two advances of the shadow.
-const FOLD_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest time between two advances of the shadow. Each makes the newest pages durable twice, and
+/// the application's own syncs wait for the same disk.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of archived pages that are worth an advance before that.
-const FOLD_BYTES: u64 = 64 << 20;
+const FOLD_BYTES: u64 = 256 << 20;
 
 /// What the thread is asked for: it waits for the disk.
 #[derive(Debug)]
@@ -52,10 +56,16 @@ impl Keep {
         waiting: Vec<Archived>,
         bytes_max: u64,
     ) -> Result<Self, SourceError> {
-        let (saver, path) = (dir.saver.clone(), dir.dir.clone());
+        let place = Place {
+            storage: dir.storage.clone(),
+            dir: dir.dir.clone(),
+            saver: dir.saver.clone(),
+        };
         let folder = Worker::start("sqlite state", move |job| match job {
-            Job::Fold { known, folded } => fold(&saver, &shadow, known, &folded).map(Some),
-            Job::Trim(below) => remove_below(&path, below).map(|()| None),
+            Job::Fold { known, folded } => fold(&place, &shadow, known, &folded).map(Some),
+            Job::Trim(below) => {
+                remove_below(place.storage.as_ref(), &place.dir, below).map(|()| None)
+            }
         })?;
         let mut keep = Self {
             folder,
@@ -146,58 +156,46 @@ impl Keep {
     }
 }
 
-/// Brings the shadow to the newest of some transactions, so that a crash at any point leaves either
-/// the old one with the archive that leads from it, or a note which one was meant.
+/// Where the shadow and what belongs to it are.
+#[derive(Clone, Debug)]
+struct Place {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    saver: Saver,
+}
+
+/// Brings the shadow to the newest of some transactions. Before any page of it is written they all
+/// stand beside it, durably: a crash at any point leaves the old one, or what leads to the new.
 fn fold(
-    saver: &Saver,
+    place: &Place,
     shadow: &Shadow,
-    mut known: Known,
+    known: Known,
     folded: &[Archived],
 ) -> Result<Known, SourceError> {
-    let Some(last) = folded.last() else {
+    let pages = write_fold(place.storage.as_ref(), &place.dir, known.page_size, folded)?;
+    let Some(pages) = pages else {
         return Ok(known);
     };
-    let mut synced = 0;
-    for transaction in folded {
-        if transaction.segment_number() != synced {
-            transaction.sync()?;
-            synced = transaction.segment_number();
-        }
-    }
-    known.folding = last.commit;
-    saver.save(&known)?;
-    let known = apply(shadow, &known, folded)?;
-    saver.save(&known)?;
+    let known = apply(shadow, &known, &pages)?;
+    place.saver.save(&known)?;
     Ok(known)
 }
 
-/// Writes the newest version of each page of some transactions into the shadow, and gives what is
-/// known then.
+/// Writes some pages into the shadow, and gives what is known then.
 pub(crate) fn apply(
     shadow: &Shadow,
     known: &Known,
-    folded: &[Archived],
+    pages: &Archived,
 ) -> Result<Known, SourceError> {
-    let mut newest: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
-    for (index, transaction) in folded.iter().enumerate() {
-        for &(page, offset) in transaction.pages.iter() {
-            newest.insert(page, (index, offset));
-        }
-    }
-    let Some(last) = folded.last() else {
-        return Ok(*known);
-    };
-    for (page, (index, offset)) in newest {
-        if let Some(transaction) = folded.get(index) {
-            shadow.write(page, &transaction.read(offset, known.page_size)?)?;
-        }
+    for &(page, offset) in pages.pages.iter() {
+        shadow.write(page, &pages.read(offset, known.page_size)?)?;
     }
     shadow.sync()?;
     Ok(Known {
-        position: last.commit,
-        salts: last.salts,
-        checksum: last.checksum,
-        count: last.count,
+        position: pages.commit,
+        salts: pages.salts,
+        checksum: pages.checksum,
+        count: pages.count,
         folding: Lsn::ZERO,
         snapshot: false,
         ..*known

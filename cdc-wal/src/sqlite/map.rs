@@ -1,7 +1,9 @@
 //! Which b-tree each page belongs to.
 //!
 //! Kept for the tables that are captured and for the schema; pages of indexes, of the free list
-//! and of tables that are left out belong to nothing. 12 bytes a page of the database.
+//! and of tables that are left out belong to nothing. 12 bytes a page of the database, in pieces that
+//! are made when one of their pages is first used: the size a log claims for the database takes no
+//! memory.
 
 /// Number of a tree; never used again after its table is dropped.
 pub(crate) type TreeId = u32;
@@ -56,11 +58,20 @@ struct Slot {
 
 const EPOCHS: u32 = 1 << 26;
 
+/// Pages of one piece of the map.
+const PIECE: usize = 1024;
+
 /// The map, by page number.
 #[derive(Debug, Default)]
 pub(crate) struct PageMap {
-    slots: Vec<Slot>,
+    pieces: Vec<Option<Box<[Slot; PIECE]>>>,
+    /// The last page there is room for.
+    last: u32,
     epoch: u32,
+}
+
+const fn place(page: u32) -> (usize, usize) {
+    (page as usize / PIECE, page as usize % PIECE)
 }
 
 impl PageMap {
@@ -69,25 +80,55 @@ impl PageMap {
         self.epoch += 1;
         if self.epoch == EPOCHS {
             self.epoch = 1;
-            for slot in &mut self.slots {
+            for slot in self.pieces.iter_mut().flatten().flat_map(|p| p.iter_mut()) {
                 slot.marks = 0;
             }
         }
-        let wanted = pages as usize + 1;
-        if self.slots.len() < wanted {
-            self.slots.resize(wanted, Slot::default());
-        }
+        self.last = self.last.max(pages);
     }
 
     /// Forgets the pages behind this number.
     pub(crate) fn truncate(&mut self, pages: u32) {
-        self.slots.truncate(pages as usize + 1);
+        if pages >= self.last {
+            return;
+        }
+        self.last = pages;
+        let (piece, slot) = place(pages);
+        self.pieces.truncate(piece + 1);
+        if let Some(Some(piece)) = self.pieces.get_mut(piece) {
+            for slot in piece.iter_mut().skip(slot + 1) {
+                *slot = Slot::default();
+            }
+        }
+    }
+
+    #[inline]
+    fn slot(&self, page: u32) -> Option<&Slot> {
+        let (piece, slot) = place(page);
+        self.pieces.get(piece)?.as_ref()?.get(slot)
+    }
+
+    /// The slot of a page; `None` if there is no such page.
+    #[inline]
+    fn slot_mut(&mut self, page: u32) -> Option<&mut Slot> {
+        if page > self.last {
+            return None;
+        }
+        let (piece, slot) = place(page);
+        if self.pieces.len() <= piece {
+            self.pieces.resize_with(piece + 1, || None);
+        }
+        let new = || Box::new([Slot::default(); PIECE]);
+        self.pieces
+            .get_mut(piece)?
+            .get_or_insert_with(new)
+            .get_mut(slot)
     }
 
     /// To whom a page belongs.
     #[inline]
     pub(crate) fn owner(&self, page: u32) -> Option<Owner> {
-        let slot = self.slots.get(page as usize)?;
+        let slot = self.slot(page)?;
         let tree = (slot.tag >> 2).checked_sub(1)?;
         let role = match slot.tag & 3 {
             0 => Role::Root,
@@ -103,36 +144,76 @@ impl PageMap {
     }
 
     pub(crate) fn set(&mut self, page: u32, owner: Owner) {
-        if let Some(slot) = self.slots.get_mut(page as usize) {
+        if let Some(slot) = self.slot_mut(page) {
             slot.tag = ((owner.tree + 1) << 2) | owner.role as u32;
             slot.parent = owner.parent;
         }
     }
 
     pub(crate) fn clear(&mut self, page: u32) {
-        if let Some(slot) = self.slots.get_mut(page as usize) {
+        let (piece, slot) = place(page);
+        if let Some(Some(piece)) = self.pieces.get_mut(piece)
+            && let Some(slot) = piece.get_mut(slot)
+        {
             slot.tag = 0;
         }
     }
 
     #[inline]
     pub(crate) fn has(&self, page: u32, mark: Mark) -> bool {
-        self.slots
-            .get(page as usize)
+        self.slot(page)
             .is_some_and(|slot| slot.marks >> 6 == self.epoch && slot.marks & mark as u32 != 0)
     }
 
     /// Sets a mark; false if it was set before, or there is no such page.
     #[inline]
     pub(crate) fn mark(&mut self, page: u32, mark: Mark) -> bool {
-        let Some(slot) = self.slots.get_mut(page as usize) else {
+        let epoch = self.epoch;
+        let Some(slot) = self.slot_mut(page) else {
             return false;
         };
-        if slot.marks >> 6 != self.epoch {
-            slot.marks = self.epoch << 6;
+        if slot.marks >> 6 != epoch {
+            slot.marks = epoch << 6;
         }
         let new = slot.marks & mark as u32 == 0;
         slot.marks |= mark as u32;
         new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner {
+        tree: 3,
+        role: Role::Branch,
+        parent: 2,
+    };
+
+    #[test]
+    fn a_size_that_is_only_claimed_takes_no_memory() {
+        let mut map = PageMap::default();
+        map.begin(u32::MAX);
+        map.set(7, OWNER);
+        assert!(map.mark(5000, Mark::New));
+        assert_eq!(map.owner(7), Some(OWNER));
+        assert_eq!(map.owner(u32::MAX), None);
+        assert_eq!(map.pieces.iter().flatten().count(), 2);
+    }
+
+    #[test]
+    fn pages_behind_the_end_are_forgotten_and_none_of_them_is_marked() {
+        let mut map = PageMap::default();
+        map.begin(3000);
+        for page in [10, 1500, 2999] {
+            map.set(page, OWNER);
+        }
+        map.truncate(1500);
+        assert_eq!(map.owner(1500), Some(OWNER));
+        assert!(!map.mark(1501, Mark::New));
+        map.begin(3000);
+        assert_eq!((map.owner(10), map.owner(2999)), (Some(OWNER), None));
+        assert!(map.mark(2999, Mark::New) && !map.mark(2999, Mark::New));
     }
 }

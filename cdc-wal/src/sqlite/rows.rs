@@ -23,6 +23,12 @@ pub(crate) struct Rows<'a> {
     cell: u32,
     end: u32,
     last: Option<i64>,
+    /// Bytes of rows on the pages passed, and how many those pages have: the rows of a sound
+    /// database do not overlap, so that a page gives no more than it has.
+    taken: u64,
+    room: u64,
+    /// Overflow pages of the rows passed: no more than the database has, for each belongs to one row.
+    overflowed: u64,
     /// The payload of the current row of a table without rowid.
     pub(crate) key: Record,
     before: Record,
@@ -116,6 +122,23 @@ pub(crate) fn skip_equal(
     Ok(())
 }
 
+/// Bytes of a row: on its page, and on overflow pages.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    here: u64,
+    elsewhere: u64,
+}
+
+impl Size {
+    #[inline]
+    fn of(cell: &Cell<'_>) -> Self {
+        Self {
+            here: cell.raw.len() as u64,
+            elsewhere: cell.length.saturating_sub(cell.local.len() as u64),
+        }
+    }
+}
+
 /// A payload with its values found.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
@@ -124,7 +147,7 @@ pub(crate) struct Record {
 }
 
 impl<'a> Rows<'a> {
-    /// Before the first row; call [`Rows::advance`] to get there.
+    /// Before the first row; call [`Rows::next_row`] to get there.
     pub(crate) fn new(pages: &'a dyn Pages, side: Side, usable: usize, items: &'a [Item]) -> Self {
         Self {
             pages,
@@ -136,13 +159,42 @@ impl<'a> Rows<'a> {
             cell: 0,
             end: 0,
             last: None,
+            taken: 0,
+            room: 0,
+            overflowed: 0,
             key: Record::default(),
             before: Record::default(),
         }
     }
 
     /// Goes to the next row, or behind the last one.
-    pub(crate) fn advance(&mut self) -> Result<(), SourceError> {
+    pub(crate) fn next_row(&mut self) -> Result<(), SourceError> {
+        self.advance()?;
+        if let Some((number, cell)) = self.current()? {
+            let size = Size::of(&cell);
+            self.account(number, size)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the row stood at, so that no page makes more work than its bytes are worth.
+    #[inline]
+    fn account(&mut self, number: u32, size: Size) -> Result<(), SourceError> {
+        self.taken += size.here;
+        if self.taken > self.room {
+            return Err(malformed(number, "its rows lie over each other"));
+        }
+        if size.elsewhere > 0 {
+            self.overflowed += size.elsewhere.div_ceil(self.usable as u64 - 4);
+            if self.overflowed > u64::from(self.pages.count(self.side)) {
+                let what = "its rows claim more overflow pages than there are";
+                return Err(malformed(number, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<(), SourceError> {
         if self.page.is_some() {
             self.cell += 1;
         }
@@ -156,7 +208,10 @@ impl<'a> Rows<'a> {
             let held = self.page.take().filter(|(number, _)| *number == item.page);
             let data = match held {
                 Some((_, data)) => data,
-                None => read(self.pages, self.side, item.page)?,
+                None => {
+                    self.room += self.usable as u64;
+                    read(self.pages, self.side, item.page)?
+                }
             };
             let page = BTreePage::parse(item.page, &data, self.usable)?;
             let cells = u32::try_from(page.cells).unwrap_or(u32::MAX);
@@ -177,7 +232,7 @@ impl<'a> Rows<'a> {
         Ok(Some((*number, page.cell(self.cell as usize)?)))
     }
 
-    /// As [`Rows::advance`], and checks that rowids grow: the comparison of two trees rests on it.
+    /// As [`Rows::next_row`], and checks that rowids grow: the comparison of two trees rests on it.
     pub(crate) fn next_rowid(&mut self) -> Result<(), SourceError> {
         self.advance()?;
         self.in_order()
@@ -189,7 +244,8 @@ impl<'a> Rows<'a> {
         let Some((number, cell)) = self.current()? else {
             return Ok(());
         };
-        let rowid = cell.rowid;
+        let (rowid, size) = (cell.rowid, Size::of(&cell));
+        self.account(number, size)?;
         if self.last.is_some_and(|last| last >= rowid) {
             return Err(malformed(number, "its rows are not in order"));
         }
@@ -197,7 +253,7 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// As [`Rows::advance`], reads the row's payload, and checks that keys grow.
+    /// As [`Rows::next_row`], reads the row's payload, and checks that keys grow.
     pub(crate) fn next_key(
         &mut self,
         key: &[KeyPart],
@@ -209,7 +265,7 @@ impl<'a> Rows<'a> {
         self.advance()?;
         let mut record = std::mem::take(&mut self.key);
         if let Some((number, cell)) = self.current()? {
-            let place = (number, &cell);
+            let (place, size) = ((number, &cell), Size::of(&cell));
             let mut buffer = std::mem::take(&mut record.payload);
             let whole = payload(
                 self.pages,
@@ -225,6 +281,7 @@ impl<'a> Rows<'a> {
                 buffer.extend_from_slice(cell.local);
             }
             record.payload = buffer;
+            self.account(number, size)?;
             let order = record::compare_keys(
                 (&self.before.payload, &self.before.fields),
                 (&record.payload, &record.fields),

@@ -210,26 +210,20 @@ impl<'a> Copy<'a> {
         }
         self.touched.clear();
         let mut count = self.head.pages(&self.looks.main, self.page_size)?;
-        let mut todo: Vec<u32> = (1..=count).collect();
+        if !self.copy_all(1..=count)? {
+            return Ok(None);
+        }
         loop {
-            for pages in todo.chunks(STRIDE) {
-                for &page in pages {
-                    if !self.copy(page)? {
-                        return Ok(None);
-                    }
-                }
-                if !self.advance()? {
-                    return Ok(None);
-                }
-            }
             if self.head.last_frame > 0 {
                 count = self.head.count;
             }
             if self.touched.is_empty() {
                 break;
             }
-            todo = std::mem::take(&mut self.touched).into_iter().collect();
-            todo.retain(|page| *page <= count);
+            let touched = std::mem::take(&mut self.touched).into_iter();
+            if !self.copy_all(touched.take_while(|page| *page <= count))? {
+                return Ok(None);
+            }
         }
         self.head.count = count;
         let mut changed: Vec<u32> = self.differing.range(..=count).copied().collect();
@@ -241,6 +235,21 @@ impl<'a> Copy<'a> {
             log: self.log,
             changed,
         }))
+    }
+
+    /// Copies pages, and looks at the log now and then; false if it ran away, or one is not there.
+    fn copy_all(&mut self, pages: impl Iterator<Item = u32>) -> Result<bool, SourceError> {
+        let mut copied = 0;
+        for page in pages {
+            if !self.copy(page)? {
+                return Ok(false);
+            }
+            copied += 1;
+            if copied % STRIDE == 0 && !self.advance()? {
+                return Ok(false);
+            }
+        }
+        self.advance()
     }
 
     /// Takes what was committed up to a frame of this generation.

@@ -1,16 +1,16 @@
 //! A copy of the database as of the last confirmation, and what was archived since.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 use cdc_core::{SourceError, SourceErrorKind};
 
 use super::archive::Archived;
-use super::log_file::{io_error, read_up_to};
+use super::log_file::io_error;
 use super::pages::{Pages, Side};
 use super::view::LogView;
 
@@ -21,11 +21,11 @@ pub(crate) const BESIDE: &str = "shadow.db.tmp";
 /// The copy: page n stands at (n - 1) times the page size. It is not a database to be opened.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    file: Arc<File>,
+    file: Arc<dyn StorageFile>,
     page_size: u32,
 }
 
-fn failed(cause: std::io::Error) -> SourceError {
+fn failed(cause: io::Error) -> SourceError {
     io_error("write the source's copy of the database", cause)
 }
 
@@ -35,48 +35,60 @@ impl Shadow {
     }
 
     /// An empty file in the state directory, to be filled.
-    pub(crate) fn empty(dir: &Path, name: &str, page_size: u32) -> Result<Self, SourceError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(dir.join(name))
-            .map_err(failed)?;
+    pub(crate) fn empty(
+        storage: &dyn Storage,
+        dir: &Path,
+        name: &str,
+        page_size: u32,
+    ) -> Result<Self, SourceError> {
+        let path = dir.join(name);
+        if storage.exists(&path) {
+            storage.remove(&path).map_err(failed)?;
+        }
+        let file = storage.open(&path, OpenMode::CreateNew).map_err(failed)?;
         Ok(Self {
-            file: Arc::new(file),
+            file: file.into(),
             page_size,
         })
     }
 
     /// Makes a filled file the copy, durably.
-    pub(crate) fn install(self, dir: &Path, name: &str) -> Result<Self, SourceError> {
+    pub(crate) fn install(
+        self,
+        storage: &dyn Storage,
+        dir: &Path,
+        name: &str,
+    ) -> Result<Self, SourceError> {
         self.sync()?;
-        fs::rename(dir.join(name), Self::path(dir)).map_err(failed)?;
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
+        storage
+            .rename(&dir.join(name), &Self::path(dir))
+            .and_then(|()| storage.sync_dir(dir))
             .map_err(failed)?;
         Ok(self)
     }
 
     /// Copies a database, durably.
     pub(crate) fn create(
+        storage: &dyn Storage,
         dir: &Path,
         page_size: u32,
         pages: &dyn Pages,
     ) -> Result<Self, SourceError> {
-        let shadow = Self::empty(dir, BESIDE, page_size)?;
+        let shadow = Self::empty(storage, dir, BESIDE, page_size)?;
         for number in 1..=pages.count(Side::New) {
             shadow.write(number, &pages.page(Side::New, number)?)?;
         }
-        shadow.install(dir, BESIDE)
+        shadow.install(storage, dir, BESIDE)
     }
 
     /// Opens the copy.
-    pub(crate) fn open(dir: &Path, page_size: u32) -> Result<Self, SourceError> {
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        dir: &Path,
+        page_size: u32,
+    ) -> Result<Self, SourceError> {
         let path = Self::path(dir);
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = storage.open(&path, OpenMode::ReadWrite);
         let file = file.map_err(|cause| {
             SourceError::new(
                 SourceErrorKind::Io,
@@ -88,7 +100,7 @@ impl Shadow {
             .with_cause(cause)
         })?;
         Ok(Self {
-            file: Arc::new(file),
+            file: file.into(),
             page_size,
         })
     }
@@ -102,15 +114,14 @@ impl Shadow {
     pub(crate) fn read(&self, number: u32) -> Result<Bytes, SourceError> {
         let mut page = vec![0; self.page_size as usize];
         let offset = u64::from(number.saturating_sub(1)) * u64::from(self.page_size);
-        let got = read_up_to(&self.file, &mut page, offset)
-            .map_err(|cause| io_error("read the source's copy of the database", cause))?;
-        if got < page.len() {
-            return Err(SourceError::new(
+        match read_exact_at(self.file.as_ref(), &mut page, offset) {
+            Ok(()) => Ok(page.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(SourceError::new(
                 SourceErrorKind::Corrupt,
                 "read the source's copy of the database: it was cut short; begin anew with an empty state and a snapshot",
-            ));
+            )),
+            Err(error) => Err(io_error("read the source's copy of the database", error)),
         }
-        Ok(page.into())
     }
 
     /// The same file once more.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use cdc_core::storage::StdStorage;
 use cdc_core::{
     BatchLimit, ChangeEvent, EventBatch, Lineage, Position, SourceError, SourceErrorKind,
     SourceInfo, SourceKind, WalSource,
@@ -24,6 +25,9 @@ use super::wal_index::WalIndex;
 
 /// Longest time without a mark on the log after it had grown too long.
 const RELEASED_TIME_MAX: Duration = Duration::from_secs(1);
+/// Under load each look takes what was committed in this time: looking all the time would find one
+/// transaction each, and cost a core that the application may want.
+const GATHER_INTERVAL: Duration = Duration::from_millis(1);
 /// How often it is tried to find the write lock free.
 const URGENT_INTERVAL: Duration = Duration::from_micros(100);
 /// Longest wait for the thread's end.
@@ -258,9 +262,9 @@ struct Thread {
 impl Thread {
     fn run(self, resume: Option<Position>, tell: oneshot::Sender<Result<Begun, SourceError>>) {
         let opened = match self.config.mode {
-            Mode::Pinned => Follower::open(&self.config, resume)
+            Mode::Pinned => Follower::open(&self.config, &StdStorage::shared(), resume)
                 .map(|(follower, begun)| (Either::Pinned(Box::new(follower)), begun)),
-            Mode::LockFree => Free::open(&self.config, resume)
+            Mode::LockFree => Free::open(&self.config, &StdStorage::shared(), resume)
                 .map(|(follower, begun)| (Either::Free(Box::new(follower)), begun)),
         };
         let (follower, begun) = match opened {
@@ -297,13 +301,12 @@ impl Thread {
         let outcome = (|| {
             follower.load(&mut collector)?;
             while !collector.is_stopped() {
+                let begun = std::time::Instant::now();
                 let looked = follower.poll(&mut collector, self.confirmed())?;
                 self.shared
                     .lag_bytes
                     .store(follower.lag(), Ordering::Relaxed);
-                if looked == Looked::Still {
-                    thread::park_timeout(self.config.poll_interval);
-                }
+                self.pause(looked, begun);
             }
             Ok(())
         })();
@@ -350,7 +353,7 @@ impl Thread {
             let told = collector.rewind();
             self.wait_for_restart(&index, salts)?;
             drop(index);
-            follower = Follower::open(&self.config, Some(told))?.0;
+            follower = Follower::open(&self.config, &StdStorage::shared(), Some(told))?.0;
         }
     }
 
@@ -381,17 +384,31 @@ impl Thread {
     ) -> Result<bool, SourceError> {
         follower.load(collector)?;
         while !collector.is_stopped() {
+            let begun = std::time::Instant::now();
             let looked = follower.poll(collector, self.confirmed())?;
             self.shared
                 .lag_bytes
                 .store(follower.lag(), Ordering::Relaxed);
-            match looked {
-                Looked::Moved => {}
-                Looked::Urgent => thread::park_timeout(URGENT_INTERVAL),
-                Looked::Still => thread::park_timeout(self.config.poll_interval),
-                Looked::TooLong => return Ok(true),
+            if looked == Looked::TooLong {
+                return Ok(true);
             }
+            self.pause(looked, begun);
         }
         Ok(false)
+    }
+
+    /// Waits before the next look at the log; `begun` is when this one began.
+    fn pause(&self, looked: Looked, begun: std::time::Instant) {
+        let pause = match looked {
+            Looked::Moved => GATHER_INTERVAL
+                .min(self.config.poll_interval)
+                .saturating_sub(begun.elapsed()),
+            Looked::Urgent => URGENT_INTERVAL,
+            Looked::Still => self.config.poll_interval,
+            Looked::TooLong => Duration::ZERO,
+        };
+        if !pause.is_zero() {
+            thread::park_timeout(pause);
+        }
     }
 }

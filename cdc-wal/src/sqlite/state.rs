@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageLock, read_exact_at, replace_file};
+use cdc_core::storage::{OpenMode, Storage, StorageLock, read_exact_at, replace_file};
 use cdc_core::{Lsn, SourceError, SourceErrorKind, wall_micros};
 
 use super::files::FileId;
@@ -172,13 +173,14 @@ fn decode(text: &str) -> Option<Known> {
 /// Writes the state file.
 #[derive(Clone, Debug)]
 pub(crate) struct Saver {
+    storage: Arc<dyn Storage>,
     path: PathBuf,
 }
 
 impl Saver {
     /// Remembers, durably.
     pub(crate) fn save(&self, known: &Known) -> Result<(), SourceError> {
-        replace_file(&StdStorage, &self.path, encode(known).as_bytes())
+        replace_file(self.storage.as_ref(), &self.path, encode(known).as_bytes())
             .map_err(|cause| failed("write", &self.path, cause))
     }
 }
@@ -188,14 +190,13 @@ impl Saver {
 pub(crate) struct StateDir {
     pub(crate) dir: PathBuf,
     pub(crate) saver: Saver,
-    storage: StdStorage,
+    pub(crate) storage: Arc<dyn Storage>,
     _lock: Box<dyn StorageLock>,
 }
 
 impl StateDir {
     /// Opens the directory, or creates it.
-    pub(crate) fn open(dir: &Path) -> Result<Self, SourceError> {
-        let storage = StdStorage;
+    pub(crate) fn open(storage: &Arc<dyn Storage>, dir: &Path) -> Result<Self, SourceError> {
         let io = |cause: std::io::Error| {
             let kind = if cause.kind() == std::io::ErrorKind::WouldBlock {
                 SourceErrorKind::InUse
@@ -213,9 +214,10 @@ impl StateDir {
         Ok(Self {
             dir: dir.to_path_buf(),
             saver: Saver {
+                storage: storage.clone(),
                 path: dir.join(NAME),
             },
-            storage,
+            storage: storage.clone(),
             _lock: lock,
         })
     }

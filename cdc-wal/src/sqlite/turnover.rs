@@ -95,7 +95,8 @@ impl Follower {
             return Ok(());
         }
         let frames = self.head.last_frame;
-        let hard = self.config.assist == Assist::Hard && frames > self.config.hard_frames;
+        let hard = self.config.assist == Assist::Hard
+            && frames > self.config.hard_frames(self.head.page_size);
         let idle = self.last_change.elapsed() >= IDLE;
         let soft = frames > self.config.soft_frames && idle;
         if self.on_main || !(soft || hard) || Instant::now() < self.turnover.next {
@@ -132,7 +133,7 @@ impl Follower {
             };
             self.turnover.rest_for(time);
         } else if self.config.assist == Assist::Hard
-            && self.head.last_frame > self.config.hard_frames
+            && self.head.last_frame > self.config.hard_frames(self.head.page_size)
         {
             self.turnover.step = Step::Locking(Instant::now());
         } else {

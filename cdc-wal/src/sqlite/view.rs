@@ -62,6 +62,11 @@ impl LogView {
         self.frames = HashMap::new();
     }
 
+    /// Bytes of a page.
+    pub(crate) const fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
     /// The log that is read.
     pub(crate) fn wal(&self) -> Option<Arc<File>> {
         self.wal.clone()

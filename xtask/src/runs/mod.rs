@@ -177,6 +177,8 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         "kinds" => Some(kinds::run),
         "sqlite-oracle" => Some(sqlite::oracle),
         "sqlite-kill" => Some(sqlite::kill),
+        "sqlite-corpora" => Some(sqlite::corpora),
+        "sqlite-power" => Some(sqlite::power),
         "rocksdb-kill" => Some(rocksdb::kill),
         _ => None,
     };

@@ -6,53 +6,22 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use cdc_core::{ChangeEvent, Op, Position, SourceError, Value};
+use cdc_core::storage::StdStorage;
+use cdc_core::{ChangeEvent, Op, Position, Value};
 use rusqlite::Connection;
-use tokio::sync::mpsc;
 
-use super::mirror::{Dump, Mirror, dump, seed};
+use super::following::{Following, feed, is_merged};
+use super::mirror::{Dump, Mirror, dump};
 use super::workload::{Random, Workload};
-use crate::sqlite::collect::{Chunk, Collector};
 use crate::sqlite::config::{Assist, Mode, SqliteConfig};
 use crate::sqlite::files;
-use crate::sqlite::follow::{Follower, Looked};
-use crate::sqlite::free::Free;
-use crate::sqlite::sink::{Row, SchemaChange, Shape, Sink};
+use crate::sqlite::follow::Looked;
 
 const STEPS: u64 = 16;
 /// Looks at the log after which what was committed must have come.
 const LOOKS_MAX: u32 = 20_000;
-
-#[derive(Debug)]
-enum Either {
-    Pinned(Box<Follower>),
-    Free(Box<Free>),
-}
-
-impl Either {
-    fn load(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
-        match self {
-            Self::Pinned(follower) => follower.load(collector),
-            Self::Free(follower) => follower.load(collector),
-        }
-    }
-
-    fn poll(&mut self, collector: &mut Collector, to: Position) -> Result<Looked, SourceError> {
-        match self {
-            Self::Pinned(follower) => follower.poll(collector, to),
-            Self::Free(follower) => follower.poll(collector, to),
-        }
-    }
-}
-
-struct Following {
-    follower: Either,
-    collector: Collector,
-    chunks: mpsc::Receiver<Result<Chunk, SourceError>>,
-}
 
 /// One workload in one mode.
 pub(super) struct Protocol {
@@ -164,32 +133,10 @@ impl Protocol {
 
     fn start(&mut self) {
         let resume = (self.position > Position::ZERO).then_some(self.position);
-        let (follower, begun) = match self.config.mode {
-            Mode::Pinned => {
-                let (follower, begun) = Follower::open(&self.config, resume).unwrap();
-                (Either::Pinned(Box::new(follower)), begun)
-            }
-            Mode::LockFree => {
-                let (follower, begun) = Free::open(&self.config, resume).unwrap();
-                (Either::Free(Box::new(follower)), begun)
-            }
-        };
-        let (out, chunks) = mpsc::channel(100_000);
-        let stop = Arc::new(AtomicBool::new(false));
-        let collector = Collector::new(out, stop, begun.floor);
-        let mut following = Following {
-            follower,
-            collector,
-            chunks,
-        };
-        following.follower.load(&mut following.collector).unwrap();
+        let mut following = Following::open(&self.config, &StdStorage::shared(), resume).unwrap();
+        following.load().unwrap();
         if resume.is_none() {
-            // Empty tables are told by no row.
-            let decoder = match &following.follower {
-                Either::Pinned(follower) => follower.decoder.as_ref(),
-                Either::Free(follower) => follower.decoder.as_ref(),
-            };
-            seed(&mut self.mirror, decoder.unwrap().relations());
+            following.seed(&mut self.mirror);
         }
         self.following = Some(following);
         self.take();
@@ -197,10 +144,7 @@ impl Protocol {
 
     fn poll(&mut self) -> Looked {
         let following = self.following.as_mut().unwrap();
-        let looked = following
-            .follower
-            .poll(&mut following.collector, self.confirmed)
-            .unwrap();
+        let looked = following.poll(self.confirmed).unwrap();
         self.take();
         looked
     }
@@ -209,9 +153,7 @@ impl Protocol {
     fn take(&mut self) {
         let following = self.following.as_mut().unwrap();
         let mut events = std::mem::take(&mut self.pending);
-        while let Ok(chunk) = following.chunks.try_recv() {
-            events.extend(chunk.unwrap().events);
-        }
+        events.extend(following.take());
         for event in events {
             if event.position <= self.position {
                 continue;
@@ -227,10 +169,6 @@ impl Protocol {
 
     fn apply(&mut self, transaction: &[ChangeEvent]) {
         let mut number = None;
-        let is_merged = |event: &ChangeEvent| {
-            let named = |meta: &cdc_core::Meta| meta.0.iter().any(|(name, _)| &**name == "merged");
-            event.meta.as_ref().is_some_and(|meta| named(meta))
-        };
         let merged = is_merged(&transaction[0]);
         for event in transaction {
             assert!(event.position > self.position, "positions grow");
@@ -394,53 +332,4 @@ impl Drop for Protocol {
         self.following = None;
         self.writers.clear();
     }
-}
-
-/// What the decoder told, told again.
-fn feed(mirror: &mut Mirror, event: &ChangeEvent) {
-    let meta = |name: &str| {
-        let entries = event.meta.as_ref()?;
-        entries
-            .0
-            .iter()
-            .find(|(key, _)| &**key == name)
-            .map(|(_, value)| value)
-    };
-    let text = |name: &str| match meta(name) {
-        Some(Value::Text(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    if event.op == Op::Schema {
-        let change = [
-            SchemaChange::Created,
-            SchemaChange::Altered,
-            SchemaChange::Dropped,
-            SchemaChange::Renumbered,
-        ];
-        let change = change
-            .into_iter()
-            .find(|change| Some(change.name()) == text("change"));
-        mirror
-            .schema(Shape {
-                relation: &event.relation,
-                change: change.unwrap(),
-                sql: text("sql").unwrap(),
-                was: text("was"),
-            })
-            .unwrap();
-        return;
-    }
-    let (before, after) = (event.before.row(), event.after.row());
-    mirror
-        .row(Row {
-            relation: &event.relation,
-            op: event.op,
-            before: before.map(|row| &row.as_bytes()[..]),
-            after: after.map(|row| &row.as_bytes()[..]),
-            rowid: match meta("rowid") {
-                Some(Value::Int(rowid)) => Some(*rowid),
-                _ => None,
-            },
-        })
-        .unwrap();
 }

@@ -1,5 +1,6 @@
 //! Following a database that another process writes.
 
+mod foreign;
 mod kill;
 mod limits;
 mod refusals;

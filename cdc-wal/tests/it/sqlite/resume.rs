@@ -192,6 +192,33 @@ async fn an_application_that_is_killed_is_followed_on() {
     source.close().await.unwrap();
 }
 
+/// The application dies in the first transaction of a log: its frames are there, none is committed.
+#[tokio::test]
+async fn a_log_in_which_nothing_is_committed_is_followed() {
+    let mut stage = Stage::new(TABLE);
+    stage.application.run(
+        "INSERT INTO t VALUES (0, 'a'); PRAGMA wal_checkpoint(TRUNCATE); PRAGMA cache_size = 5; BEGIN;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+         INSERT INTO t SELECT i, randomblob(3000) FROM n;",
+    );
+    let log = stage.dir.path().join("shop.db-wal");
+    assert!(std::fs::metadata(log).unwrap().len() > 10_000, "it spilled");
+    stage.application.kill();
+    let mut source = SqliteSource::connect(
+        SqliteConfig {
+            state_dir: Some(stage.dir.path().join("state")),
+            ..SqliteConfig::new(&stage.path)
+        },
+        None,
+    )
+    .await
+    .expect("a source");
+    Application::open(&stage.path).run("UPDATE t SET x = 'b';");
+    let found = events(&mut source, 1).await;
+    assert_eq!(shown(&found), ["update t 0,'a' -> 0,'b' ."]);
+    source.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
     let mut stage = Stage::new(TABLE);
