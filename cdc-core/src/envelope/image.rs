@@ -79,7 +79,7 @@ pub(super) fn row(
 }
 
 /// As [`row`], of a row that has much in common with one that was written before, of which `pieces` were
-/// noted: equal values are copied as they were spelled there, which takes a third of the time.
+/// noted: equal values are copied as they were spelled there.
 pub(super) fn row_like(
     out: &mut Vec<u8>,
     relation: &Relation,

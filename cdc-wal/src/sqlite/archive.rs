@@ -150,6 +150,20 @@ impl Segment {
 }
 
 impl Archived {
+    fn new(head: &Head, before: Lsn, segment: &Arc<Segment>, pages: Vec<(u32, u64)>) -> Self {
+        Self {
+            commit: head.commit,
+            salts: head.salts,
+            checksum: head.checksum,
+            count: head.count,
+            micros: head.micros,
+            merged: head.merged,
+            before,
+            segment: segment.clone(),
+            pages: pages.into(),
+        }
+    }
+
     /// The page as this transaction left it.
     pub(crate) fn read(&self, offset: u64, page_size: u32) -> Result<Bytes, SourceError> {
         self.segment.read(offset, page_size)
@@ -249,7 +263,7 @@ impl Archive {
         page: impl FnMut(u32) -> Result<Bytes, SourceError>,
     ) -> Result<Archived, SourceError> {
         let segment = self.segment()?;
-        let (archived, end) = write_record(&segment, self.end, head, self.last, numbers, page)?;
+        let (archived, end) = write_record(&segment, self.end, &head, self.last, numbers, page)?;
         self.end = end;
         self.last = head.commit;
         Ok(archived)
@@ -328,14 +342,14 @@ impl Archive {
 fn write_record(
     segment: &Arc<Segment>,
     start: u64,
-    head: Head,
+    head: &Head,
     before: Lsn,
     numbers: &[u32],
     mut page: impl FnMut(u32) -> Result<Bytes, SourceError>,
 ) -> Result<(Archived, u64), SourceError> {
     let count = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
     let mut buffer = Vec::with_capacity(BLOCK.min(HEAD + numbers.len() * 4200));
-    buffer.extend_from_slice(&encode_head(&head, before, count));
+    buffer.extend_from_slice(&encode_head(head, before, count));
     let (mut at, mut sum) = (start, 0);
     let mut pages = Vec::with_capacity(numbers.len());
     let write = |buffer: &mut Vec<u8>, at: &mut u64| {
@@ -359,17 +373,7 @@ fn write_record(
     }
     buffer.extend_from_slice(&sum.to_le_bytes());
     write(&mut buffer, &mut at)?;
-    let archived = Archived {
-        commit: head.commit,
-        salts: head.salts,
-        checksum: head.checksum,
-        count: head.count,
-        micros: head.micros,
-        merged: head.merged,
-        before,
-        segment: segment.clone(),
-        pages: pages.into(),
-    };
+    let archived = Archived::new(head, before, segment, pages);
     Ok((archived, at))
 }
 
@@ -405,17 +409,7 @@ fn read_record(
     if !segment.fill(&mut stored, place)? || u32::from_le_bytes(stored) != sum {
         return Ok(None);
     }
-    let archived = Archived {
-        commit: head.commit,
-        salts: head.salts,
-        checksum: head.checksum,
-        count: head.count,
-        micros: head.micros,
-        merged: head.merged,
-        before,
-        segment: segment.clone(),
-        pages: list.into(),
-    };
+    let archived = Archived::new(&head, before, segment, list);
     Ok(Some((archived, place + 4)))
 }
 
@@ -464,7 +458,7 @@ pub(crate) fn write_fold(
         None => Ok(Bytes::new()),
     };
     let before = folded.first().map_or(Lsn::ZERO, |first| first.before);
-    let (fold, _) = write_record(&segment, 0, head, before, &numbers, page)?;
+    let (fold, _) = write_record(&segment, 0, &head, before, &numbers, page)?;
     fold.sync()?;
     Ok(Some(fold))
 }
