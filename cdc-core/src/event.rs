@@ -56,8 +56,19 @@ impl Op {
     }
 
     /// The operation with this format number.
-    pub fn from_u8(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+    #[inline]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Insert,
+            1 => Self::Update,
+            2 => Self::Delete,
+            3 => Self::Truncate,
+            4 => Self::Read,
+            5 => Self::Merge,
+            6 => Self::Schema,
+            7 => Self::Message,
+            _ => return None,
+        })
     }
 
     /// The operation with this name.
@@ -111,8 +122,16 @@ impl Cause {
     }
 
     /// The cause with this format number.
-    pub fn from_u8(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+    #[inline]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Client,
+            1 => Self::Ttl,
+            2 => Self::Evict,
+            3 => Self::Cascade,
+            4 => Self::Lifecycle,
+            _ => return None,
+        })
     }
 }
 

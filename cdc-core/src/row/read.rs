@@ -136,29 +136,40 @@ impl ValueRef<'_> {
 /// A checked walk over encoded bytes; offsets in errors count from the start of the slice.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    /// What is still to be read.
+    rest: &'a [u8],
+    /// Length of the slice it began with.
+    len: usize,
 }
 
 impl<'a> Reader<'a> {
+    const fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            rest: bytes,
+            len: bytes.len(),
+        }
+    }
+
+    /// Offset of the next byte.
+    #[inline]
+    const fn at(&self) -> usize {
+        self.len - self.rest.len()
+    }
+
     #[cold]
     fn error(&self, what: &'static str) -> RowError {
         RowError {
             what,
-            offset: self.at,
-            len: self.bytes.len(),
+            offset: self.at(),
+            len: self.len,
         }
     }
 
     #[inline]
     fn take(&mut self, n: usize) -> Result<&'a [u8], RowError> {
-        match self
-            .at
-            .checked_add(n)
-            .and_then(|end| self.bytes.get(self.at..end))
-        {
-            Some(slice) => {
-                self.at += n;
+        match self.rest.split_at_checked(n) {
+            Some((slice, rest)) => {
+                self.rest = rest;
                 Ok(slice)
             }
             None => Err(self.error("value cut off")),
@@ -167,10 +178,20 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], RowError> {
-        match self.take(N)?.first_chunk::<N>() {
-            Some(chunk) => Ok(*chunk),
+        match self.rest.split_first_chunk::<N>() {
+            Some((chunk, rest)) => {
+                self.rest = rest;
+                Ok(*chunk)
+            }
             None => Err(self.error("value cut off")),
         }
+    }
+
+    /// What was read since `before`, an earlier state of this reader.
+    #[inline]
+    fn since(&self, before: &Self) -> &'a [u8] {
+        let read = before.rest.len() - self.rest.len();
+        before.rest.get(..read).unwrap_or_default()
     }
 
     #[inline]
@@ -193,16 +214,14 @@ impl<'a> Reader<'a> {
     /// A nested body: `byte length u32 | count u32 | items`.
     #[inline]
     fn body(&mut self) -> Result<(u32, &'a [u8]), RowError> {
-        let mut body = Reader {
-            bytes: self.sized()?,
-            at: 0,
-        };
+        let mut body = Reader::new(self.sized()?);
         let count = u32::from_le_bytes(body.array()?);
-        Ok((count, &body.bytes[body.at..]))
+        Ok((count, body.rest))
     }
 
     #[inline]
     fn value(&mut self) -> Result<ValueRef<'a>, RowError> {
+        let before = *self;
         let [tag] = self.array()?;
         Ok(match tag {
             tag::NULL => ValueRef::Null,
@@ -240,8 +259,7 @@ impl<'a> Reader<'a> {
                 })
             }
             _ => {
-                self.at -= 1;
-                return Err(self.error("unknown value tag"));
+                return Err(before.error("unknown value tag"));
             }
         })
     }
@@ -251,6 +269,7 @@ impl<'a> Reader<'a> {
     /// Steps over a value without looking into it.
     #[inline]
     fn skip(&mut self) -> Result<(), RowError> {
+        let before = *self;
         let [tag] = self.array()?;
         let length = match tag {
             tag::NULL | tag::UNAVAILABLE | tag::FALSE | tag::TRUE => 0,
@@ -271,8 +290,7 @@ impl<'a> Reader<'a> {
                 length.ok_or_else(|| self.error("vector too long"))?
             }
             _ => {
-                self.at -= 1;
-                return Err(self.error("unknown value tag"));
+                return Err(before.error("unknown value tag"));
             }
         };
         self.take(length).map(drop)
@@ -281,9 +299,9 @@ impl<'a> Reader<'a> {
 
 /// Length of the first encoded value of bytes this crate wrote; all of them if there is none.
 pub(super) fn first_len(bytes: &[u8]) -> usize {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = Reader::new(bytes);
     match reader.value() {
-        Ok(_) => reader.at,
+        Ok(_) => reader.at(),
         Err(_) => bytes.len(),
     }
 }
@@ -303,7 +321,7 @@ impl fmt::Debug for Columns<'_> {
 
 impl<'a> Columns<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, RowError> {
-        let mut reader = Reader { bytes, at: 0 };
+        let mut reader = Reader::new(bytes);
         let left = usize::from(u16::from_le_bytes(reader.array()?));
         Ok(Self { reader, left })
     }
@@ -316,27 +334,26 @@ impl<'a> Columns<'a> {
     /// Where the next value begins, in bytes from the start of the row.
     #[inline]
     pub(crate) const fn at(&self) -> usize {
-        self.reader.at
+        self.reader.at()
     }
 
     /// Steps over the next value without looking into it and gives its encoded bytes.
     #[inline]
     pub(crate) fn skip_raw(&mut self) -> Option<Result<&'a [u8], RowError>> {
         self.left = self.left.checked_sub(1)?;
-        let start = self.reader.at;
+        let before = self.reader;
         if let Err(error) = self.reader.skip() {
             self.left = 0;
             return Some(Err(error));
         }
-        let raw = self.reader.bytes.get(start..self.reader.at);
-        Some(Ok(raw.unwrap_or_default()))
+        Some(Ok(self.reader.since(&before)))
     }
 
     /// The encoded bytes of the next value, tag included, without decoding it.
     pub fn next_raw(&mut self) -> Option<Result<&'a [u8], RowError>> {
-        let start = self.reader.at;
+        let before = self.reader;
         match self.next()? {
-            Ok(_) => Some(Ok(&self.reader.bytes[start..self.reader.at])),
+            Ok(_) => Some(Ok(self.reader.since(&before))),
             Err(error) => Some(Err(error)),
         }
     }
@@ -381,10 +398,7 @@ impl<'a> ArrayRef<'a> {
     /// The items in order.
     pub const fn iter(&self) -> Items<'a> {
         Items {
-            reader: Reader {
-                bytes: self.bytes,
-                at: 0,
-            },
+            reader: Reader::new(self.bytes),
             left: self.count,
         }
     }
@@ -443,10 +457,7 @@ impl<'a> MapRef<'a> {
     /// The entries in order.
     pub const fn iter(&self) -> MapEntries<'a> {
         MapEntries {
-            reader: Reader {
-                bytes: self.bytes,
-                at: 0,
-            },
+            reader: Reader::new(self.bytes),
             left: self.count,
         }
     }

@@ -26,9 +26,11 @@ pub struct ChangeRecord {
     pub ordinal: Option<u32>,
     before: u8,
     after: u8,
-    before_at: Range<usize>,
-    after_at: Range<usize>,
-    meta_at: Range<usize>,
+    /// Where the parts begin: before, after, meta, each as long as its length says.
+    parts: usize,
+    before_len: u32,
+    after_len: u32,
+    meta_len: u32,
     /// Where the next record begins.
     pub end: usize,
 }
@@ -50,38 +52,41 @@ pub fn decode(bytes: &[u8], at: usize) -> Result<ChangeRecord, FormatError> {
     let (Some(op), Some(cause), true) = (op, cause, before < 4 && after < 4 && bits < 4) else {
         return Err(FormatError("a change record with unknown fields"));
     };
-    let mut next = |present: bool| -> Result<usize, FormatError> {
+    let mut next = |present: bool| -> Result<u32, FormatError> {
         if !present {
             return Ok(0);
         }
         let (length, tail) = rest.split_first_chunk::<4>().ok_or(CUT)?;
         rest = tail;
-        Ok(u32::from_le_bytes(*length) as usize)
+        Ok(u32::from_le_bytes(*length))
     };
-    let has_ordinal = bits & ORDINAL != 0;
-    let ordinal = next(has_ordinal)?;
+    let ordinal = if bits & ORDINAL == 0 {
+        None
+    } else {
+        Some(next(true)?)
+    };
     let before_len = next(before != 0)?;
     let after_len = next(after != 0)?;
     let meta_len = next(bits & META != 0)?;
-    let start = bytes.len() - rest.len();
-    let ends = (|| {
-        let after_start = start.checked_add(before_len)?;
-        let meta_start = after_start.checked_add(after_len)?;
-        let end = meta_start.checked_add(meta_len)?;
-        (end <= bytes.len()).then_some((after_start, meta_start, end))
-    })();
-    let (after_start, meta_start, end) = ends.ok_or(CUT)?;
+    let parts = bytes.len() - rest.len();
+    // Three lengths of 32 bits do not overflow one of 64.
+    let length = u64::from(before_len) + u64::from(after_len) + u64::from(meta_len);
+    let length = usize::try_from(length).map_err(|_| CUT)?;
+    if length > rest.len() {
+        return Err(CUT);
+    }
     Ok(ChangeRecord {
         relation: u32::from_le_bytes([r0, r1, r2, r3]),
         op,
         cause,
-        ordinal: u32::try_from(ordinal).ok().filter(|_| has_ordinal),
+        ordinal,
         before,
         after,
-        before_at: start..after_start,
-        after_at: after_start..meta_start,
-        meta_at: meta_start..end,
-        end,
+        parts,
+        before_len,
+        after_len,
+        meta_len,
+        end: parts + length,
     })
 }
 
@@ -89,52 +94,66 @@ impl ChangeRecord {
     /// The row before, a slice of `bytes`, which are those the record was read from.
     #[inline]
     pub fn before(&self, bytes: &Bytes) -> Image {
-        image(self.before, &self.before_at, bytes)
+        image(self.before, bytes, self.parts..self.after_at())
     }
 
     /// The row after.
     #[inline]
     pub fn after(&self, bytes: &Bytes) -> Image {
-        image(self.after, &self.after_at, bytes)
+        image(self.after, bytes, self.after_at()..self.meta_at())
+    }
+
+    const fn after_at(&self) -> usize {
+        self.parts + self.before_len as usize
+    }
+
+    const fn meta_at(&self) -> usize {
+        self.after_at() + self.after_len as usize
     }
 
     /// Bytes of both images.
-    pub fn row_bytes(&self) -> usize {
-        self.before_at.len() + self.after_at.len()
+    pub const fn row_bytes(&self) -> usize {
+        self.before_len as usize + self.after_len as usize
     }
 
     /// Engine extras.
     ///
     /// # Errors
     /// If they are malformed.
+    #[inline]
     pub fn meta(&self, bytes: &Bytes) -> Result<Option<Arc<Meta>>, FormatError> {
-        const BAD: FormatError = FormatError("malformed meta of a change");
-        if self.meta_at.is_empty() {
+        if self.meta_len == 0 {
             return Ok(None);
         }
-        let row = RowImage::from_bytes(bytes.slice(self.meta_at.clone()));
-        let columns = row.columns().map_err(|_| BAD)?;
-        if columns.remaining() > META_PAIRS_MAX * 2 || columns.remaining() % 2 != 0 {
-            return Err(BAD);
-        }
-        let mut pairs = Vec::with_capacity(columns.remaining() / 2);
-        let mut values = columns.map(|value| value.and_then(|v| v.to_value()));
-        while let (Some(name), Some(value)) = (values.next(), values.next()) {
-            match (name, value) {
-                (Ok(Value::Text(name)), Ok(value)) => pairs.push((Arc::from(name), value)),
-                _ => return Err(BAD),
-            }
-        }
-        Ok(Some(Arc::new(Meta(pairs))))
+        decode_meta(bytes.slice(self.meta_at()..self.end)).map(Some)
     }
 }
 
+#[inline(never)]
+fn decode_meta(bytes: Bytes) -> Result<Arc<Meta>, FormatError> {
+    const BAD: FormatError = FormatError("malformed meta of a change");
+    let row = RowImage::from_bytes(bytes);
+    let columns = row.columns().map_err(|_| BAD)?;
+    if columns.remaining() > META_PAIRS_MAX * 2 || columns.remaining() % 2 != 0 {
+        return Err(BAD);
+    }
+    let mut pairs = Vec::with_capacity(columns.remaining() / 2);
+    let mut values = columns.map(|value| value.and_then(|v| v.to_value()));
+    while let (Some(name), Some(value)) = (values.next(), values.next()) {
+        match (name, value) {
+            (Ok(Value::Text(name)), Ok(value)) => pairs.push((Arc::from(name), value)),
+            _ => return Err(BAD),
+        }
+    }
+    Ok(Arc::new(Meta(pairs)))
+}
+
 #[inline]
-fn image(kind: u8, at: &Range<usize>, bytes: &Bytes) -> Image {
+fn image(kind: u8, bytes: &Bytes, at: Range<usize>) -> Image {
     if kind == 0 {
         return Image::Absent;
     }
-    let row = RowImage::from_bytes(bytes.slice(at.clone()));
+    let row = RowImage::from_bytes(bytes.slice(at));
     match kind {
         1 => Image::Full(row),
         2 => Image::Key(row),

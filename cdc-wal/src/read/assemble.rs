@@ -414,53 +414,15 @@ impl Assembler {
             return Ok(true);
         };
         loop {
-            if tx.at >= tx.bytes.len() {
-                if tx.pieces.is_empty() {
-                    break;
-                }
-                let again = self.again.get_or_insert_with(|| self.frames.again());
-                next_bytes(tx, again)?;
-                continue;
-            }
-            let record = change::decode(&tx.bytes, tx.at)
-                .map_err(|error| self.frames.corrupt(tx.lsn, error))?;
-            if events.len() >= limit.events_max
-                || (!events.is_empty() && *bytes + record.row_bytes() > limit.bytes_max)
-            {
+            let moved = tx.move_out(events, bytes, limit, self.after);
+            if !moved.map_err(|error| self.frames.corrupt(tx.lsn, error))? {
                 return Ok(false);
             }
-            let ordinal = record.ordinal.unwrap_or(tx.ordinal);
-            let position = Position::new(tx.commit.commit, ordinal);
-            let fits = ordinal >= tx.ordinal && tx.done < tx.commit.events && ordinal < u32::MAX;
-            let (true, Some(relation)) = (fits, tx.table.get(record.relation)) else {
-                return Err(self.frames.corrupt(
-                    tx.lsn,
-                    FormatError("a change that does not fit its transaction"),
-                ));
-            };
-            tx.at = record.end;
-            tx.done += 1;
-            tx.ordinal = ordinal + 1;
-            if position <= self.after {
-                continue;
+            if tx.pieces.is_empty() {
+                break;
             }
-            *bytes += record.row_bytes();
-            events.push(ChangeEvent {
-                position,
-                relation: relation.clone(),
-                transaction: Transaction {
-                    id: tx.commit.id,
-                    commit_micros: tx.commit.micros,
-                },
-                last: tx.done == tx.commit.events,
-                op: record.op,
-                cause: record.cause,
-                before: record.before(&tx.bytes),
-                after: record.after(&tx.bytes),
-                meta: record
-                    .meta(&tx.bytes)
-                    .map_err(|error| self.frames.corrupt(tx.lsn, error))?,
-            });
+            let again = self.again.get_or_insert_with(|| self.frames.again());
+            next_bytes(tx, again)?;
         }
         if tx.done != tx.commit.events {
             return Err(self.frames.corrupt(
@@ -473,6 +435,88 @@ impl Assembler {
         // What was read again is over; its buffer need not be kept until the next large one.
         self.again = None;
         Ok(true)
+    }
+}
+
+impl Delivering {
+    /// Moves the events of the current bytes out; false if a limit was met before their end.
+    ///
+    /// Kept apart, and its counters in locals: this is where a tail spends its own time.
+    #[inline(never)]
+    fn move_out(
+        &mut self,
+        events: &mut Vec<ChangeEvent>,
+        bytes: &mut usize,
+        limit: &BatchLimit,
+        after: Position,
+    ) -> Result<bool, FormatError> {
+        const MISFIT: FormatError = FormatError("a change that does not fit its transaction");
+        let buffer = &self.bytes;
+        let CommitRecord {
+            commit,
+            id,
+            micros: commit_micros,
+            events: count,
+            ..
+        } = self.commit;
+        let (mut at, mut done, mut next) = (self.at, self.done, self.ordinal);
+        let mut used_up = true;
+        let mut known: Option<(u32, &Arc<Relation>)> = None;
+        // Only a transaction that holds the position it began after has events to pass over.
+        let partly = commit <= after.commit;
+        while at < buffer.len() {
+            if events.len() >= limit.events_max {
+                used_up = false;
+                break;
+            }
+            // Here, so that the event is built in its place: growing behind it would copy it.
+            if events.len() == events.capacity() {
+                events.reserve(1);
+                continue;
+            }
+            let record = change::decode(buffer, at)?;
+            let size = record.row_bytes();
+            if !events.is_empty() && *bytes + size > limit.bytes_max {
+                used_up = false;
+                break;
+            }
+            let ordinal = record.ordinal.unwrap_or(next);
+            if ordinal < next || done >= count || ordinal == u32::MAX {
+                return Err(MISFIT);
+            }
+            let relation = match known {
+                Some((id, relation)) if id == record.relation => relation,
+                _ => {
+                    let relation = self.table.get(record.relation).ok_or(MISFIT)?;
+                    known = Some((record.relation, relation));
+                    relation
+                }
+            };
+            let position = Position::new(commit, ordinal);
+            at = record.end;
+            done += 1;
+            next = ordinal + 1;
+            if partly && position <= after {
+                continue;
+            }
+            *bytes += size;
+            let before = record.before(buffer);
+            let now = record.after(buffer);
+            let meta = record.meta(buffer)?;
+            events.push(ChangeEvent {
+                position,
+                relation: relation.clone(),
+                transaction: Transaction { id, commit_micros },
+                last: done == count,
+                op: record.op,
+                cause: record.cause,
+                before,
+                after: now,
+                meta,
+            });
+        }
+        (self.at, self.done, self.ordinal) = (at, done, next);
+        Ok(used_up)
     }
 }
 
