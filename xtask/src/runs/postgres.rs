@@ -81,6 +81,8 @@ pub(super) fn mirror(plan: &Plan) -> Result<String> {
     Ok(format!("{}; {counters}", stage.judge_files()?))
 }
 
+/// Events of one transaction of the workload, about.
+const EVENTS_OF_TRANSACTION: u64 = 6;
 /// A kill that waits for deliveries waits no longer than this.
 const DELIVERY_LIMIT: Duration = Duration::from_secs(20);
 
@@ -148,6 +150,7 @@ pub(super) fn kill(plan: &Plan) -> Result<String> {
         round,
         plan.transactions,
     )?;
+    let share = plan.transactions * EVENTS_OF_TRANSACTION / u64::from(plan.kills.max(1));
     for kill in 0..plan.kills {
         // In turn: at some moment of its start or of its idling, and in the middle of deliveries.
         let moment = Duration::from_millis(20 + random.below(1500));
@@ -157,7 +160,8 @@ pub(super) fn kill(plan: &Plan) -> Result<String> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .deliveries()
         };
-        let target = delivered() + 1 + random.below(2000);
+        // All over the run: every second kill waits for up to a share of it.
+        let target = delivered() + 1 + random.below(share.max(2000));
         let start = Instant::now();
         let due = |elapsed: Duration| match kill % 2 {
             0 => delivered() >= target || elapsed > DELIVERY_LIMIT,
