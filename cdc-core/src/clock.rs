@@ -17,7 +17,8 @@ pub trait Clock: Send + Sync + Debug {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// The machine's clock, through tokio's timer (so `tokio::time::pause` works in tests).
+/// The machine's clock, through tokio's timer (so `tokio::time::pause` works in tests). Waiting panics
+/// outside of tokio; [`ThreadClock`](crate::ThreadClock) works everywhere.
 #[cfg(feature = "runtime")]
 #[derive(Clone, Debug)]
 pub struct SystemClock {

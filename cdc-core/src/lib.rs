@@ -62,6 +62,7 @@ mod source;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod timer;
 mod token;
 
 pub use batch::{BatchLimit, EventBatch};
@@ -86,6 +87,7 @@ pub use position::{ParsePositionError, Position};
 pub use relation::{Column, EngineKind, Relation};
 pub use row::{RowImage, Value, ValueRef};
 pub use source::{WalHook, WalSource};
+pub use timer::ThreadClock;
 pub use token::{ResumeToken, TokenError, TokenRefusal};
 
 /// The seams that stay object safe, asserted by the compiler.

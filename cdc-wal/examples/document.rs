@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::document::{Collection, Paths};
 use cdc_wal::kinds::{DocumentLog, Old};
 use cdc_wal::{LogConfig, StartAt};
@@ -36,7 +36,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         .expire(&orders, 6, Old::Unknown)?;
     session.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

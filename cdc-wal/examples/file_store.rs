@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::file_store::{Bucket, Object, Removed};
 use cdc_wal::kinds::{FileStoreLog, Old};
 use cdc_wal::{LogConfig, StartAt};
@@ -40,7 +40,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         .hide(&backups, "db.tar", "v2", None, cdc_core::Cause::Lifecycle)?;
     request.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cdc_core::Value;
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::GraphLog;
 use cdc_wal::kinds::graph::{Edge, EdgeType, Label, Node};
 use cdc_wal::{LogConfig, StartAt};
@@ -32,7 +32,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     tx.detach_delete(&person, &ada, [(&knows, edge)])?;
     tx.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::in_memory::{Data, Database, Entry, Removed};
 use cdc_wal::kinds::{Encoding, InMemoryLog, Old};
 use cdc_wal::{LogConfig, StartAt};
@@ -35,7 +35,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         .expire(&db0, b"session:1", Removed::Entry(entry))?;
     multi.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::key_value::{Family, Stored};
 use cdc_wal::kinds::{Encoding, KeyValueLog, Old};
 use cdc_wal::{LogConfig, StartAt};
@@ -35,7 +35,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
     batch.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::{RelationalLog, relational::Table};
 use cdc_wal::{LogConfig, StartAt};
 
@@ -41,7 +41,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     tx.commit()?;
 
     // Tail: whole transactions in commit order; what a named one has not confirmed is kept.
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

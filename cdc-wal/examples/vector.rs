@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cdc_core::{BatchLimit, Lsn, SystemClock, WalHook};
+use cdc_core::{BatchLimit, Lsn, ThreadClock, WalHook};
 use cdc_wal::kinds::vector::{Collection, Point, PointId, Shape, Vectors};
 use cdc_wal::kinds::{Old, SchemaChange, VectorLog};
 use cdc_wal::{LogConfig, StartAt};
@@ -39,7 +39,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
         .delete(&articles, PointId::Number(6), Old::Unknown)?;
     request.commit()?;
 
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(ThreadClock::new());
     let mut tail = log.tail_cursor("search", StartAt::Earliest, clock)?;
     let batch = tail
         .poll_batch(&BatchLimit::default())?

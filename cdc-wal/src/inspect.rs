@@ -3,7 +3,7 @@
 //! Everything here only reads, and may run beside a writer. Row contents appear nowhere but in
 //! what [`Inspector::changes`] gives, which is asked for by name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use cdc_core::{Cause, Image, Lsn, Op, Position, Relation, SourceInfo};
 use crate::control::Control;
 use crate::format::frame::{COMMIT_RECORD, CommitRecord, FRAME_HEADER, Fragment, FrameKind};
 use crate::format::{HEADER_BYTES, change, relation};
+use crate::log::Cursor;
+use crate::log::cursors::Cursors;
 use crate::log::recover::catalog;
 use crate::read::frames::{Frame, FrameReader, LogId};
 use crate::read::locate::resume_point;
@@ -180,6 +182,14 @@ impl Inspector {
         self.id.segment_bytes
     }
 
+    /// The cursors by name, as they stand on disk: further back than what was confirmed, perhaps.
+    ///
+    /// # Errors
+    /// [`LogErrorKind::Corrupt`] if their file is damaged.
+    pub fn cursors(&self) -> Result<BTreeMap<String, Cursor>, LogError> {
+        Ok(Cursors::load(self.storage.as_ref(), &self.dir)?.entries)
+    }
+
     /// What the writer last said is durable (exclusive).
     pub fn flushed_lsn(&self) -> Option<Lsn> {
         self.control.map(|control| Lsn(control.flushed))
@@ -240,6 +250,8 @@ impl Inspector {
             at: from.0,
             stop: self.end(),
             written: self.control.map_or(0, |control| control.written),
+            given: None,
+            shapes: Shapes::default(),
         }
     }
 
@@ -258,27 +270,15 @@ impl Inspector {
     }
 
     /// The changes in one frame, with their rows. Fragments of large records are not put
-    /// together: they give none.
+    /// together: they give none. For many frames see [`Frames::changes`].
     ///
     /// # Errors
     /// If there is no such frame, or it is damaged.
     pub fn changes(&self, lsn: Lsn) -> Result<Vec<ChangeInfo>, LogError> {
-        let mut reader = self.reader();
-        let mut table = HashMap::new();
-        let mut at = self.id.base(lsn.0) + HEADER_BYTES;
-        while at <= lsn.0 {
-            let Some(frame) = reader.frame(at, self.end())? else {
-                break;
-            };
-            if frame.header.kind == FrameKind::Relation {
-                let (id, relation) =
-                    relation::decode(&frame.payload).map_err(|error| reader.corrupt(at, error))?;
-                table.insert(id, Arc::new(relation));
-            }
-            if at == lsn.0 {
-                return self.records(&reader, &frame, &table);
-            }
-            at = reader.after(&frame.header);
+        let mut frames = self.frames(Lsn(self.id.base(lsn.0) + HEADER_BYTES));
+        while frames.at < lsn.0 && frames.next().transpose()?.is_some() {}
+        if frames.at == lsn.0 && frames.next().transpose()?.is_some() {
+            return frames.changes();
         }
         Err(LogError::new(
             LogErrorKind::NotFound,
@@ -287,40 +287,6 @@ impl Inspector {
                 self.dir.display()
             ),
         ))
-    }
-
-    fn records(
-        &self,
-        reader: &FrameReader,
-        frame: &Frame,
-        table: &HashMap<u32, Arc<Relation>>,
-    ) -> Result<Vec<ChangeInfo>, LogError> {
-        let lsn = frame.header.lsn;
-        let start = lsn - self.id.base(lsn) + FRAME_HEADER as u64;
-        let mut at = match frame.header.kind {
-            FrameKind::Commit => COMMIT_RECORD,
-            FrameKind::Changes if frame.header.fragment == Fragment::None => 0,
-            _ => return Ok(Vec::new()),
-        };
-        let mut changes = Vec::new();
-        while at < frame.payload.len() {
-            let record =
-                change::decode(&frame.payload, at).map_err(|error| reader.corrupt(lsn, error))?;
-            let Some(relation) = table.get(&record.relation) else {
-                return Err(reader.corrupt(lsn, "a change of an undefined relation"));
-            };
-            changes.push(ChangeInfo {
-                offset: start + at as u64,
-                len: record.end - at,
-                relation: relation.clone(),
-                op: record.op,
-                cause: record.cause,
-                before: record.before(&frame.payload),
-                after: record.after(&frame.payload),
-            });
-            at = record.end;
-        }
-        Ok(changes)
     }
 
     fn end(&self) -> u64 {
@@ -378,9 +344,93 @@ pub struct Frames {
     at: u64,
     stop: u64,
     written: u64,
+    /// The frame that was given last.
+    given: Option<Frame>,
+    shapes: Shapes,
+}
+
+/// The relations that one segment has defined up to a place.
+#[derive(Debug, Default)]
+struct Shapes {
+    /// The segment's first frame; 0 for no segment.
+    first: u64,
+    /// Where the next frame begins.
+    to: u64,
+    table: HashMap<u32, Arc<Relation>>,
+}
+
+impl Shapes {
+    /// Notes what a frame defines, if it is the next one.
+    fn pass(&mut self, reader: &FrameReader, frame: &Frame) -> Result<(), LogError> {
+        let lsn = frame.header.lsn;
+        let first = reader.id().base(lsn) + HEADER_BYTES;
+        if self.first != first {
+            *self = Self {
+                first,
+                to: first,
+                table: HashMap::new(),
+            };
+        }
+        if self.to != lsn {
+            return Ok(());
+        }
+        if frame.header.kind == FrameKind::Relation {
+            let (id, relation) =
+                relation::decode(&frame.payload).map_err(|error| reader.corrupt(lsn, error))?;
+            self.table.insert(id, Arc::new(relation));
+        }
+        self.to = reader.after(&frame.header);
+        Ok(())
+    }
 }
 
 impl Frames {
+    /// The changes in the frame that was given last, with their rows; none before the first.
+    /// Fragments of large records are not put together: they give none.
+    ///
+    /// # Errors
+    /// If the segment is damaged in front of the frame, where its relations are defined.
+    pub fn changes(&mut self) -> Result<Vec<ChangeInfo>, LogError> {
+        let Some(frame) = &self.given else {
+            return Ok(Vec::new());
+        };
+        let lsn = frame.header.lsn;
+        let base = self.reader.id().base(lsn);
+        let mut at = match frame.header.kind {
+            FrameKind::Commit => COMMIT_RECORD,
+            FrameKind::Changes if frame.header.fragment == Fragment::None => 0,
+            _ => return Ok(Vec::new()),
+        };
+        // The first of a walk that did not begin with its segment.
+        while self.shapes.to <= lsn {
+            let Some(before) = self.reader.frame(self.shapes.to, self.stop)? else {
+                break;
+            };
+            self.shapes.pass(&self.reader, &before)?;
+        }
+        let mut changes = Vec::new();
+        while at < frame.payload.len() {
+            let record = change::decode(&frame.payload, at)
+                .map_err(|error| self.reader.corrupt(lsn, error))?;
+            let Some(relation) = self.shapes.table.get(&record.relation) else {
+                return Err(self
+                    .reader
+                    .corrupt(lsn, "a change of an undefined relation"));
+            };
+            changes.push(ChangeInfo {
+                offset: lsn - base + (FRAME_HEADER + at) as u64,
+                len: record.end - at,
+                relation: relation.clone(),
+                op: record.op,
+                cause: record.cause,
+                before: record.before(&frame.payload),
+                after: record.after(&frame.payload),
+            });
+            at = record.end;
+        }
+        Ok(changes)
+    }
+
     fn info(&self, frame: &Frame) -> Result<FrameInfo, LogError> {
         let header = &frame.header;
         let bad = |error| self.reader.corrupt(header.lsn, error);
@@ -436,12 +486,16 @@ impl Iterator for Frames {
         }
         let result = match self.reader.frame(self.at, self.stop) {
             Ok(None) => return None,
-            Ok(Some(frame)) => self.info(&frame).map(|info| (info, frame.header)),
+            Ok(Some(frame)) => self
+                .info(&frame)
+                .and_then(|info| self.shapes.pass(&self.reader, &frame).map(|()| info))
+                .map(|info| (info, frame)),
             Err(error) => Err(error),
         };
         Some(match result {
-            Ok((info, header)) => {
-                self.at = self.reader.after(&header);
+            Ok((info, frame)) => {
+                self.at = self.reader.after(&frame.header);
+                self.given = Some(frame);
                 Ok(info)
             }
             Err(error) => {

@@ -25,7 +25,7 @@
 //! # An engine that embeds the log
 //! ```
 //! use std::sync::Arc;
-//! use cdc_core::{BatchLimit, Column, EngineKind, Image, Lsn, Relation, SystemClock, WalHook};
+//! use cdc_core::{BatchLimit, Column, EngineKind, Image, Lsn, Relation, ThreadClock, WalHook};
 //! use cdc_wal::{Log, LogConfig, StartAt};
 //!
 //! struct Wake;
@@ -51,7 +51,7 @@
 //! let position = tx.commit()?;
 //!
 //! // Tail: under a name, so that nothing it has not confirmed is trimmed.
-//! let clock = Arc::new(SystemClock::new());
+//! let clock = Arc::new(ThreadClock::new());
 //! let mut tail = log.tail_cursor("search-index", StartAt::Earliest, clock)?;
 //! let batch = tail.poll_batch(&BatchLimit::default())?.ok_or("nothing committed")?;
 //! let event = &batch.events()[0];
@@ -62,7 +62,9 @@
 //! # Ok(())
 //! # }
 //! ```
-//! On an executor, [`next_batch`](cdc_core::WalSource::next_batch) waits for the next commit.
+//! On an executor, any one, [`next_batch`](cdc_core::WalSource::next_batch) waits for the next
+//! commit. [`ThreadClock`](cdc_core::ThreadClock) needs no runtime; the `SystemClock` of
+//! `cdc_core`'s feature `runtime` waits with tokio's timer, on tokio alone.
 //!
 //! # Features
 //! - `postgres`: the reader of PostgreSQL's logical replication.

@@ -162,9 +162,13 @@ pub(crate) fn file_name(base: u64) -> String {
 
 /// Bases of the segments in a directory, ascending.
 pub(crate) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, LogError> {
-    let names = storage
-        .list(dir)
-        .map_err(|cause| LogError::io("list the log directory", dir, cause))?;
+    let names = storage.list(dir).map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => LogError::new(
+            LogErrorKind::NotFound,
+            format!("open the log {}: there is no such directory", dir.display()),
+        ),
+        _ => LogError::io("list the log directory", dir, cause),
+    })?;
     let mut bases: Vec<u64> = names
         .iter()
         .filter_map(|name| {

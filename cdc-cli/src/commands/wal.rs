@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{Image, Lsn, SourceError};
-use cdc_wal::inspect::{FrameInfo, Inspector};
+use cdc_wal::inspect::{ChangeInfo, FrameInfo, Inspector};
 use cdc_wal::repair::{self, RepairMode};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::args::{Global, OutputFormat, WalCommand, WalDumpArgs, WalRepairArgs};
 use crate::assemble::source::wal_error;
 use crate::assemble::state::StatePaths;
 use crate::exit::Exit;
-use crate::output::{answer, finish, pairs};
+use crate::output::{answer, bytes_text, finish, pairs};
 use crate::report::CliError;
 
 pub(crate) fn run(command: &WalCommand, global: &Global) -> Result<Exit, CliError> {
@@ -46,18 +46,50 @@ fn log_error(error: cdc_wal::LogError) -> CliError {
 fn info(dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
     let log = open(dir)?;
     let segments = log.segments().map_err(log_error)?;
+    let cursors = log.cursors().map_err(log_error)?;
+    let source = log.source();
+    let ends = segments.first().zip(segments.last());
+    let bytes = ends.map_or(0, |(first, last)| last.end.0 - first.base.0);
     let position =
         |p: Option<cdc_core::Position>| p.map_or_else(|| "-".to_owned(), |p| p.to_string());
     let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
     answer(
         global.output,
         || {
-            let mut text = pairs(&[
+            let mut rows = vec![
                 ("log".to_owned(), dir.display().to_string()),
+                (
+                    "source".to_owned(),
+                    format!(
+                        "{} ({}), database {}",
+                        source.name, source.lineage.kind, source.database
+                    ),
+                ),
+                ("lineage".to_owned(), source.lineage.to_string()),
                 ("written".to_owned(), lsn(log.written_lsn())),
                 ("flushed".to_owned(), lsn(log.flushed_lsn())),
-                ("segments".to_owned(), segments.len().to_string()),
-            ]);
+                (
+                    "segments".to_owned(),
+                    format!(
+                        "{} of {}, {} used",
+                        segments.len(),
+                        bytes_text(log.segment_bytes().into()),
+                        bytes_text(bytes)
+                    ),
+                ),
+            ];
+            rows.extend(cursors.iter().map(|(name, cursor)| {
+                let lost = if cursor.invalidated {
+                    ", invalidated"
+                } else {
+                    ""
+                };
+                (
+                    format!("cursor {name}"),
+                    format!("{}{lost}", cursor.position),
+                )
+            }));
+            let mut text = pairs(&rows);
             for segment in &segments {
                 text.push_str(&format!(
                     "\n{}  {}\n  {} .. {}  positions {} .. {}\n  {} frames, {} commits, {} events, {} relations\n",
@@ -92,6 +124,20 @@ fn info(dir: &PathBuf, global: &Global) -> Result<Exit, CliError> {
             });
             json!({
                 "directory": dir.display().to_string(),
+                "source": source.name.as_ref(),
+                "kind": source.lineage.kind.name(),
+                "database": source.database.as_ref(),
+                "lineage": source.lineage.to_string(),
+                "segment_bytes": log.segment_bytes(),
+                "bytes": bytes,
+                "cursors": cursors
+                    .iter()
+                    .map(|(name, cursor)| json!({
+                        "name": name,
+                        "position": cursor.position.to_string(),
+                        "invalidated": cursor.invalidated,
+                    }))
+                    .collect::<Vec<_>>(),
                 "written": log.written_lsn().map(|lsn| lsn.to_string()),
                 "flushed": log.flushed_lsn().map(|lsn| lsn.to_string()),
                 "segments": rows.collect::<Vec<_>>(),
@@ -229,27 +275,30 @@ fn dump(args: &WalDumpArgs, dir: &PathBuf, global: &Global) -> Result<Exit, CliE
     };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    for frame in log.frames(from).take(limit) {
-        let frame = frame.map_err(log_error)?;
-        let line = match global.output {
-            OutputFormat::Json => frame_json(&frame).to_string(),
-            OutputFormat::Text => frame_text(&frame),
+    let mut frames = log.frames(from);
+    for _ in 0..limit {
+        let Some(frame) = frames.next().transpose().map_err(log_error)? else {
+            break;
         };
-        let mut written = writeln!(out, "{line}");
-        if args.rows && frame.changes > 0 {
-            for change in log.changes(frame.lsn).map_err(log_error)? {
-                let line = format!(
-                    "    {:>8} +{:<6} {} {}  before {}  after {}",
-                    change.offset,
-                    change.len,
-                    change.op,
-                    change.relation.qualified_name(),
-                    image(&change.before),
-                    image(&change.after)
-                );
-                written = written.and_then(|()| writeln!(out, "{line}"));
+        let changes = if args.rows {
+            frames.changes().map_err(log_error)?
+        } else {
+            Vec::new()
+        };
+        let written = match global.output {
+            OutputFormat::Json => {
+                let mut json = frame_json(&frame);
+                if args.rows {
+                    json["rows"] = changes.iter().map(change_json).collect();
+                }
+                writeln!(out, "{json}")
             }
-        }
+            OutputFormat::Text => {
+                let lines = std::iter::once(frame_text(&frame));
+                let mut lines = lines.chain(changes.iter().map(change_text));
+                lines.try_for_each(|line| writeln!(out, "{line}"))
+            }
+        };
         if let Err(error) = &written
             && error.kind() == io::ErrorKind::BrokenPipe
         {
@@ -300,6 +349,29 @@ fn frame_json(frame: &FrameInfo) -> serde_json::Value {
         "changes": frame.changes,
         "position": frame.position.map(|p| p.to_string()),
         "relation": frame.relation.as_ref().map(|(_, relation)| relation.qualified_name()),
+    })
+}
+
+fn change_text(change: &ChangeInfo) -> String {
+    format!(
+        "    {:>8} +{:<6} {} {}  before {}  after {}",
+        change.offset,
+        change.len,
+        change.op,
+        change.relation.qualified_name(),
+        image(&change.before),
+        image(&change.after)
+    )
+}
+
+fn change_json(change: &ChangeInfo) -> serde_json::Value {
+    json!({
+        "offset": change.offset,
+        "length": change.len,
+        "op": change.op.name(),
+        "relation": change.relation.qualified_name(),
+        "before": image(&change.before),
+        "after": image(&change.after),
     })
 }
 

@@ -20,3 +20,5 @@ mod rocksdb;
 mod sqlite;
 #[cfg(test)]
 mod tool;
+#[cfg(test)]
+mod wal;

@@ -287,14 +287,16 @@ pub(crate) fn encode_with(
     head: ChangeHead,
     after: bool,
     write: impl FnOnce(&mut RowWriter<'_>),
-) {
+) -> u32 {
     put_head(to, head, if after { 1 << 4 } else { 1 }, false);
     let at = to.len();
     to.extend_from_slice(&[0; 4]);
     let mut row = RowWriter::new(to);
     write(&mut row);
+    let values = row.count();
     let length = u32::try_from(row.finish()).unwrap_or(u32::MAX);
     to[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    values
 }
 
 fn put_head(to: &mut Vec<u8>, head: ChangeHead, images: u8, meta: bool) {

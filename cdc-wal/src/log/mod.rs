@@ -300,7 +300,8 @@ impl Log {
         hooks.push(hook);
     }
 
-    /// A tail of this log, woken by it. It may live on another thread, and runs on any executor.
+    /// A tail of this log, woken by it. It may live on another thread, and runs on any executor that
+    /// its clock does: [`ThreadClock`](cdc_core::ThreadClock) on all.
     ///
     /// # Errors
     /// [`LogErrorKind::Refused`] if the position is not retained or ahead of the log.
@@ -309,7 +310,9 @@ impl Log {
     }
 
     /// As [`tail`](Self::tail), for a named cursor: what it has not confirmed is retained. An
-    /// unknown cursor is registered at the start position.
+    /// unknown cursor is registered at the start position. A known one does not move, and `start` says
+    /// where to read all the same: `StartAt::After` the position it has in
+    /// [`cursors`](Self::cursors) goes on where it was.
     ///
     /// # Errors
     /// As for [`tail`](Self::tail) and [`register_cursor`](Self::register_cursor).
@@ -331,7 +334,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogErrorKind::TooLarge`] for a name over 200 bytes or more than 1024 cursors,
-    /// [`LogErrorKind::Refused`] if the position is no longer retained.
+    /// [`LogErrorKind::Refused`] if the position is no longer retained, or ahead of the log.
     pub fn register_cursor(&self, name: &str, position: Position) -> Result<(), LogError> {
         retention::register(self.shared(), name, position)
     }
@@ -339,8 +342,12 @@ impl Log {
     /// Says that a cursor's owner needs nothing up to `position` any more; trims what nobody
     /// needs. Monotonic: a lower position is ignored.
     ///
+    /// The position is on disk before anything is trimmed for it, not at once: after a restart a cursor may
+    /// stand further back than was confirmed. An owner that wants no repeats keeps its own.
+    ///
     /// # Errors
-    /// [`LogErrorKind::NotFound`], [`LogErrorKind::Invalidated`], or the disk's.
+    /// [`LogErrorKind::NotFound`], [`LogErrorKind::Invalidated`], [`LogErrorKind::Refused`] ahead of
+    /// the log, or the disk's.
     pub fn confirm(&self, name: &str, position: Position) -> Result<(), LogError> {
         confirm(self.shared(), name, position)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cdc_core::{Position, TokenRefusal, wall_micros};
 
-use super::config::{LogConfig, OnLimit};
+use super::config::{LogConfig, OnLimit, Visibility};
 use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
 use super::state::{SegmentMeta, Shared, State};
 use crate::format::HEADER_BYTES;
@@ -222,6 +222,21 @@ pub(crate) fn locate(shared: &Arc<Shared>, after: Position) -> Result<u64, LogEr
     locate::locate(&mut frames, &segments, after, end)
 }
 
+/// Refuses a cursor ahead of the log: it would hold nothing of what is committed until then. A journal may
+/// be behind what was confirmed: a crash took the end of it, and its source sends that again.
+fn check_ahead(shared: &Shared, state: &State, position: Position) -> Result<(), LogError> {
+    let end = state.last;
+    let ahead = position > end && position.commit > end.commit;
+    if ahead && shared.config.visibility == Visibility::Flushed {
+        return Err(TokenRefusal::Ahead {
+            token: position,
+            end,
+        }
+        .into());
+    }
+    Ok(())
+}
+
 pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
     let _files = shared.lock_files();
     let oldest = oldest(shared)?;
@@ -234,6 +249,7 @@ pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Resul
     }
     let mut state = shared.lock();
     shared.alive(&state)?;
+    check_ahead(shared, &state, position)?;
     let known = state.cursors.entries.contains_key(name);
     if name.is_empty()
         || name.len() > NAME_BYTES_MAX
@@ -293,6 +309,7 @@ fn invalidated(shared: &Shared, name: &str) -> LogError {
 pub(crate) fn confirm(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
     let mut state = shared.lock();
     shared.alive(&state)?;
+    check_ahead(shared, &state, position)?;
     let Some(cursor) = state.cursors.entries.get_mut(name) else {
         return Err(LogError::new(
             LogErrorKind::NotFound,

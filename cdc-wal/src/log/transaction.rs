@@ -55,7 +55,7 @@ pub struct Transaction {
     events: u32,
     in_buffer: u32,
     next_ordinal: u32,
-    /// An append failed: only aborting is left.
+    /// An append failed, or the caller's code panicked in a row half written: only aborting is left.
     failed: bool,
     /// Appends although the log is full: the journal holds its source back itself.
     pub(crate) unbounded: bool,
@@ -128,7 +128,14 @@ impl Transaction {
     ) -> Result<(), LogError> {
         let head = self.head(Op::Insert, relation, Cause::Client, None)?;
         let start = self.buffer.len();
-        change::encode_with(&mut self.buffer, head, true, write);
+        // The caller's code may panic, and be caught: half a record must not be committed.
+        self.failed = true;
+        let values = change::encode_with(&mut self.buffer, head, true, write);
+        self.failed = false;
+        if let Err(error) = fits(relation, values as usize) {
+            self.take_back(start);
+            return Err(error);
+        }
         self.added(start)
     }
 
@@ -179,7 +186,8 @@ impl Transaction {
     /// Any change. See [`ChangeEvent`](cdc_core::ChangeEvent) for which images an op has.
     ///
     /// # Errors
-    /// [`LogErrorKind::TooLarge`] for a record over its bound: the transaction is then as it was.
+    /// [`LogErrorKind::TooLarge`] for a record over its bound, [`LogErrorKind::Invalid`] for a row that
+    /// has not one value a column of its table: the transaction is then as it was.
     /// [`LogErrorKind::Io`] or [`LogErrorKind::Dead`] if a full frame could not be appended:
     /// only aborting is left. [`LogErrorKind::Full`] if the log is full: likewise.
     pub fn change(
@@ -191,6 +199,10 @@ impl Transaction {
         cause: Cause,
         meta: Option<&Meta>,
     ) -> Result<(), LogError> {
+        for row in [before.row(), after.row()].into_iter().flatten() {
+            // Bytes that are no row have no values.
+            fits(relation, row.column_count().unwrap_or(0))?;
+        }
         self.change_at(None, op, relation, before, after, cause, meta)
     }
 
@@ -246,7 +258,10 @@ impl Transaction {
     ) -> Result<(), LogError> {
         let head = self.head(op, relation, cause, None)?;
         let start = self.buffer.len();
+        // As in `insert_with`.
+        self.failed = true;
         let [before, after, _] = change::encode_parts(&mut self.buffer, head, parts, write);
+        self.failed = false;
         let forms = form(relation, parts.before, before).and_then(|before| {
             let after = form(relation, parts.after, after)?;
             if before > 1 && relation.key.is_empty() {
@@ -272,11 +287,16 @@ impl Transaction {
                 self.added(start)
             }
             Err(error) => {
-                self.buffer.truncate(start);
-                self.next_ordinal -= 1;
+                self.take_back(start);
                 Err(error)
             }
         }
+    }
+
+    /// Forgets the record that was begun last, at `start`.
+    fn take_back(&mut self, start: usize) {
+        self.buffer.truncate(start);
+        self.next_ordinal -= 1;
     }
 
     #[inline]
@@ -290,7 +310,7 @@ impl Transaction {
         if self.failed {
             return Err(LogError::new(
                 LogErrorKind::Dead,
-                "append to a transaction: an earlier append of it failed; abort it",
+                "append to a transaction: an earlier append of it failed or panicked; abort it",
             ));
         }
         let explicit = ordinal.filter(|&ordinal| ordinal != self.next_ordinal);
@@ -352,8 +372,7 @@ impl Transaction {
         let max = self.handle.shared.frame_max;
         let record = self.buffer.len() - start;
         if record > RECORD_BYTES_MAX {
-            self.buffer.truncate(start);
-            self.next_ordinal -= 1;
+            self.take_back(start);
             return Err(LogError::new(
                 LogErrorKind::TooLarge,
                 format!(
@@ -504,7 +523,7 @@ impl Transaction {
         if self.failed {
             return Err(LogError::new(
                 LogErrorKind::Dead,
-                "roll a transaction back: an earlier append of it failed; abort it",
+                "roll a transaction back: an earlier append of it failed or panicked; abort it",
             ));
         }
         let mark = self.savepoints.return_to(savepoint)?;
@@ -590,7 +609,7 @@ impl Transaction {
         if self.failed {
             return Err(LogError::new(
                 LogErrorKind::Dead,
-                "commit a transaction: an append of it failed; it is aborted",
+                "commit a transaction: an append of it failed or panicked; it is aborted",
             ));
         }
         if self.events == 0 {
@@ -687,18 +706,27 @@ impl Drop for Transaction {
     }
 }
 
+/// Refuses a row that has not one value a column.
+fn fits(relation: &Relation, values: usize) -> Result<(), LogError> {
+    let columns = relation.columns.len();
+    if values == columns {
+        return Ok(());
+    }
+    Err(LogError::new(
+        LogErrorKind::Invalid,
+        format!(
+            "append a change of {}: a row of {values} values was written, the table has {columns} columns",
+            relation.qualified_name()
+        ),
+    ))
+}
+
 /// The form of a row by what is missing of it.
 fn form(relation: &Relation, there: bool, row: Written) -> Result<u8, LogError> {
     let columns = relation.columns.len();
-    let (values, gaps) = (row.values as usize, row.gaps as usize);
-    if there && values != columns {
-        return Err(LogError::new(
-            LogErrorKind::Invalid,
-            format!(
-                "append a change of {}: a row of {values} values was written, the table has {columns} columns",
-                relation.qualified_name()
-            ),
-        ));
+    let gaps = row.gaps as usize;
+    if there {
+        fits(relation, row.values as usize)?;
     }
     let key = relation.key.len();
     Ok(match gaps {

@@ -20,11 +20,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cdc_core::storage::Storage;
+use cdc_core::storage::{Storage, StorageLock};
 use cdc_core::{Lsn, Position};
 
 use crate::log::lock;
-use crate::{LogError, LogErrorKind};
+use crate::{LogError, LogErrorKind, segment};
 use scan::Scan;
 
 /// What becomes of what can be read behind damage.
@@ -136,7 +136,7 @@ pub fn plan(
     mode: RepairMode,
 ) -> Result<RepairReport, LogError> {
     let dir = dir.as_ref();
-    let _lock = lock(storage.as_ref(), dir)?;
+    let _lock = lock_of_log(storage.as_ref(), dir)?;
     Ok(Scan::run(storage.as_ref(), dir, mode)?.report)
 }
 
@@ -150,8 +150,16 @@ pub fn repair(
     mode: RepairMode,
 ) -> Result<RepairReport, LogError> {
     let dir = dir.as_ref();
-    let _lock = lock(storage.as_ref(), dir)?;
+    let _lock = lock_of_log(storage.as_ref(), dir)?;
     repair_locked(storage.as_ref(), dir, mode)
+}
+
+/// The lock of a log, if there is one: nothing is written to a directory of something else.
+fn lock_of_log(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn StorageLock>, LogError> {
+    if segment::list(storage, dir)?.is_empty() {
+        return Err(refuse(dir, LogErrorKind::NotFound, "there is none"));
+    }
+    lock(storage, dir)
 }
 
 /// As [`repair`], by who has the log's lock.

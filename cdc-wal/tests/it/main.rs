@@ -12,6 +12,7 @@ mod log;
 mod many;
 #[cfg(target_os = "linux")]
 mod mapped;
+mod misuse;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recovery;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
 use cdc_core::testing::{relation, row};
-use cdc_core::{BatchLimit, Position};
+use cdc_core::{BatchLimit, Lsn, Position};
 use cdc_wal::inspect::{ChangeInfo, FrameInfo, Inspector};
 use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility, WalTail};
 
@@ -110,17 +110,33 @@ fn fill(log: &Log, rounds: i64) -> Position {
 /// Every frame and every row.
 fn look(storage: Arc<dyn Storage>, dir: &Path) -> (Vec<FrameInfo>, Vec<ChangeInfo>) {
     let log = Inspector::open(storage, dir).expect("a log that can be read");
-    let frames = log.frames(log.first_lsn());
-    let frames = frames
-        .collect::<Result<Vec<_>, _>>()
-        .expect("a log that can be read");
-    let changes = frames.iter().flat_map(|frame| {
+    let (frames, changes) = walk(&log, log.first_lsn());
+    // One by one, and from the middle of a segment, which has defined its relations before.
+    let each = frames.iter().flat_map(|frame| {
         let changes = log.changes(frame.lsn).expect("a log that can be read");
         assert_eq!(changes.len(), frame.changes as usize);
         changes
     });
-    let changes = changes.collect();
+    assert_eq!(each.collect::<Vec<_>>(), changes);
+    let middle = frames.len() / 2;
+    let (later, rows) = walk(&log, frames[middle].lsn);
+    assert_eq!(later, frames[middle..]);
+    assert_eq!(rows, changes[changes.len() - rows.len()..]);
     (frames, changes)
+}
+
+/// All frames from one on, and their rows.
+fn walk(log: &Inspector, from: Lsn) -> (Vec<FrameInfo>, Vec<ChangeInfo>) {
+    let (mut given, mut rows) = (Vec::new(), Vec::new());
+    let mut frames = log.frames(from);
+    while let Some(frame) = frames.next() {
+        let frame = frame.expect("a log that can be read");
+        let changes = frames.changes().expect("a log that can be read");
+        assert_eq!(changes.len(), frame.changes as usize);
+        rows.extend(changes);
+        given.push(frame);
+    }
+    (given, rows)
 }
 
 /// All maps there are while a log is read frame by frame, and the most at a time.
