@@ -106,6 +106,7 @@ impl Shared {
             let Some(step) = ring.steps.pop_front() else {
                 continue;
             };
+            ring.bytes -= step.len();
             ring.working = true;
             drop(ring);
             let (outcome, mark) = self.step(&step);
@@ -113,11 +114,9 @@ impl Shared {
             ring.working = false;
             ring.mark = mark;
             match outcome {
-                Outcome::Done => {
-                    ring.bytes -= step.len();
-                    ring.recycle(step);
-                }
+                Outcome::Done => ring.recycle(step),
                 Outcome::Stuck => {
+                    ring.bytes += step.len();
                     ring.steps.push_front(step);
                     ring.stuck = true;
                 }
@@ -212,6 +211,11 @@ impl Beside {
             self.shared.ring().recycle(step);
             return done;
         }
+        if idle {
+            // What the lane did itself since the thread's last step.
+            let mark = self.shared.writer().mark.clone();
+            self.shared.ring().mark = mark;
+        }
         let mut ring = self.shared.ring();
         while !ring.has_room(step.len()) && !ring.stuck {
             ring = self
@@ -220,11 +224,13 @@ impl Beside {
                 .wait(ring)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        if ring.stuck {
+        let stuck = ring.stuck;
+        if stuck {
             drop(ring);
             self.unstick()?;
             ring = self.shared.ring();
         }
+        debug_assert!(stuck || ring.has_room(step.len()));
         ring.bytes += step.len();
         ring.steps.push_back(step);
         drop(ring);
