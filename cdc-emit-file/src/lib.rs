@@ -48,17 +48,18 @@
 //! # });
 //! ```
 
+mod beside;
 mod compress;
 mod config;
 mod emitter;
 mod error;
 mod framing;
-mod hash;
 mod manifest;
 mod name;
 mod restart;
 mod state;
 mod verify;
+mod writer;
 
 pub use config::{Compress, FileConfig, FileConfigError, Fsync, OnRestart};
 pub use emitter::FileEmitter;

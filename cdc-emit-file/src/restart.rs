@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::storage::OpenMode;
-use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Position};
+use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
 use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
-use crate::emitter::{FileEmitter, OpenFile, Output, append_line, state_of};
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, Scan, scan};
-use crate::hash::FileHash;
 use crate::manifest::{self, Entry, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
+use crate::writer::{OpenFile, Output, Writer, state_of};
 use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
 
 /// A data file of ours in the directory.
@@ -56,7 +55,7 @@ struct Listed {
     last: Option<Entry>,
 }
 
-impl FileEmitter {
+impl Writer {
     pub(crate) fn restart(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
         self.compressor.stop();
         self.own_directory()?;
@@ -98,12 +97,8 @@ impl FileEmitter {
         self.dirty_since = None;
         self.syncing = None;
         self.lost = None;
-        self.skip_through = None;
-        self.close_due = false;
-        self.mark = DurableMark {
-            through: self.written,
-            state: self.state().encode(),
-        };
+        self.whole = true;
+        self.mark = self.mark_now();
         if self.base.is_none() {
             self.base = Some((position, self.state()));
         }
@@ -279,7 +274,7 @@ impl FileEmitter {
             events: state.events,
             lines: state.lines,
             crc: state.crc,
-            hash: FileHash::new(blake3::Hasher::new()),
+            hash: blake3::Hasher::new(),
             opened_micros: state.opened_micros,
             opened_at: Duration::ZERO,
             last: Some(last),
@@ -294,7 +289,7 @@ impl FileEmitter {
             hash,
             read: _,
         } = scan(&*open.file, state.length, framing).map_err(failed)?;
-        open.hash = FileHash::new(hash);
+        open.hash = hash;
         if (whole, lines, crc) != (state.length, state.lines, state.crc) {
             if self.config.fsync != Fsync::None {
                 let what = if length < state.length {
@@ -366,7 +361,7 @@ impl FileEmitter {
 
     /// Takes a file that the manifest does not know into it, as it is.
     fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
-        let mut open = self.open_whole(found)?;
+        let open = self.open_whole(found)?;
         let (storage, path) = (&self.config.storage, self.path_of(found));
         if open.length == 0 {
             return storage
@@ -381,12 +376,11 @@ impl FileEmitter {
             lines: open.lines,
             bytes: open.length,
             crc: open.crc,
-            // Hashed by this thread, as it was read: it is there.
-            hash: open.hash.finish().unwrap_or_default(),
+            hash: open.hash.finalize().into(),
         };
         let (line, chain) = manifest::line(&entry, None, &self.out.chain);
         let manifest = manifest::path(&self.config.path);
-        append_line(self, self.out.manifest_len, &line)
+        self.append_line(self.out.manifest_len, &line)
             .map_err(|cause| io_error("append to", &manifest, cause))?;
         if found.form == Form::Part {
             self.rename_closed(&found.text)?;
@@ -423,7 +417,7 @@ impl FileEmitter {
             events: scan.lines,
             lines: scan.lines,
             crc: scan.crc,
-            hash: FileHash::new(scan.hash),
+            hash: scan.hash,
             opened_micros: self.config.clock.wall_micros(),
             opened_at: Duration::ZERO,
             last: None,

@@ -92,6 +92,15 @@ pub(crate) const fn is_poison(key: u64) -> bool {
     key % 100 == 50
 }
 
+/// What a destination is called.
+pub(crate) const fn name(kind: BenchEmitter) -> &'static str {
+    match kind {
+        BenchEmitter::Queue | BenchEmitter::All => "queue",
+        BenchEmitter::File => "file",
+        BenchEmitter::Webhook => "webhook",
+    }
+}
+
 /// One destination, started.
 pub(crate) struct Destination {
     kind: BenchEmitter,
@@ -152,11 +161,7 @@ impl Destination {
     }
 
     pub(crate) const fn name(&self) -> &'static str {
-        match self.kind {
-            BenchEmitter::Queue | BenchEmitter::All => "queue",
-            BenchEmitter::File => "file",
-            BenchEmitter::Webhook => "webhook",
-        }
+        name(self.kind)
     }
 
     pub(crate) const fn sees_each_event(&self) -> bool {

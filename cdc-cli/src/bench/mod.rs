@@ -35,6 +35,9 @@ use crate::report::CliError;
 /// About what our JSON adds to the bytes of a row.
 const ENVELOPE_BYTES: u64 = 350;
 
+/// Deliveries to files, and plain appends in turn with them.
+const FILE_TURNS: usize = 3;
+
 /// Runs the benchmarks that were asked for; one JSON object each.
 ///
 /// # Errors
@@ -75,22 +78,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Vec<Value>, CliError> {
     Ok(results)
 }
 
-fn throughput(dir: &Path, emitter: BenchEmitter, workload: &Workload) -> Result<Value, CliError> {
-    let log = open_log(dir, SyncPolicy::Never)?;
-    let began = Instant::now();
-    workload.write_all(&log)?;
-    log.flush().map_err(log_error)?;
-    let append = began.elapsed().as_secs_f64();
-    let is_file = emitter == BenchEmitter::File;
-    // Once before, of about as many bytes, and once after: the faster is the limit.
-    let about = workload
-        .events
-        .saturating_mul(workload.row_bytes as u64 + ENVELOPE_BYTES);
-    let mut raw = if is_file {
-        raw_append(dir, about)?
-    } else {
-        0.0
-    };
+/// Events a second of one delivery of the whole log, and what it cost.
+struct Delivered {
+    rate: f64,
+    cpu_seconds: f64,
+}
+
+/// Delivers the whole log, into a directory of its own.
+fn deliver_all(
+    dir: &Path,
+    log: &Log,
+    emitter: BenchEmitter,
+    workload: &Workload,
+) -> Result<Delivered, CliError> {
     let measure = Measure {
         row_bytes: workload.row_bytes,
         ..Measure::default()
@@ -98,35 +98,79 @@ fn throughput(dir: &Path, emitter: BenchEmitter, workload: &Workload) -> Result<
     let destination = Destination::start(emitter, dir, measure)?;
     let before = Usage::now();
     let began = Instant::now();
-    deliver(dir, &log, destination.emitter()?, Some(log.end()), |_| {})?;
+    deliver(dir, log, destination.emitter()?, Some(log.end()), |_| {})?;
     let elapsed = began.elapsed().as_secs_f64();
     let usage = Usage::now().since(&before);
-    let counted = destination.count(dir)?.events;
-    check(counted, workload.events)?;
+    check(destination.count(dir)?.events, workload.events)?;
+    Ok(Delivered {
+        rate: as_f64(workload.events) / elapsed,
+        cpu_seconds: usage.cpu_seconds,
+    })
+}
+
+fn throughput(dir: &Path, emitter: BenchEmitter, workload: &Workload) -> Result<Value, CliError> {
+    let log = open_log(dir, SyncPolicy::Never)?;
+    let began = Instant::now();
+    workload.write_all(&log)?;
+    log.flush().map_err(log_error)?;
+    let append = began.elapsed().as_secs_f64();
     let events = as_f64(workload.events);
+    let (delivered, limit) = if emitter == BenchEmitter::File {
+        to_files(dir, &log, workload)?
+    } else {
+        (deliver_all(dir, &log, emitter, workload)?, None)
+    };
     let mut result = json!({
         "benchmark": "throughput",
-        "emitter": destination.name(),
+        "emitter": destination::name(emitter),
         "events": workload.events,
-        "counted": counted,
+        "counted": workload.events,
         "row_bytes": workload.row_bytes,
         "transaction": workload.transaction,
         "append_events_per_second": (events / append).round(),
-        "seconds": elapsed,
-        "events_per_second": (events / elapsed).round(),
-        "cpu_seconds_per_million": usage.cpu_seconds * 1e6 / events,
-        "peak_rss_kib": usage.peak_rss_kib,
+        "seconds": events / delivered.rate,
+        "events_per_second": delivered.rate.round(),
+        "cpu_seconds_per_million": delivered.cpu_seconds * 1e6 / events,
+        "peak_rss_kib": Usage::now().peak_rss_kib,
     });
-    if is_file {
-        let bytes = raw::bytes(&dir.join("out")).map_err(|cause| failed("measure files", cause))?;
-        raw = raw.max(raw_append(dir, bytes)?);
-        let rate = as_f64(bytes) / elapsed / 1e6;
-        result["bytes_per_event"] = (bytes / workload.events).into();
+    if let Some((bytes, raw)) = limit {
+        let rate = as_f64(bytes) / events * delivered.rate / 1e6;
+        result["bytes_per_event"] = (bytes / workload.events.max(1)).into();
         result["mb_per_second"] = rate.round().into();
         result["raw_append_mb_per_second"] = raw.round().into();
         result["ratio_to_raw_append"] = (rate / raw).into();
+        result["turns"] = FILE_TURNS.into();
     }
     Ok(result)
+}
+
+/// Delivers to files and appends the same bytes plainly, in turn, each time with the memory warm that the
+/// pages will need: the medians of both, and how many bytes they are.
+fn to_files(
+    dir: &Path,
+    log: &Log,
+    workload: &Workload,
+) -> Result<(Delivered, Option<(u64, f64)>), CliError> {
+    let (mut rates, mut costs, mut raws) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bytes = workload
+        .events
+        .saturating_mul(workload.row_bytes as u64 + ENVELOPE_BYTES);
+    for turn in 0..FILE_TURNS {
+        let place = dir.join(format!("turn-{turn}"));
+        raw::warm(dir, bytes).map_err(|cause| failed("warm the page cache", cause))?;
+        let delivered = deliver_all(&place, log, BenchEmitter::File, workload)?;
+        bytes = raw::bytes(&place.join("out")).map_err(|cause| failed("measure files", cause))?;
+        rates.push(delivered.rate);
+        costs.push(delivered.cpu_seconds);
+        std::fs::remove_dir_all(&place).map_err(|cause| failed("remove files", cause))?;
+        raw::warm(dir, bytes).map_err(|cause| failed("warm the page cache", cause))?;
+        raws.push(raw_append(dir, bytes)?);
+    }
+    let delivered = Delivered {
+        rate: median(rates),
+        cpu_seconds: median(costs),
+    };
+    Ok((delivered, Some((bytes, median(raws)))))
 }
 
 fn raw_append(dir: &Path, bytes: u64) -> Result<f64, CliError> {
@@ -265,6 +309,12 @@ fn check(counted: u64, expected: u64) -> Result<(), CliError> {
         Exit::Runtime,
         format!("count events at the destination: {counted} arrived of {expected} committed"),
     ))
+}
+
+/// The middle one; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 #[expect(

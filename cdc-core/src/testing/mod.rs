@@ -7,7 +7,7 @@ pub mod sim;
 pub mod sim_storage;
 mod syncs_disk;
 
-pub use syncs_disk::{Syncs, SyncsDisk};
+pub use syncs_disk::{Syncs, SyncsDisk, Writes};
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! A real disk whose syncs a test holds back or fails: for what is done beside a sync.
+//! A real disk whose syncs and writes a test holds back or fails: for what is done beside them.
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
 
@@ -17,9 +17,28 @@ pub enum Syncs {
     Fail,
 }
 
-/// A real disk whose syncs a test holds back or fails.
+/// What writes to files do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// What they should.
+    Work,
+    /// Wait until they do something else.
+    Wait,
+    /// Write half of it, and then there is no room.
+    Full,
+    /// Write half of it, and then give an error.
+    Fail,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    syncs: Syncs,
+    writes: Writes,
+}
+
+/// A real disk whose syncs and writes a test holds back or fails.
 #[derive(Clone, Debug)]
-pub struct SyncsDisk(Arc<(Mutex<Syncs>, Condvar)>);
+pub struct SyncsDisk(Arc<(Mutex<Now>, Condvar)>);
 
 impl Default for SyncsDisk {
     fn default() -> Self {
@@ -28,15 +47,35 @@ impl Default for SyncsDisk {
 }
 
 impl SyncsDisk {
-    /// A disk whose syncs work.
+    /// A disk that works.
     pub fn new() -> Self {
-        Self(Arc::new((Mutex::new(Syncs::Work), Condvar::new())))
+        let now = Now {
+            syncs: Syncs::Work,
+            writes: Writes::Work,
+        };
+        Self(Arc::new((Mutex::new(now), Condvar::new())))
     }
 
     /// Says what syncs do from now on; those that wait go on.
     pub fn set(&self, syncs: Syncs) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = syncs;
+        self.now().syncs = syncs;
         self.0.1.notify_all();
+    }
+
+    /// Says what writes do from now on; those that wait go on.
+    pub fn set_writes(&self, writes: Writes) {
+        self.now().writes = writes;
+        self.0.1.notify_all();
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits as long as it is to.
+    fn after(&self, waits: impl Fn(&Now) -> bool) -> Now {
+        let now = self.0.1.wait_while(self.now(), |now| waits(now));
+        *now.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -48,7 +87,15 @@ impl StorageFile for SyncsFile {
         self.0.read_at(buffer, offset)
     }
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let writes = self.1.after(|now| now.writes == Writes::Wait).writes;
+        if matches!(writes, Writes::Work | Writes::Wait) {
+            return self.0.write_all_at(bytes, offset);
+        }
+        self.0.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+        Err(match writes {
+            Writes::Full => io::ErrorKind::StorageFull.into(),
+            _ => io::Error::other("the disk says no"),
+        })
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
@@ -57,14 +104,7 @@ impl StorageFile for SyncsFile {
         self.0.len()
     }
     fn sync_data(&self) -> io::Result<()> {
-        let (syncs, changed) = &*self.1.0;
-        let syncs = changed
-            .wait_while(
-                syncs.lock().unwrap_or_else(PoisonError::into_inner),
-                |syncs| *syncs == Syncs::Wait,
-            )
-            .unwrap_or_else(PoisonError::into_inner);
-        match *syncs {
+        match self.1.after(|now| now.syncs == Syncs::Wait).syncs {
             Syncs::Fail => Err(io::Error::other("the disk says no")),
             Syncs::Work | Syncs::Wait => self.0.sync_data(),
         }

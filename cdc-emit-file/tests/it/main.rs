@@ -12,6 +12,7 @@ mod failures;
 mod files;
 mod restart;
 mod tamper;
+mod thread;
 mod verify;
 
 use std::io::Read as _;
