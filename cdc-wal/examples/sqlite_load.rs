@@ -237,7 +237,11 @@ async fn follow(path: &str, mode: &str, state: Option<&Path>) -> Outcome<()> {
     config.state_dir = state.map(Path::to_path_buf);
     match (Mode::from_name(mode), mode) {
         (Some(mode), _) => config.mode = mode,
-        (None, "drain") => config.assist = Assist::Off,
+        (None, "drain") => {
+            // The log is to hold all that is written before any of it is taken.
+            config.assist = Assist::Off;
+            config.log_bytes_max = u64::MAX;
+        }
         (None, _) => return Err("follow pinned, lock-free or drain".into()),
     }
     let mut source = SqliteSource::connect(config, None).await?;

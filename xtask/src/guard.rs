@@ -90,8 +90,15 @@ impl TempDir {
     /// # Errors
     /// The folder cannot be made.
     pub fn new(name: &str) -> Result<Self> {
+        Self::new_in(&std::env::temp_dir(), name)
+    }
+
+    /// The same, in a folder that is there.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new_in(base: &Path, name: &str) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let base = std::env::temp_dir();
         let mut attempt = 0_u32;
         loop {
             let path = base.join(format!("weftkit-{name}-{}-{attempt}", std::process::id()));

@@ -25,6 +25,7 @@ use tracing::{error, info, warn};
 use super::foreign::{Foreign, ForeignConfig};
 use super::lanes::{self, Ended};
 use super::link::SourceLink;
+use super::record::Record;
 use super::start::LogView;
 use super::state::State;
 use crate::config::{Config, Confirm};
@@ -59,6 +60,8 @@ struct Job {
     journal: JournalConfig,
     /// The lowest checkpoint.
     slowest: Option<Position>,
+    /// The highest one.
+    furthest: Option<Position>,
     accept_gap: bool,
     /// Why the source was not reached at the start.
     away: Option<SourceError>,
@@ -103,6 +106,10 @@ pub(crate) async fn start(
         .iter()
         .map(|(_, checkpoint)| checkpoint.position)
         .min();
+    let furthest = stored
+        .iter()
+        .map(|(_, checkpoint)| checkpoint.position)
+        .max();
     let captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
     foreign.resume(captured, accept_gap);
     let (trigger, shutdown) = Shutdown::new();
@@ -112,6 +119,7 @@ pub(crate) async fn start(
         foreign,
         journal: journal_config(config, &state.paths.journal()),
         slowest,
+        furthest,
         accept_gap,
         away: None,
         catch_up,
@@ -215,7 +223,12 @@ impl Job {
     /// Connects and opens the journal; only the journal, if there is one and the source is away.
     async fn open(&mut self) -> Result<(Option<Foreign>, FileJournal), SourceError> {
         let existed = self.journal.dir.join("control").exists();
-        match self.foreign.clone().connect(&self.journal.dir).await {
+        match self
+            .foreign
+            .clone()
+            .connect(Record::of(&self.journal, self.furthest)?)
+            .await
+        {
             Ok(source) => {
                 self.link.reached(source.is_up());
                 let info = source.source().clone();
@@ -253,7 +266,8 @@ impl Job {
                 () = self.shutdown.asked() => break,
                 () = tokio::time::sleep(wait) => {}
             }
-            let connecting = self.foreign.clone().connect(&self.journal.dir);
+            let record = Record::of(&self.journal, self.furthest)?;
+            let connecting = self.foreign.clone().connect(record);
             let connected = tokio::select! {
                 biased;
                 () = self.shutdown.asked() => break,

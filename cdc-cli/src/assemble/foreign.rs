@@ -1,6 +1,5 @@
 //! A database with a log of its own, whichever it is: what capture needs of it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,9 +10,9 @@ use cdc_core::{
 };
 use cdc_wal::postgres::{PostgresConfig, PostgresSource, SqlSession};
 use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource};
-use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Downstream as _, SqliteConfig, SqliteSource};
 
-use super::start::LogView;
+use super::record::Record;
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -64,11 +63,11 @@ impl ForeignConfig {
         }
     }
 
-    /// Connects and begins to stream. `journal` is where what was captured before lies, if any was.
+    /// Connects and begins to stream. `record` is what was captured before.
     ///
     /// # Errors
     /// From the source, and from a journal that is damaged.
-    pub(crate) async fn connect(self, journal: &Path) -> Result<Foreign, SourceError> {
+    pub(crate) async fn connect(self, record: Record) -> Result<Foreign, SourceError> {
         match self {
             // The slot knows where it stands; the journal is compared with it afterwards.
             Self::Postgres(config) => PostgresSource::connect(*config, None)
@@ -76,27 +75,14 @@ impl ForeignConfig {
                 .map(|source| Foreign::Postgres(Box::new(source))),
             Self::RocksDb(config) => {
                 let clock = Arc::new(SystemClock::new());
-                RocksDbSource::connect(StdStorage::shared(), clock, *config, held(journal)?)
+                RocksDbSource::connect(StdStorage::shared(), clock, *config, record.end())
                     .map(|source| Foreign::RocksDb(Box::new(source)))
             }
-            Self::Sqlite(config) => {
-                let held = held(journal)?;
-                SqliteSource::connect(*config, held)
-                    .await
-                    .map(|source| Foreign::Sqlite(Box::new(source)))
-            }
+            Self::Sqlite(config) => SqliteSource::connect_to(*config, Box::new(record))
+                .await
+                .map(|source| Foreign::Sqlite(Box::new(source))),
         }
     }
-}
-
-/// Where what was captured before ends, if any was.
-fn held(journal: &Path) -> Result<Option<Position>, SourceError> {
-    if !journal.join("control").exists() {
-        return Ok(None);
-    }
-    Ok(Some(
-        LogView::Directory(journal.to_path_buf()).extent()?.end,
-    ))
 }
 
 impl Foreign {

@@ -8,6 +8,7 @@ pub(crate) mod lanes;
 pub(crate) mod link;
 pub(crate) mod outlook;
 pub(crate) mod rate;
+pub(crate) mod record;
 pub(crate) mod redrive;
 pub(crate) mod runner;
 pub(crate) mod source;

@@ -9,6 +9,7 @@ use super::archive::{self, Archive};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
+use super::downstream::Downstream;
 use super::earlier::Earlier;
 use super::files;
 use super::follow::Follower;
@@ -273,13 +274,13 @@ impl Follower {
         dir: StateDir,
         known: Known,
         page_size: u32,
-        resume: Option<Position>,
+        downstream: &mut dyn Downstream,
     ) -> Result<Position, SourceError> {
         let place = (self.pins.file, page_size);
         let id = known.id;
         let last = parts(known.position).0;
         self.id = id;
-        let Some(earlier) = Earlier::open(&self.config, &dir, known, place, resume)? else {
+        let Some(earlier) = Earlier::open(&self.config, &dir, known, place, downstream)? else {
             self.generation = next_generation(last)?;
             return self.fresh(Some((dir, page_size)));
         };

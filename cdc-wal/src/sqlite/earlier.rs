@@ -1,15 +1,16 @@
 //! What an earlier run has left in the state directory.
 
-use cdc_core::{Lsn, Position, SourceError, SourceErrorKind};
+use cdc_core::{Lineage, Lsn, Position, SourceError, SourceErrorKind, SourceKind};
 
 use super::archive::{Archive, Archived, read_fold, write_fold};
 use super::begin::gap;
 use super::config::SqliteConfig;
+use super::downstream::Downstream;
 use super::files::FileId;
 use super::format::{Checksum, Salts};
 use super::keep::apply;
 use super::shadow::Shadow;
-use super::state::{Known, StateDir, boot_id, parts};
+use super::state::{Known, StateDir, boot_id, commit_at, next_generation, parts};
 
 /// What an earlier run has left, brought to one state.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Earlier {
         dir: &StateDir,
         mut known: Known,
         (file, page_size): (FileId, u32),
-        resume: Option<Position>,
+        downstream: &mut dyn Downstream,
     ) -> Result<Option<Self>, SourceError> {
         let accept = |why: &str| {
             if !config.accept_gap {
@@ -48,6 +49,7 @@ impl Earlier {
             tracing::error!(database = %config.shown(), %why, "gap accepted");
             Ok(())
         };
+        let resume = downstream.end();
         if known.file != file {
             accept(
                 "the file is not the one that was followed: it was replaced, or restored from a copy",
@@ -71,6 +73,7 @@ impl Earlier {
         // A crash came between: some of its pages may be in the copy.
         if let Some(fold) = fold.filter(|fold| fold.commit > known.position) {
             known = apply(&shadow, &known, &fold)?;
+            dir.saver.save(&known)?;
         }
         archived.retain(|transaction| transaction.commit > known.position);
         if known.folding > known.position {
@@ -86,10 +89,12 @@ impl Earlier {
                 ));
             };
             known = apply(&shadow, &known, &pages)?;
+            dir.saver.save(&known)?;
         }
-        // After a loss of power the oldest may be missing.
+        // After a loss of power the oldest may be missing. What is written next follows what is known,
+        // and may not come to stand behind anything else.
         let follows = |first: &Archived| [known.position, Lsn::ZERO].contains(&first.before);
-        if !archived.first().is_none_or(follows) {
+        if !archived.first().is_some_and(follows) {
             archived.clear();
             archive.clear()?;
         }
@@ -99,21 +104,44 @@ impl Earlier {
             Some(last) => (last.commit, last.salts, last.checksum, last.count),
             None => (known.position, known.salts, known.checksum, known.count),
         };
-        let ahead = resume.is_some_and(|resume| resume > Position::end_of(last));
+        let here = Position::end_of(last);
+        let furthest = downstream.furthest().max(resume);
+        let ahead = resume.is_some_and(|resume| resume > here);
+        // Positions that were given to other transactions are not given again.
+        let mut seen = furthest.map_or(0, |furthest| parts(furthest.commit).0);
         if ahead {
             // After a loss of power, most often. Which rows those transactions changed is known downstream
             // alone: a difference to what is known here would miss those that are as they were
             // before. The log may hold others in their place.
-            accept(
-                "more is durable downstream than the state knows of: the machine lost power, or an old copy of the state is in use",
-            )?;
+            seen = next_generation(seen)?;
+            let commit = commit_at(seen, 0);
+            let lineage = Lineage::new(SourceKind::Sqlite, known.id, 1);
+            if downstream.take_back(lineage, here, commit)? {
+                tracing::warn!(
+                    database = %config.shown(),
+                    from = %here,
+                    position = %commit,
+                    "more was delivered than the state knows of, as after a loss of power: it is taken back, and what the database holds now comes as one transaction, both marked merged"
+                );
+            } else {
+                accept(
+                    "more is durable downstream than the state knows of: the machine lost power, or an old copy of the state is in use",
+                )?;
+            }
         }
         let may_go_on = known.file == file && !ahead;
-        let seen = resume.map_or(0, |resume| parts(resume.commit).0);
+        // Delivered, and lost with the end of the journal: the log goes on under another number.
+        let lost = !ahead && furthest.is_some_and(|furthest| furthest > here);
         known.file = file;
         known.boot = boot_id();
         dir.saver.save(&known)?;
-        let at = parts(last);
+        let (generation, frame) = parts(last);
+        let at = if lost {
+            seen = next_generation(seen.max(generation))?;
+            (seen, frame)
+        } else {
+            (generation, frame)
+        };
         Ok(Some(Self {
             known,
             shadow,

@@ -21,6 +21,7 @@ use super::begin::{Begun, Start, header, replaced};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
+use super::downstream::Downstream;
 use super::files::FileId;
 use super::format::FRAME_HEADER;
 use super::keep::Keep;
@@ -94,11 +95,11 @@ pub(crate) fn index(pins: &Pins) -> Result<WalIndex, SourceError> {
 
 impl Follower {
     /// Opens the database, holds its log, and decides where to begin. What is kept for a restart
-    /// goes to `storage`; `resume` is how far the consumer is known to have come.
+    /// goes to `storage`; `downstream` says how far the consumer has come.
     pub(crate) fn open(
         config: &SqliteConfig,
         storage: &Arc<dyn Storage>,
-        resume: Option<Position>,
+        downstream: &mut dyn Downstream,
     ) -> Result<(Self, Begun), SourceError> {
         // The descriptor is kept until `pins` shares it: closing it would drop locks of others here.
         let (_main, header) = header(config)?;
@@ -135,7 +136,7 @@ impl Follower {
         let floor = match (dir, known) {
             (None, _) => follower.fresh(None)?,
             (Some(dir), None) => follower.fresh(Some((dir, page_size)))?,
-            (Some(dir), Some(known)) => follower.again(dir, known, page_size, resume)?,
+            (Some(dir), Some(known)) => follower.again(dir, known, page_size, downstream)?,
         };
         let end = match follower.start {
             Start::Again {
@@ -349,7 +350,13 @@ impl Follower {
         u64::from(self.head.last_frame.saturating_sub(self.at())) * page
     }
 
-    /// Bytes of log that are in use.
+    /// Bytes of log that are in use at this moment, read or not.
+    pub(crate) fn log_bytes_now(&self) -> Result<u64, SourceError> {
+        let page = u64::from(self.head.page_size) + FRAME_HEADER as u64;
+        Ok(u64::from(index(&self.pins)?.last_frame) * page)
+    }
+
+    /// Bytes of log that are in use, as last seen.
     pub(crate) fn log_bytes(&self) -> u64 {
         let page = u64::from(self.head.page_size) + FRAME_HEADER as u64;
         u64::from(self.head.last_frame) * page

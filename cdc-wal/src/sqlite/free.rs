@@ -17,6 +17,7 @@ use super::begin::{Begun, Start, header};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
+use super::downstream::Downstream;
 use super::earlier::Earlier;
 use super::files::FileId;
 use super::follow::Looked;
@@ -75,7 +76,7 @@ impl Free {
     pub(crate) fn open(
         config: &SqliteConfig,
         storage: &Arc<dyn Storage>,
-        resume: Option<Position>,
+        downstream: &mut dyn Downstream,
     ) -> Result<(Self, Begun), SourceError> {
         let Some(dir) = &config.state_dir else {
             return Err(SourceError::new(
@@ -94,7 +95,7 @@ impl Free {
         };
         let place = (looks.file, page_size);
         let (id, last) = (known.id, parts(known.position).0);
-        match Earlier::open(config, &dir, known, place, resume)? {
+        match Earlier::open(config, &dir, known, place, downstream)? {
             Some(earlier) => Self::again(config, dir, looks, page_size, earlier),
             None => Self::fresh(config, dir, looks, page_size, (id, next_generation(last)?)),
         }

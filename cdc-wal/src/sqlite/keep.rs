@@ -1,6 +1,6 @@
 //! What is kept for a restart, and how it advances.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cdc_core::storage::Storage;
 use cdc_core::{Lsn, Position, SourceError};
 
-use super::archive::{Archive, Archived, remove_below, write_fold};
+use super::archive::{Archive, Archived, remove_all, write_fold};
 use super::shadow::Shadow;
 use super::state::{Known, Saver, StateDir};
 use super::worker::Worker;
@@ -24,8 +24,8 @@ const FOLD_BYTES: u64 = 256 << 20;
 enum Job {
     /// Bring the shadow to the last of these.
     Fold { known: Known, folded: Vec<Archived> },
-    /// Remove the archive's segments below this number.
-    Trim(u64),
+    /// Remove these segments of the archive.
+    Remove(BTreeMap<u64, PathBuf>),
 }
 
 /// What is kept for a restart.
@@ -63,9 +63,7 @@ impl Keep {
         };
         let folder = Worker::start("sqlite state", move |job| match job {
             Job::Fold { known, folded } => fold(&place, &shadow, known, &folded).map(Some),
-            Job::Trim(below) => {
-                remove_below(place.storage.as_ref(), &place.dir, below).map(|()| None)
-            }
+            Job::Remove(files) => remove_all(place.storage.as_ref(), &files).map(|()| None),
         })?;
         let mut keep = Self {
             folder,
@@ -149,8 +147,9 @@ impl Keep {
             self.waiting_bytes -= archived.bytes(known.page_size);
         }
         self.folding = 0;
-        if let Some(below) = self.archive.not_needed_below(self.waiting.front()) {
-            self.folder.submit(Job::Trim(below))?;
+        let removed = self.archive.give_up(self.waiting.front())?;
+        if !removed.is_empty() {
+            self.folder.submit(Job::Remove(removed))?;
         }
         Ok(Some(known.position))
     }

@@ -31,7 +31,7 @@
 //! SQLite stores, `catalog`, `tables` and `map` know which page belongs to which table, `walk`,
 //! `rows`, `diff` and `decoder` compare; none of these does I/O or uses SQLite. `log_file`, `view`,
 //! `wal_index` and `files` read the files, `pins` holds SQLite's locks, `state`, `shadow`,
-//! `archive` and `keep` are what a restart needs, `earlier`, `begin`, `follow` and `turnover` are the
+//! `archive` and `keep` are what a restart needs, `downstream` what it asks of the journal, `earlier`, `begin`, `follow` and `turnover` are the
 //! protocol that holds the log, `looks`, `kept`, `settle` and `free` the one without a lock,
 //! `worker` waits for the disk, `collect` makes events and `source` ties all together.
 
@@ -44,6 +44,7 @@ mod collect;
 mod config;
 mod decoder;
 mod diff;
+mod downstream;
 mod earlier;
 mod files;
 mod follow;
@@ -83,4 +84,5 @@ mod tests;
 
 pub use check::{Finding, Severity, check};
 pub use config::{Assist, Mode, SqliteConfig};
+pub use downstream::{Downstream, TakeBack};
 pub use source::SqliteSource;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::begin::Begun;
 use super::collect::{CHUNKS, Chunk, Collector};
 use super::config::{Mode, SqliteConfig};
+use super::downstream::Downstream;
 use super::follow::{Follower, Looked};
 use super::format::Salts;
 use super::free::Free;
@@ -92,6 +93,18 @@ impl SqliteSource {
         config: SqliteConfig,
         resume_from: Option<Position>,
     ) -> Result<Self, SourceError> {
+        Self::connect_to(config, Box::new(resume_from)).await
+    }
+
+    /// As [`connect`](Self::connect), for a consumer that can take back what it has recorded: then what
+    /// the state directory has lost with the machine's power is no [`SourceErrorKind::Gap`].
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect), and from the consumer's record.
+    pub async fn connect_to(
+        config: SqliteConfig,
+        downstream: Box<dyn Downstream>,
+    ) -> Result<Self, SourceError> {
         let (to_consumer, chunks) = mpsc::channel(CHUNKS);
         let (tell, told) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -105,7 +118,7 @@ impl SqliteSource {
         };
         let thread = thread::Builder::new()
             .name("sqlite".to_owned())
-            .spawn(move || run.run(resume_from, tell))
+            .spawn(move || run.run(downstream, tell))
             .map_err(|cause| {
                 SourceError::new(
                     SourceErrorKind::Io,
@@ -260,11 +273,16 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(self, resume: Option<Position>, tell: oneshot::Sender<Result<Begun, SourceError>>) {
+    fn run(
+        self,
+        mut downstream: Box<dyn Downstream>,
+        tell: oneshot::Sender<Result<Begun, SourceError>>,
+    ) {
+        let storage = StdStorage::shared();
         let opened = match self.config.mode {
-            Mode::Pinned => Follower::open(&self.config, &StdStorage::shared(), resume)
+            Mode::Pinned => Follower::open(&self.config, &storage, downstream.as_mut())
                 .map(|(follower, begun)| (Either::Pinned(Box::new(follower)), begun)),
-            Mode::LockFree => Free::open(&self.config, &StdStorage::shared(), resume)
+            Mode::LockFree => Free::open(&self.config, &storage, downstream.as_mut())
                 .map(|(follower, begun)| (Either::Free(Box::new(follower)), begun)),
         };
         let (follower, begun) = match opened {
@@ -333,7 +351,7 @@ impl Thread {
             if !too_long || collector.is_stopped() {
                 return outcome.map(|_| ());
             }
-            let bytes = follower.log_bytes();
+            let bytes = follower.log_bytes_now()?;
             if self.config.state_dir.is_none() {
                 return Err(SourceError::new(
                     SourceErrorKind::Gap,
@@ -353,7 +371,7 @@ impl Thread {
             let told = collector.rewind();
             self.wait_for_restart(&index, salts)?;
             drop(index);
-            follower = Follower::open(&self.config, &StdStorage::shared(), Some(told))?.0;
+            follower = Follower::open(&self.config, &StdStorage::shared(), &mut Some(told))?.0;
         }
     }
 

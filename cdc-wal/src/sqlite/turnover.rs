@@ -1,9 +1,9 @@
 //! Helps the application's checkpoints, which cannot pass our mark.
 //!
 //! The mark is moved to the end, and a thread of its own copies the log back up to it and waits for
-//! the disk, while the log is followed on. What was committed meanwhile is little. If the application
-//! pauses, that is all, and its next write begins the log anew. Under load the write lock is taken
-//! for the moment it takes to copy the rest.
+//! the disk, while the log is followed on. What was committed meanwhile is less, and is copied in the
+//! same way, until it is little. If the application pauses, that is all, and its next write begins the
+//! log anew. Under load the write lock is taken for the moment it takes to copy the rest.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const HINDERED_INTERVAL: Duration = Duration::from_secs(1);
 /// Most frames that are processed while the application is kept from writing.
 const LOCKED_FRAMES_MAX: u32 = 1000;
+/// Frames that may be left for the moment under the lock, and how often the thread copies until they
+/// are so few: an application that writes as fast as the disk takes it leaves as many each time.
+const REST_FRAMES_MAX: u32 = 1000;
+const COPIES_MAX: u32 = 5;
 /// How long it is tried to find the write lock free before the rest is copied once more.
 const LOCKING_TIME: Duration = Duration::from_millis(100);
 
@@ -31,8 +35,8 @@ const LOCKING_TIME: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Rest,
-    /// The thread copies the log back up to this mark.
-    Copying(u32),
+    /// The thread copies the log back up to this mark, for the so-manieth time.
+    Copying(u32, u32),
     /// Since then the write lock is tried for.
     Locking(Instant),
 }
@@ -82,8 +86,8 @@ impl Follower {
     pub(crate) fn turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         match self.turnover.step {
             Step::Rest => self.begin_turn(collector),
-            Step::Copying(mark) => match self.turnover.worker.poll()? {
-                Some(copied) => self.copied(mark, copied, collector),
+            Step::Copying(mark, copies) => match self.turnover.worker.poll()? {
+                Some(copied) => self.copied((mark, copies), copied, collector),
                 None => Ok(()),
             },
             Step::Locking(since) => self.lock(since, collector),
@@ -110,14 +114,14 @@ impl Follower {
             return Ok(());
         }
         self.turnover.worker.submit(())?;
-        self.turnover.step = Step::Copying(self.mark);
+        self.turnover.step = Step::Copying(self.mark, 1);
         Ok(())
     }
 
     /// The thread has copied the log back, as far as others let it.
     fn copied(
         &mut self,
-        mark: u32,
+        (mark, copies): (u32, u32),
         copied: Copied,
         collector: &mut Collector,
     ) -> Result<(), SourceError> {
@@ -135,7 +139,12 @@ impl Follower {
         } else if self.config.assist == Assist::Hard
             && self.head.last_frame > self.config.hard_frames(self.head.page_size)
         {
-            self.turnover.step = Step::Locking(Instant::now());
+            if self.mark.saturating_sub(mark) > REST_FRAMES_MAX && copies < COPIES_MAX {
+                self.turnover.worker.submit(())?;
+                self.turnover.step = Step::Copying(self.mark, copies + 1);
+            } else {
+                self.turnover.step = Step::Locking(Instant::now());
+            }
         } else {
             self.turnover.rest_for(INTERVAL);
         }

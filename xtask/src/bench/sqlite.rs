@@ -16,8 +16,10 @@ use crate::{Error, Result, command, ensure};
 /// Rows of one transaction, and small transactions, at full size.
 const ROWS: u64 = 5_000_000;
 const TRANSACTIONS: u64 = 200_000;
-/// Seconds a writer writes in each round.
-const SECONDS: f64 = 8.0;
+/// Seconds a writer writes each time, and how often it does in a round, with each beside it. The
+/// machine changes within minutes: what is compared stands side by side.
+const SECONDS: f64 = 4.0;
+const TURNS: u32 = 2;
 
 /// What is asked for: a measure, and the least (true) or most (false) it may be.
 const TARGETS: [Target; 9] = [
@@ -34,6 +36,15 @@ const TARGETS: [Target; 9] = [
 
 /// The example that writes and follows.
 struct Load(PathBuf);
+
+/// Where a writer writes, and who is beside it. `control` is a process that copies the log's bytes and
+/// does nothing else: what the writer loses beside it is the machine's, no reader's.
+struct Place<'a> {
+    /// Before the names of what is measured there.
+    name: &'static str,
+    dir: &'a Path,
+    sides: &'a [&'static str],
+}
 
 /// A follower, and what it says.
 struct Follower {
@@ -138,10 +149,101 @@ impl Load {
         ))
     }
 
+    /// A writer at full speed, with each of the sides beside it in turn, there and back.
+    fn beside_a_writer(
+        &self,
+        place: &Place<'_>,
+        settings: &Settings,
+        measures: &mut Map<String, Value>,
+        details: &mut Map<String, Value>,
+    ) -> Result<()> {
+        let seconds = (SECONDS * settings.scale).max(1.0);
+        let mut rates: Vec<Vec<f64>> = vec![Vec::new(); place.sides.len()];
+        let mut lags: Vec<Vec<f64>> = vec![Vec::new(); place.sides.len()];
+        let (mut came, mut merged) = (0.0, 0.0);
+        for turn in 0..settings.rounds * TURNS {
+            let there: Vec<(usize, &str)> = place.sides.iter().copied().enumerate().collect();
+            let order: Vec<(usize, &str)> = if turn % 2 == 0 {
+                there
+            } else {
+                there.into_iter().rev().collect()
+            };
+            for (at, side) in order {
+                let (wrote, followed) = self.round(place, side, seconds)?;
+                if let Some(rates) = rates.get_mut(at) {
+                    rates.push(number(&wrote, "per_second")?);
+                }
+                if followed.is_object() {
+                    let (all, whole) = (number(&wrote, "transactions")?, "transactions");
+                    let (got, stood) = (number(&followed, whole)?, number(&followed, "merged")?);
+                    if side == "pinned" {
+                        #[expect(clippy::float_cmp, reason = "whole numbers")]
+                        let exact = all == got && stood == 0.0;
+                        ensure!(
+                            exact,
+                            "{all} transactions were written, not all came whole: {followed}"
+                        );
+                    } else {
+                        came += got;
+                        merged += stood;
+                    }
+                    if let Some(lags) = lags.get_mut(at) {
+                        lags.push(number(&followed, "lag_ms_p99")?);
+                    }
+                }
+                details.insert(
+                    format!("{}turn_{turn}_{side}", place.name),
+                    json!({"writer": wrote, "follower": followed}),
+                );
+            }
+        }
+        let mut losses: Vec<Vec<f64>> = Vec::new();
+        let alone = rates.first().cloned().unwrap_or_default();
+        for rates in &rates {
+            let loss = |(rate, alone): (&f64, &f64)| (1.0 - rate / alone) * 100.0;
+            losses.push(rates.iter().zip(&alone).map(loss).collect());
+        }
+        let named = |name: &str| format!("{}{name}", place.name);
+        put(
+            measures,
+            &named("alone_k_transactions_s"),
+            median(alone) / 1e3,
+        );
+        let control = losses.get(1).cloned().unwrap_or_default();
+        for ((side, losses), lags) in place.sides.iter().zip(losses).zip(lags).skip(1) {
+            let side = side.replace('-', "_");
+            range(
+                measures,
+                &named(&format!("{side}_writer_loss_percent")),
+                &losses,
+            );
+            if lags.is_empty() {
+                continue;
+            }
+            let beyond: Vec<f64> = losses.iter().zip(&control).map(|(a, b)| a - b).collect();
+            range(
+                measures,
+                &named(&format!("{side}_writer_loss_beyond_control_percent")),
+                &beyond,
+            );
+            put(
+                measures,
+                &named(&format!("{side}_lag_ms_p99")),
+                median(lags),
+            );
+        }
+        put(
+            measures,
+            &named("lock_free_merged_percent"),
+            merged / came.max(1.0) * 100.0,
+        );
+        Ok(())
+    }
+
     /// A writer at full speed, and whoever is beside it.
-    fn round(&self, beside: &str, seconds: f64) -> Result<(Value, Value)> {
-        eprintln!("bench: sqlite: writer with {beside}");
-        let dir = TempDir::new("sqlite-bench")?;
+    fn round(&self, place: &Place<'_>, beside: &str, seconds: f64) -> Result<(Value, Value)> {
+        eprintln!("bench: sqlite: {}writer with {beside}", place.name);
+        let dir = TempDir::new_in(place.dir, "sqlite-bench")?;
         let here = &dir.join(".");
         let seconds = format!("{seconds}");
         self.run(here, &["create", "app.db"])?;
@@ -173,6 +275,38 @@ fn number(answer: &Value, name: &str) -> Result<f64> {
     found.ok_or_else(|| Error::new(format!("the answer has no {name}: {answer}")))
 }
 
+fn put(measures: &mut Map<String, Value>, name: &str, value: f64) {
+    measures.insert(name.to_owned(), value.into());
+}
+
+/// The mean, and the range it is in at 95 %, by Student's t.
+fn range(measures: &mut Map<String, Value>, name: &str, values: &[f64]) {
+    const T: [f64; 12] = [
+        f64::INFINITY,
+        12.71,
+        4.30,
+        3.18,
+        2.78,
+        2.57,
+        2.45,
+        2.36,
+        2.31,
+        2.26,
+        2.23,
+        2.20,
+    ];
+    let count = u32::try_from(values.len().max(1)).unwrap_or(u32::MAX);
+    let mean = values.iter().sum::<f64>() / f64::from(count);
+    put(measures, name, mean);
+    let t = T.get(count as usize - 1).copied().unwrap_or(2.2);
+    if t.is_finite() {
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let off = t * (squares / f64::from(count - 1) / f64::from(count)).sqrt();
+        put(measures, &format!("{name}_low"), mean - off);
+        put(measures, &format!("{name}_high"), mean + off);
+    }
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
@@ -185,74 +319,42 @@ fn median(mut values: Vec<f64>) -> f64 {
 pub(super) fn run(settings: &Settings) -> Result<Value> {
     let load = Load(example_with("cdc-wal", "sqlite_load", &["sqlite"])?);
     let mut measures = Map::new();
-    let mut put = |name: &str, value: f64| {
-        measures.insert(name.to_owned(), value.into());
-    };
     let mut details = Map::new();
     for kind in ["insert", "update"] {
         let (rate, peak, answer) = load.decode(kind, settings.scaled(ROWS))?;
-        put(&format!("{kind}_m_rows_per_cpu_second"), rate / 1e6);
-        put(&format!("{kind}_peak_mib"), peak);
+        put(
+            &mut measures,
+            &format!("{kind}_m_rows_per_cpu_second"),
+            rate / 1e6,
+        );
+        put(&mut measures, &format!("{kind}_peak_mib"), peak);
         details.insert(format!("decode_{kind}"), answer);
     }
     let (rate, _, answer) = load.decode("transactions", settings.scaled(TRANSACTIONS))?;
-    put("small_k_transactions_per_cpu_second", rate / 1e3);
+    put(
+        &mut measures,
+        "small_k_transactions_per_cpu_second",
+        rate / 1e3,
+    );
     details.insert("decode_transactions".to_owned(), answer);
 
-    // `control` is a process that copies the log's bytes and does nothing else: what the writer loses
-    // beside it is the machine's, no reader's.
-    let sides = ["nobody", "control", "pinned", "lock-free", "triggers"];
-    let seconds = (SECONDS * settings.scale).max(1.0);
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); sides.len()];
-    let mut lags: Vec<Vec<f64>> = vec![Vec::new(); sides.len()];
-    let (mut came, mut merged) = (0.0, 0.0);
-    for round in 0..settings.rounds {
-        for (at, side) in sides.iter().enumerate() {
-            let (wrote, followed) = load.round(side, seconds)?;
-            if let Some(rates) = rates.get_mut(at) {
-                rates.push(number(&wrote, "per_second")?);
-            }
-            if followed.is_object() {
-                if let Some(lags) = lags.get_mut(at) {
-                    lags.push(number(&followed, "lag_ms_p99")?);
-                }
-                let (all, whole) = (number(&wrote, "transactions")?, "transactions");
-                if *side == "pinned" {
-                    #[expect(clippy::float_cmp, reason = "whole numbers")]
-                    let exact =
-                        all == number(&followed, whole)? && number(&followed, "merged")? == 0.0;
-                    ensure!(
-                        exact,
-                        "{all} transactions were written, not all came whole: {followed}"
-                    );
-                } else {
-                    came += number(&followed, whole)?;
-                    merged += number(&followed, "merged")?;
-                }
-            }
-            details.insert(
-                format!("round_{round}_{side}"),
-                json!({"writer": wrote, "follower": followed}),
-            );
-        }
+    let disk = std::env::temp_dir();
+    let place = Place {
+        name: "",
+        dir: &disk,
+        sides: &["nobody", "control", "pinned", "lock-free", "triggers"],
+    };
+    load.beside_a_writer(&place, settings, &mut measures, &mut details)?;
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        // Where nobody waits for a disk, what is left is the processors and their caches.
+        let place = Place {
+            name: "memory_",
+            dir: memory,
+            sides: &["nobody", "control", "pinned", "lock-free"],
+        };
+        load.beside_a_writer(&place, settings, &mut measures, &mut details)?;
     }
-    let alone = median(rates.first().cloned().unwrap_or_default());
-    put("alone_k_transactions_s", alone / 1e3);
-    for (at, side) in sides.iter().enumerate().skip(1) {
-        let name = side.replace('-', "_");
-        let rate = median(rates.get(at).cloned().unwrap_or_default());
-        put(
-            &format!("{name}_writer_loss_percent"),
-            (1.0 - rate / alone) * 100.0,
-        );
-        if ["pinned", "lock-free"].contains(side) {
-            put(
-                &format!("{name}_lag_ms_p99"),
-                median(lags.get(at).cloned().unwrap_or_default()),
-            );
-        }
-    }
-    put("lock_free_merged_percent", merged / came.max(1.0) * 100.0);
     let verdicts = verdicts(&TARGETS, &measures);
     Ok(json!({ "measures": measures, "targets": verdicts, "details": details }))
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::mirror::{Mirror, seed};
 use crate::sqlite::collect::{Chunk, Collector};
 use crate::sqlite::config::{Mode, SqliteConfig};
+use crate::sqlite::downstream::Downstream;
 use crate::sqlite::follow::{Follower, Looked};
 use crate::sqlite::free::Free;
 use crate::sqlite::sink::{Row, SchemaChange, Shape, Sink};
@@ -35,15 +36,23 @@ impl Following {
     pub(super) fn open(
         config: &SqliteConfig,
         storage: &Arc<dyn Storage>,
-        resume: Option<Position>,
+        mut resume: Option<Position>,
+    ) -> Result<Self, SourceError> {
+        Self::open_to(config, storage, &mut resume)
+    }
+
+    pub(super) fn open_to(
+        config: &SqliteConfig,
+        storage: &Arc<dyn Storage>,
+        downstream: &mut dyn Downstream,
     ) -> Result<Self, SourceError> {
         let (follower, begun) = match config.mode {
             Mode::Pinned => {
-                let (follower, begun) = Follower::open(config, storage, resume)?;
+                let (follower, begun) = Follower::open(config, storage, downstream)?;
                 (Either::Pinned(Box::new(follower)), begun)
             }
             Mode::LockFree => {
-                let (follower, begun) = Free::open(config, storage, resume)?;
+                let (follower, begun) = Free::open(config, storage, downstream)?;
                 (Either::Free(Box::new(follower)), begun)
             }
         };

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
-use cdc_core::{ChangeEvent, Image, Op, Position, SourceErrorKind};
+use cdc_core::{
+    ChangeEvent, Image, Lineage, Lsn, Op, Position, RowImage, SourceError, SourceErrorKind,
+};
 use rusqlite::Connection;
 
 use super::following::Following;
 use super::mirror::dump;
 use super::workload::Random;
 use crate::sqlite::config::{Assist, Mode, SqliteConfig};
+use crate::sqlite::downstream::{Downstream, TakeBack};
 use crate::sqlite::files;
 
 /// Looks at the log after which what was committed must have come.
@@ -30,16 +33,15 @@ const TABLES: &str = "PRAGMA page_size = 512; PRAGMA journal_mode = WAL; PRAGMA 
 /// Rows by table and encoded key: what a consumer has that applies each change by key.
 type Copy = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
+fn place(event: &ChangeEvent, row: &RowImage) -> ((String, Vec<u8>), Vec<u8>) {
+    // The key is the first column of both tables.
+    let key = row.columns().unwrap().next_raw().unwrap().unwrap().to_vec();
+    let key = (event.relation.table.to_string(), key);
+    (key, row.as_bytes().to_vec())
+}
+
 fn apply(copy: &mut Copy, event: &ChangeEvent) {
-    let place = |image: &Image| {
-        let row = image.row().unwrap();
-        // The key is the first column of both tables.
-        let key = row.columns().unwrap().next_raw().unwrap().unwrap().to_vec();
-        (
-            (event.relation.table.to_string(), key),
-            row.as_bytes().to_vec(),
-        )
-    };
+    let place = |image: &Image| place(event, image.row().unwrap());
     match event.op {
         Op::Insert | Op::Update | Op::Read => {
             let (key, row) = place(&event.after);
@@ -66,6 +68,71 @@ fn rows(copy: &Copy) -> Vec<Vec<u8>> {
     rows
 }
 
+/// What is durable downstream.
+#[derive(Default)]
+struct Record {
+    copy: Copy,
+    end: Position,
+    /// All that was applied since the begin.
+    events: Vec<ChangeEvent>,
+    /// It can be taken back, as a journal can.
+    turns: bool,
+}
+
+impl Record {
+    fn end(&self) -> Option<Position> {
+        (self.end > Position::ZERO).then_some(self.end)
+    }
+
+    fn keep(&mut self, event: ChangeEvent) {
+        apply(&mut self.copy, &event);
+        self.end = if event.last {
+            Position::end_of(event.position.commit)
+        } else {
+            event.position
+        };
+        self.events.push(event);
+    }
+}
+
+impl Downstream for Record {
+    fn end(&self) -> Option<Position> {
+        self.end()
+    }
+
+    fn furthest(&self) -> Option<Position> {
+        self.end()
+    }
+
+    fn take_back(
+        &mut self,
+        _lineage: Lineage,
+        behind: Position,
+        commit: Lsn,
+    ) -> Result<bool, SourceError> {
+        if !self.turns {
+            return Ok(false);
+        }
+        let mut back = TakeBack::new();
+        for event in self.events.iter().filter(|event| event.position > behind) {
+            back.push(event)?;
+        }
+        assert!(
+            Position::before(commit) >= self.end,
+            "it comes after everything"
+        );
+        for event in back.events(commit, 0) {
+            let (key, row) = place(&event, event.before.row().or(event.after.row()).unwrap());
+            let there = self.copy.get(&key);
+            let expected = event.before.row().map(|_| &row);
+            assert_eq!(there, expected, "the consumer has what is taken back");
+            self.keep(event);
+        }
+        self.end = Position::end_of(commit);
+        Ok(true)
+    }
+}
+
 /// A database, its follower, and a consumer whose disk keeps what it says it keeps.
 struct Machine {
     following: Option<Following>,
@@ -73,12 +140,11 @@ struct Machine {
     disk: SimStorage,
     config: SqliteConfig,
     random: Random,
-    /// What is durable downstream.
-    copy: Copy,
-    durable: Position,
+    record: Record,
     /// What came and is not.
     taken: Vec<ChangeEvent>,
     refused: u64,
+    taken_back: u64,
     path: PathBuf,
     held: Vec<Arc<File>>,
     _dir: tempfile::TempDir,
@@ -108,10 +174,13 @@ impl Machine {
             disk: SimStorage::new(),
             config,
             random,
-            copy: Copy::new(),
-            durable: Position::ZERO,
+            record: Record {
+                turns: seed.is_multiple_of(2),
+                ..Record::default()
+            },
             taken: Vec::new(),
             refused: 0,
+            taken_back: 0,
             path,
             held: Vec::new(),
             _dir: dir,
@@ -144,7 +213,7 @@ impl Machine {
     /// One look; false if the disk failed.
     fn look(&mut self) -> bool {
         let following = self.following.as_mut().unwrap();
-        let looked = following.poll(self.durable);
+        let looked = following.poll(self.record.end);
         self.taken.extend(following.take());
         looked.is_ok()
     }
@@ -158,31 +227,26 @@ impl Machine {
     fn keep(&mut self, count: usize) {
         for event in self.taken.drain(..count) {
             // The rest of a transaction comes with what was kept of it.
-            if event.position <= self.durable {
-                continue;
+            if event.position > self.record.end {
+                self.record.keep(event);
             }
-            apply(&mut self.copy, &event);
-            self.durable = if event.last {
-                Position::end_of(event.position.commit)
-            } else {
-                event.position
-            };
         }
     }
 
     /// Begins, or begins again; false if the disk failed meanwhile.
     fn start(&mut self) -> bool {
-        let resume = (self.durable > Position::ZERO).then_some(self.durable);
-        let opened = Following::open(&self.config, &self.disk.shared(), resume);
+        let before = self.record.end;
+        let opened = Following::open_to(&self.config, &self.disk.shared(), &mut self.record);
+        self.taken_back += u64::from(self.record.end > before);
         let mut following = match opened {
             Ok(following) => following,
             Err(error) if error.kind == SourceErrorKind::Gap => {
                 assert!(error.to_string().contains("lost power"), "{error}");
+                assert!(!self.record.turns, "it can be taken back: {error}");
                 self.refused += 1;
                 // What the error asks for: an empty state, and a snapshot.
                 self.disk = SimStorage::new();
-                self.copy.clear();
-                self.durable = Position::ZERO;
+                self.record = Record::default();
                 let fresh = Following::open(&self.config, &self.disk.shared(), None).unwrap();
                 let calls = self.random.below(120);
                 self.disk.fail_after(calls, Failure::Stop);
@@ -271,7 +335,7 @@ impl Machine {
             assert!(self.look(), "the disk is sound");
             let came = self.taken.len();
             self.keep(came);
-            if (came > 0 || look == 0) && rows(&self.copy) == truth {
+            if (came > 0 || look == 0) && rows(&self.record.copy) == truth {
                 return;
             }
             // What is full goes on when the copy was brought forward.
@@ -297,7 +361,7 @@ fn machines(mode: Mode, count: u64) {
         number("CDC_SQLITE_SEED", 1),
         number("CDC_SQLITE_POWER_CUTS", count * 5).div_ceil(5),
     );
-    let mut refused = 0;
+    let (mut refused, mut taken_back) = (0, 0);
     for seed in first..first + count {
         let mut machine = Machine::new(seed, mode);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| machine.run(5)));
@@ -306,13 +370,15 @@ fn machines(mode: Mode, count: u64) {
             std::panic::resume_unwind(panic);
         }
         refused += machine.refused;
+        taken_back += machine.taken_back;
     }
     println!(
-        "{}: {} losses of power, {refused} refused",
+        "{}: {} losses of power, {refused} refused, {taken_back} times something was taken back",
         mode.name(),
         count * 5
     );
     assert!(refused < count * 5, "not every one is refused");
+    assert!(taken_back > 0, "what the state lost is taken back");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Stopping, crashing and going on.
 
-use cdc_core::{ChangeEvent, Op, Position, SourceErrorKind, WalSource};
-use cdc_wal::sqlite::{SqliteConfig, SqliteSource};
+use std::path::Path;
+
+use cdc_core::{ChangeEvent, Lineage, Lsn, Op, Position, SourceError, SourceErrorKind, WalSource};
+use cdc_wal::sqlite::{Downstream, SqliteConfig, SqliteSource};
 
 use super::support::{Application, Stage, error, events, is_merged as merged, show};
 
@@ -268,6 +270,76 @@ async fn an_old_copy_of_the_journal_is_a_gap() {
         .unwrap();
     source.close().await.unwrap();
     refused(stage.config(), Some(start), "old copy").await;
+}
+
+/// A journal that lost its end although an emitter has confirmed it.
+struct Shortened {
+    end: Position,
+    delivered: Position,
+}
+
+impl Downstream for Shortened {
+    fn end(&self) -> Option<Position> {
+        Some(self.end)
+    }
+
+    fn furthest(&self) -> Option<Position> {
+        Some(self.delivered)
+    }
+
+    fn take_back(&mut self, _: Lineage, _: Position, _: Lsn) -> Result<bool, SourceError> {
+        panic!("the journal has nothing the state does not know of")
+    }
+}
+
+/// Copies the files of a state directory.
+fn keep(from: &Path, to: &Path) -> std::io::Result<()> {
+    drop(std::fs::remove_dir_all(to));
+    std::fs::create_dir_all(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
+}
+
+/// The machine loses power: what an emitter has confirmed is gone from the journal and the state, and
+/// the application's log holds other transactions in its place, or the same. None of them is passed
+/// over as one that was delivered.
+#[tokio::test]
+async fn a_position_that_was_confirmed_is_given_to_nothing_else() {
+    let mut stage = Stage::new(TABLE);
+    stage.application.run("INSERT INTO t VALUES (0, 'z');");
+    let source = connect(stage.config()).await;
+    let end = source.start();
+    source.close().await.unwrap();
+    let state = stage.config().state_dir.unwrap();
+    let copy = stage.dir.path().join("copy");
+    keep(&state, &copy).unwrap();
+    let mut source = connect(stage.config()).await;
+    stage.application.run("INSERT INTO t VALUES (1, 'a');");
+    let first = events(&mut source, 1).await.remove(0);
+    source.close().await.unwrap();
+    keep(&copy, &state).unwrap();
+    let delivered = Position::end_of(first.position.commit);
+    let shortened = Shortened { end, delivered };
+    let mut source = SqliteSource::connect_to(stage.config(), Box::new(shortened))
+        .await
+        .unwrap();
+    stage.application.run("INSERT INTO t VALUES (2, 'b');");
+    let found = events(&mut source, 2).await;
+    assert_eq!(
+        shown(&found),
+        ["insert t -> 1,'a' .", "insert t -> 2,'b' ."],
+        "each alone: the log has them"
+    );
+    assert!(!found.iter().any(merged));
+    assert!(found[0].position > delivered, "{}", found[0].position);
+    source.close().await.unwrap();
+    // The same positions again, under the number the log has now.
+    let mut source = connect(stage.config()).await;
+    assert_eq!(events(&mut source, 2).await, found);
+    source.close().await.unwrap();
 }
 
 #[tokio::test]

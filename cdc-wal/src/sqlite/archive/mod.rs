@@ -22,10 +22,17 @@ const MAGIC: u32 = 0x4153_4b57;
 const HEAD: usize = 60;
 /// A segment that is larger is followed by another; in tests, so that there are several.
 const SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 64 << 20 };
+/// Names of segments, before their number.
+const ARCHIVE: &str = "archive-";
+const SPARE: &str = "spare-";
 /// The pages the copy of the database is being brought forward by.
 const FOLD: &str = "fold";
 /// Bytes written at once.
 const BLOCK: usize = 1 << 20;
+/// Segments that hold nothing more that is needed and are kept to be written over: of a new file the
+/// system makes, and later gives back, every page anew, which costs as much as all of decoding. As many
+/// as fill up between two advances of the copy.
+const SPARES_MAX: usize = 4;
 
 /// A transaction in the archive.
 #[derive(Clone, Debug)]
@@ -46,7 +53,7 @@ pub(crate) struct Archived {
 
 #[derive(Debug)]
 pub(crate) struct Segment {
-    file: Box<dyn StorageFile>,
+    file: Arc<dyn StorageFile>,
     path: PathBuf,
     number: u64,
 }
@@ -70,11 +77,14 @@ pub(crate) struct Archive {
     page_size: u32,
     active: Option<Arc<Segment>>,
     end: u64,
+    /// Bytes of the active segment's file: behind the end, those of a former use.
+    length: u64,
+    /// Full ones that are needed still, oldest first.
+    sealed: Vec<Arc<Segment>>,
+    spares: Vec<Arc<Segment>>,
     next: u64,
     /// The newest commit archived.
     last: Lsn,
-    /// Segments below this were given up.
-    trimmed: u64,
 }
 
 fn failed(verb: &str, path: &Path, cause: io::Error) -> SourceError {
@@ -200,22 +210,24 @@ impl Archive {
             page_size,
             active: None,
             end: 0,
+            length: 0,
+            sealed: Vec::new(),
+            spares: Vec::new(),
             next: 1,
             last: Lsn::ZERO,
-            trimmed: 0,
         };
+        remove_all(storage.as_ref(), &numbered(storage.as_ref(), dir, SPARE)?)?;
         let mut found: Vec<Archived> = Vec::new();
         let mut torn = false;
-        for (number, path) in segments(storage.as_ref(), dir)? {
+        for (number, path) in numbered(storage.as_ref(), dir, ARCHIVE)? {
             archive.next = number + 1;
             if torn {
                 // Written after what is cut off: nothing can be made of it.
-                let removed = storage.remove(&path);
-                removed.map_err(|cause| failed("remove", &path, cause))?;
+                remove_all(storage.as_ref(), &BTreeMap::from([(number, path)]))?;
                 continue;
             }
             let file = storage.open(&path, OpenMode::ReadWrite);
-            let file = file.map_err(|cause| failed("open", &path, cause))?;
+            let file = file.map_err(|cause| failed("open", &path, cause))?.into();
             let segment = Arc::new(Segment { file, path, number });
             let end = archive.index(&segment, &mut found)?;
             let length = segment.file.len();
@@ -225,8 +237,8 @@ impl Archive {
                 let cut = cut.and_then(|()| segment.file.sync_data());
                 cut.map_err(|cause| failed("cut", &segment.path, cause))?;
             }
-            archive.active = Some(segment);
-            archive.end = end;
+            archive.sealed.extend(archive.active.replace(segment));
+            (archive.end, archive.length) = (end, end);
         }
         archive.last = found.last().map_or(Lsn::ZERO, |last| last.commit);
         Ok((archive, found))
@@ -265,6 +277,7 @@ impl Archive {
         let segment = self.segment()?;
         let (archived, end) = write_record(&segment, self.end, &head, self.last, numbers, page)?;
         self.end = end;
+        self.length = self.length.max(end);
         self.last = head.commit;
         Ok(archived)
     }
@@ -280,7 +293,7 @@ impl Archive {
         let segment = &archived.segment;
         let cut = segment.file.set_len(start);
         cut.map_err(|cause| failed("cut", &segment.path, cause))?;
-        self.end = start;
+        (self.end, self.length) = (start, start);
         self.last = archived.before;
         Ok(())
     }
@@ -291,9 +304,34 @@ impl Archive {
         {
             return Ok(active.clone());
         }
-        let path = self.dir.join(format!("archive-{:010}", self.next));
-        let file = self.storage.open(&path, OpenMode::CreateNew);
-        let file = file.map_err(|cause| failed("create", &path, cause))?;
+        if let Some(full) = self.active.take() {
+            // What is left of a former use would be taken for the end of all there is.
+            if self.length > self.end {
+                let cut = full.file.set_len(self.end);
+                cut.map_err(|cause| failed("cut", &full.path, cause))?;
+            }
+            self.sealed.push(full);
+        }
+        let path = self.dir.join(format!("{ARCHIVE}{:010}", self.next));
+        // Nobody reads any more what it held.
+        let free = |spare: &Arc<Segment>| Arc::strong_count(&spare.file) == 1;
+        let (file, length) = match self.spares.iter().position(free) {
+            Some(at) => {
+                let spare = self.spares.swap_remove(at);
+                let taken = self.storage.rename(&spare.path, &path);
+                taken.map_err(|cause| failed("rename", &spare.path, cause))?;
+                let length = spare.file.len();
+                let length = length.map_err(|cause| failed("look at", &path, cause))?;
+                (spare.file.clone(), length)
+            }
+            None => {
+                let file = self.storage.open(&path, OpenMode::CreateNew);
+                (
+                    file.map_err(|cause| failed("create", &path, cause))?.into(),
+                    0,
+                )
+            }
+        };
         // Its name is not made durable: that would wait for the disk, and neither is what it holds.
         let segment = Arc::new(Segment {
             file,
@@ -301,40 +339,58 @@ impl Archive {
             number: self.next,
         });
         self.next += 1;
-        self.end = 0;
+        (self.end, self.length) = (0, length);
         self.active = Some(segment.clone());
         Ok(segment)
     }
 
-    /// The number below which segments hold nothing but what was confirmed, if there may be any;
-    /// `oldest` is the oldest transaction that was not.
-    pub(crate) fn not_needed_below(&mut self, oldest: Option<&Archived>) -> Option<u64> {
-        let below = match oldest {
-            Some(oldest) => oldest.segment.number,
-            // Nothing is needed: the active one is given up too once it is worth it.
-            None if self.end < BLOCK as u64 => {
-                self.active.as_ref().map_or(0, |active| active.number)
+    /// Gives up the segments that hold nothing but what was confirmed; `oldest` is the oldest
+    /// transaction that was not. Some are kept to be written over, the others are to be removed.
+    pub(crate) fn give_up(
+        &mut self,
+        oldest: Option<&Archived>,
+    ) -> Result<BTreeMap<u64, PathBuf>, SourceError> {
+        let below = oldest.map_or(self.next, |oldest| oldest.segment.number);
+        // The active one is given up too once it is worth it.
+        if oldest.is_none() && self.end >= BLOCK as u64 {
+            self.sealed.extend(self.active.take());
+        }
+        let needed = self.sealed.iter().position(|full| full.number >= below);
+        let count = needed.unwrap_or(self.sealed.len());
+        let mut removed = BTreeMap::new();
+        for full in self.sealed.drain(..count) {
+            if self.spares.len() >= SPARES_MAX {
+                removed.insert(full.number, full.path.clone());
+                continue;
             }
-            None => {
-                self.active = None;
-                self.next
-            }
-        };
-        let more = below > self.trimmed;
-        self.trimmed = below;
-        more.then_some(below)
+            let path = self.dir.join(format!("{SPARE}{:010}", full.number));
+            let renamed = self.storage.rename(&full.path, &path);
+            renamed.map_err(|cause| failed("rename", &full.path, cause))?;
+            self.spares.push(Arc::new(Segment {
+                file: full.file.clone(),
+                path,
+                number: full.number,
+            }));
+        }
+        Ok(removed)
     }
 
     /// Removes everything, with what the copy was being brought forward by.
     pub(crate) fn clear(&mut self) -> Result<(), SourceError> {
         self.active = None;
-        self.end = 0;
+        self.sealed.clear();
+        self.spares.clear();
+        (self.end, self.length) = (0, 0);
         let fold = self.dir.join(FOLD);
         if self.storage.exists(&fold) {
             let removed = self.storage.remove(&fold);
             removed.map_err(|cause| failed("remove", &fold, cause))?;
         }
-        remove_below(self.storage.as_ref(), &self.dir, self.next)
+        let storage = self.storage.as_ref();
+        for name in [ARCHIVE, SPARE] {
+            remove_all(storage, &numbered(storage, &self.dir, name)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -440,7 +496,7 @@ pub(crate) fn write_fold(
     };
     let file = file.map_err(|cause| failed("open", &path, cause))?;
     let segment = Arc::new(Segment {
-        file,
+        file: file.into(),
         path,
         number: 0,
     });
@@ -476,29 +532,32 @@ pub(crate) fn read_fold(
     let file = storage.open(&path, OpenMode::Read);
     let file = file.map_err(|cause| failed("open", &path, cause))?;
     let segment = Arc::new(Segment {
-        file,
+        file: file.into(),
         path,
         number: 0,
     });
     Ok(read_record(&segment, 0, page_size)?.map(|(fold, _)| fold))
 }
 
-/// The segments in a directory, by number.
-fn segments(storage: &dyn Storage, dir: &Path) -> Result<BTreeMap<u64, PathBuf>, SourceError> {
-    let names = storage.list(dir);
-    let names = names.map_err(|cause| failed("list", dir, cause))?;
-    let number = |name: &String| name.strip_prefix("archive-")?.parse::<u64>().ok();
-    let segment = |name: String| Some((number(&name)?, dir.join(name)));
-    Ok(names.into_iter().filter_map(segment).collect())
-}
-
-/// Removes the segments below a number.
-pub(crate) fn remove_below(
+/// The files of a directory whose name is this one and a number, by number.
+fn numbered(
     storage: &dyn Storage,
     dir: &Path,
-    below: u64,
+    name: &str,
+) -> Result<BTreeMap<u64, PathBuf>, SourceError> {
+    let names = storage.list(dir);
+    let names = names.map_err(|cause| failed("list", dir, cause))?;
+    let number = |file: &String| file.strip_prefix(name)?.parse::<u64>().ok();
+    let path = |file: String| Some((number(&file)?, dir.join(file)));
+    Ok(names.into_iter().filter_map(path).collect())
+}
+
+/// Removes some files.
+pub(crate) fn remove_all(
+    storage: &dyn Storage,
+    files: &BTreeMap<u64, PathBuf>,
 ) -> Result<(), SourceError> {
-    for (_, path) in segments(storage, dir)?.range(..below) {
+    for path in files.values() {
         let removed = storage.remove(path);
         removed.map_err(|cause| failed("remove", path, cause))?;
     }
@@ -506,59 +565,4 @@ pub(crate) fn remove_below(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cdc_core::testing::sim_storage::SimStorage;
-
-    const PAGE: u32 = 512;
-
-    fn append(archive: &mut Archive, commit: u64, pages: u32) -> Archived {
-        let head = Head {
-            commit: Lsn(commit),
-            salts: Salts::default(),
-            checksum: Checksum::default(),
-            count: pages,
-            micros: 0,
-            merged: false,
-        };
-        let numbers: Vec<u32> = (1..=pages).collect();
-        let page = |_| Ok(vec![7; PAGE as usize].into());
-        archive.append(head, &numbers, page).unwrap()
-    }
-
-    /// What is taken back was longer than what comes next, and that is in segments behind it.
-    #[test]
-    fn what_was_taken_back_hides_nothing_behind_it() {
-        let (storage, dir) = (SimStorage::new().shared(), Path::new("/state"));
-        let (mut archive, _) = Archive::open(&storage, dir, PAGE).unwrap();
-        append(&mut archive, 1, 2);
-        let long = append(&mut archive, 2, 90);
-        archive.undo(&long).unwrap();
-        for commit in 3..8 {
-            append(&mut archive, commit, 14);
-        }
-        assert!(archive.next > 2, "there are several segments");
-        let (_, found) = Archive::open(&storage, dir, PAGE).unwrap();
-        let commits: Vec<u64> = found.iter().map(|one| one.commit.0).collect();
-        assert_eq!(commits, [1, 3, 4, 5, 6, 7]);
-    }
-
-    /// The middle of the archive is lost with its name: what is behind it is not used.
-    #[test]
-    fn a_segment_that_is_gone_is_the_end() {
-        let (storage, dir) = (SimStorage::new().shared(), Path::new("/state"));
-        let (mut archive, _) = Archive::open(&storage, dir, PAGE).unwrap();
-        for commit in 1..12 {
-            append(&mut archive, commit, 14);
-        }
-        assert!(archive.next > 3, "there are several segments");
-        storage.remove(&dir.join("archive-0000000002")).unwrap();
-        let (_, found) = Archive::open(&storage, dir, PAGE).unwrap();
-        let commits: Vec<u64> = found.iter().map(|one| one.commit.0).collect();
-        assert!(!commits.is_empty() && commits.len() < 11, "{commits:?}");
-        assert!(
-            commits.windows(2).all(|pair| pair[0] + 1 == pair[1]),
-            "{commits:?}"
-        );
-    }
-}
+mod tests;

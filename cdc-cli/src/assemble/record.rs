@@ -1,0 +1,106 @@
+//! The journal as a source sees it at its start: how far it reaches, and that what it holds can be taken
+//! back.
+
+use cdc_core::{
+    BatchLimit, EventBatch, Journal as _, Lineage, Lsn, Position, SourceError, SourceErrorKind,
+    wall_micros,
+};
+use cdc_wal::sqlite::{Downstream, TakeBack};
+use cdc_wal::{FileJournal, JournalConfig, StartAt};
+use tracing::warn;
+
+use super::start::LogView;
+
+/// What was captured and delivered before this start.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    journal: JournalConfig,
+    /// Where the journal ends, if there is one.
+    end: Option<Position>,
+    /// The highest checkpoint: an emitter may have delivered what the journal has lost since.
+    delivered: Option<Position>,
+}
+
+impl Record {
+    /// Looks at the journal; nothing is opened for writing.
+    ///
+    /// # Errors
+    /// From a journal that is damaged.
+    pub(crate) fn of(
+        journal: &JournalConfig,
+        delivered: Option<Position>,
+    ) -> Result<Self, SourceError> {
+        let end = if journal.dir.join("control").exists() {
+            Some(LogView::Directory(journal.dir.clone()).extent()?.end)
+        } else {
+            None
+        };
+        Ok(Self {
+            journal: journal.clone(),
+            end,
+            delivered,
+        })
+    }
+
+    /// The events behind a position, turned around; `None` if that cannot be done.
+    fn turned(&self, behind: Position) -> Result<Option<TakeBack>, SourceError> {
+        let view = LogView::Directory(self.journal.dir.clone());
+        let extent = view.extent()?;
+        if extent.oldest > behind {
+            return Ok(None);
+        }
+        let mut tail = view.tail(StartAt::After(behind))?;
+        let limit = BatchLimit::default();
+        let mut back = TakeBack::new();
+        while let Some(batch) = tail.poll_batch(&limit)? {
+            for event in batch.events() {
+                match back.push(event) {
+                    Ok(()) => {}
+                    Err(error) if error.kind == SourceErrorKind::Gap => {
+                        warn!(error = %error, from = %behind, "what the journal holds behind the source's state stays");
+                        return Ok(None);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if batch.end() >= extent.end {
+                break;
+            }
+        }
+        Ok(Some(back))
+    }
+}
+
+impl Downstream for Record {
+    fn end(&self) -> Option<Position> {
+        self.end
+    }
+
+    fn furthest(&self) -> Option<Position> {
+        self.end.max(self.delivered)
+    }
+
+    fn take_back(
+        &mut self,
+        lineage: Lineage,
+        behind: Position,
+        commit: Lsn,
+    ) -> Result<bool, SourceError> {
+        let source = LogView::Directory(self.journal.dir.clone())
+            .extent()?
+            .source;
+        if source.lineage != lineage {
+            // It is refused when it is opened.
+            return Ok(false);
+        }
+        let Some(back) = self.turned(behind)? else {
+            return Ok(false);
+        };
+        let mut journal = FileJournal::open(self.journal.clone(), &source)?;
+        let events = back.events(commit, wall_micros());
+        let end = Position::end_of(commit);
+        journal.append(&EventBatch::new(source, events, end))?;
+        self.end = Some(journal.flush()?);
+        Ok(true)
+    }
+}
