@@ -148,8 +148,11 @@ impl Inspector {
     /// damaged or do not belong together.
     pub fn open(storage: Arc<dyn Storage>, dir: impl AsRef<Path>) -> Result<Self, LogError> {
         let dir = dir.as_ref();
-        let bases = segment::list(storage.as_ref(), dir)?;
-        let (id, _, newest) = catalog(storage.as_ref(), dir, &bases)?;
+        let (bases, (id, _, newest)) = segment::untrimmed(|| {
+            let bases = segment::list(storage.as_ref(), dir)?;
+            let found = catalog(storage.as_ref(), dir, &bases)?;
+            Ok((bases, found))
+        })?;
         let control = Control::load(storage.as_ref(), dir)?
             .filter(|control| control.uuid == id.uuid && control.epoch == id.epoch);
         Ok(Self {

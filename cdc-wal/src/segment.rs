@@ -10,6 +10,9 @@ use crate::{LogError, LogErrorKind};
 
 /// The next segment while it is being prepared.
 pub(crate) const PREPARED: &str = "next.tmp";
+/// How often a list of segments is taken anew when some of it is trimmed before it was looked at. A
+/// writer trims far less often than a look takes.
+const LOOKS: u32 = 16;
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -158,6 +161,18 @@ pub(crate) fn prepare(
 /// The name of the segment with this base.
 pub(crate) fn file_name(base: u64) -> String {
     format!("{base:016x}.wal")
+}
+
+/// Looks at the segments of a log that another process may write: what it trims meanwhile is looked
+/// for again, in a new list.
+pub(crate) fn untrimmed<T>(mut look: impl FnMut() -> Result<T, LogError>) -> Result<T, LogError> {
+    for _ in 1..LOOKS {
+        match look() {
+            Err(error) if error.kind == LogErrorKind::Trimmed => {}
+            looked => return looked,
+        }
+    }
+    look()
 }
 
 /// Bases of the segments in a directory, ascending.

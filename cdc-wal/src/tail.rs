@@ -133,6 +133,15 @@ impl WalTail {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LogError> {
         let dir = dir.as_ref();
+        segment::untrimmed(|| Self::remote(storage.clone(), dir, start, clock.clone()))
+    }
+
+    fn remote(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        start: StartAt,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LogError> {
         let bases = segment::list(storage.as_ref(), dir)?;
         let (id, segments, newest) = catalog(storage.as_ref(), dir, &bases)?;
         let path = dir.join(CONTROL);

@@ -23,3 +23,4 @@ mod savepoint;
 mod sqlite;
 mod support;
 mod tail;
+mod trimming;
