@@ -7,6 +7,7 @@ use cdc_core::storage::StdStorage;
 use cdc_core::{Image, Lsn, SourceError};
 use cdc_wal::inspect::{ChangeInfo, FrameInfo, Inspector};
 use cdc_wal::repair::{self, RepairMode};
+use cdc_wal::{LogError, LogErrorKind};
 use serde_json::json;
 
 use crate::args::{Global, OutputFormat, WalCommand, WalDumpArgs, WalRepairArgs};
@@ -39,7 +40,7 @@ fn open(dir: &PathBuf) -> Result<Inspector, CliError> {
     Inspector::open(StdStorage::shared(), dir).map_err(|error| wal_error(dir, error))
 }
 
-fn log_error(error: cdc_wal::LogError) -> CliError {
+fn log_error(error: LogError) -> CliError {
     SourceError::from(error).into()
 }
 
@@ -217,7 +218,7 @@ fn repair_log(args: &WalRepairArgs, dir: &PathBuf, global: &Global) -> Result<Ex
     } else {
         repair::plan(&storage, dir, mode)
     };
-    let report = report.map_err(log_error)?;
+    let report = report.map_err(|error| wal_error(dir, error))?;
     answer(
         global.output,
         || {
@@ -277,7 +278,8 @@ fn dump(args: &WalDumpArgs, dir: &PathBuf, global: &Global) -> Result<Exit, CliE
     let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let mut frames = log.frames(from);
     for _ in 0..limit {
-        let Some(frame) = frames.next().transpose().map_err(log_error)? else {
+        let next = frames.next().transpose();
+        let Some(frame) = next.map_err(|error| not_a_frame(&log, from, error))? else {
             break;
         };
         let changes = if args.rows {
@@ -308,6 +310,16 @@ fn dump(args: &WalDumpArgs, dir: &PathBuf, global: &Global) -> Result<Exit, CliE
     }
     finish(out.flush())?;
     Ok(Exit::Done)
+}
+
+/// What stands where nothing begins looks damaged; says so only of what is.
+fn not_a_frame(log: &Inspector, from: Lsn, error: LogError) -> CliError {
+    match log.changes(from) {
+        Err(absent) if absent.kind == LogErrorKind::NotFound => {
+            CliError::from_error(Exit::Usage, absent)
+        }
+        _ => log_error(error),
+    }
 }
 
 fn frame_text(frame: &FrameInfo) -> String {

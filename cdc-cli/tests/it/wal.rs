@@ -75,3 +75,44 @@ fn rows_are_dumped_when_asked_for_and_json_stays_json() {
             .all(|line| line.get("rows").is_none())
     );
 }
+
+#[test]
+fn a_place_where_nothing_begins_is_not_called_damaged() {
+    let (tool, _) = log();
+    let first = json(
+        tool.answer(&["wal", "dump", "wal", "-o", "json"])
+            .lines()
+            .next()
+            .unwrap(),
+    );
+    let first = first["lsn"].as_str().unwrap();
+    let middle = format!("{}8", &first[..first.len() - 1]);
+    let run = tool.run(&["wal", "dump", "wal", "--from", &middle]);
+    assert_eq!((run.code, run.out.as_str()), (2, ""), "{}", run.err);
+    assert!(
+        run.err.contains(&format!("no frame begins at {middle}")),
+        "{}",
+        run.err
+    );
+    assert!(!run.err.contains("damaged"), "{}", run.err);
+}
+
+#[test]
+fn a_repair_of_nothing_says_so_as_the_other_commands_do() {
+    let tool = Tool::new();
+    std::fs::create_dir(tool.path("empty")).unwrap();
+    for command in [
+        &["info"][..],
+        &["dump"],
+        &["verify"],
+        &["repair"],
+        &["repair", "--apply"],
+    ] {
+        for name in ["empty", "missing"] {
+            let run = tool.run(&[&["wal"][..], command, &[name]].concat());
+            assert_eq!(run.code, 4, "{command:?} {name}: {}", run.err);
+            assert!(run.err.contains("there is none"), "{}", run.err);
+        }
+    }
+    assert_eq!(std::fs::read_dir(tool.path("empty")).unwrap().count(), 0);
+}
