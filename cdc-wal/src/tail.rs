@@ -133,14 +133,14 @@ impl WalTail {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LogError> {
         let dir = dir.as_ref();
-        segment::untrimmed(|| Self::remote(storage.clone(), dir, start, clock.clone()))
+        segment::untrimmed(|| Self::remote(&storage, dir, start, &clock))
     }
 
     fn remote(
-        storage: Arc<dyn Storage>,
+        storage: &Arc<dyn Storage>,
         dir: &Path,
         start: StartAt,
-        clock: Arc<dyn Clock>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, LogError> {
         let bases = segment::list(storage.as_ref(), dir)?;
         let (id, segments, newest) = catalog(storage.as_ref(), dir, &bases)?;
@@ -175,13 +175,13 @@ impl WalTail {
                 (position, locate(&mut frames, &segments, position, visible)?)
             }
         };
-        let frames = FrameReader::new(storage, dir, id, true);
+        let frames = FrameReader::new(storage.clone(), dir, id, true);
         let assembler =
             Assembler::new(frames, begin, after, TAIL_MEMORY_BYTES, visible.max(begin))?;
         Ok(Self {
             source: Arc::new(newest.header.source),
             view,
-            clock,
+            clock: clock.clone(),
             assembler,
             cursor: None,
         })
