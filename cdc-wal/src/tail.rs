@@ -133,7 +133,7 @@ impl WalTail {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LogError> {
         let dir = dir.as_ref();
-        segment::untrimmed(|| Self::remote(&storage, dir, start, &clock))
+        segment::untrimmed(move || Self::remote(&storage, dir, start, &clock))
     }
 
     fn remote(
