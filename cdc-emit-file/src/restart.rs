@@ -16,7 +16,7 @@ use crate::framing::{Framing, Scan, scan};
 use crate::manifest::{self, Entry, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
-use crate::writer::{OpenFile, Output, Writer, state_of};
+use crate::writer::{OpenFile, Output, Writer, append_line, state_of};
 use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
 
 /// A data file of ours in the directory.
@@ -58,6 +58,7 @@ struct Listed {
 impl Writer {
     pub(crate) fn restart(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
         self.compressor.stop();
+        self.quiet();
         self.own_directory()?;
         self.remove_unfinished()?;
         let position = from.map(|checkpoint| checkpoint.position);
@@ -95,7 +96,6 @@ impl Writer {
         }
         self.written = position.unwrap_or_default();
         self.dirty_since = None;
-        self.syncing = None;
         self.lost = None;
         self.whole = true;
         self.mark = self.mark_now();
@@ -380,8 +380,13 @@ impl Writer {
         };
         let (line, chain) = manifest::line(&entry, None, &self.out.chain);
         let manifest = manifest::path(&self.config.path);
-        self.append_line(self.out.manifest_len, &line)
-            .map_err(|cause| io_error("append to", &manifest, cause))?;
+        append_line(
+            &*self.config.storage,
+            &self.config.path,
+            self.out.manifest_len,
+            &line,
+        )
+        .map_err(|cause| io_error("append to", &manifest, cause))?;
         if found.form == Form::Part {
             self.rename_closed(&found.text)?;
         }

@@ -3,7 +3,7 @@
 //! It does what it is told in the order it is told ([`Command`]), whether the emitter's own thread or
 //! the one beside it ([`crate::beside`]) calls.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -63,6 +63,8 @@ pub(crate) struct Writer {
     pub(crate) dirty_since: Option<Duration>,
     /// A sync on a thread of its own, and what is durable when it is done.
     pub(crate) syncing: Option<Syncing>,
+    /// A file that is closed on a thread of its own. The mark stays before its end until it is done.
+    closing: Option<Closing>,
     /// Something accepted may be gone: nothing is taken until the lane has gone back.
     pub(crate) lost: Option<Loss>,
 }
@@ -71,6 +73,13 @@ pub(crate) struct Writer {
 pub(crate) struct Syncing {
     mark: DurableMark,
     thread: JoinHandle<std::io::Result<()>>,
+}
+
+/// A close that runs beside the writer.
+struct Closing {
+    closable: Arc<Closable>,
+    /// `None` once there was no room for it: the writer tries again.
+    thread: Option<JoinHandle<Result<(), Failure>>>,
 }
 
 /// What failed.
@@ -162,6 +171,7 @@ impl Writer {
             whole: true,
             dirty_since: None,
             syncing: None,
+            closing: None,
             lost: None,
         }
     }
@@ -215,10 +225,14 @@ impl Writer {
             return Ok(());
         }
         match command {
-            Command::Chunk(chunk) => self.write(chunk),
+            Command::Chunk(chunk) => {
+                self.closed(false)?;
+                self.write(chunk)
+            }
             Command::Close => {
-                self.close()?;
-                if self.whole {
+                let beside = matches!(self.config.fsync, Fsync::Interval(_));
+                self.close(beside)?;
+                if self.whole && self.closing.is_none() {
                     self.settle();
                 }
                 Ok(())
@@ -377,71 +391,91 @@ impl Writer {
 
     /// Closes the open file, for a restart.
     pub(crate) fn close_open(&mut self) -> Result<(), EmitError> {
-        self.close().map_err(|failure| match failure {
+        self.close(false).map_err(|failure| match failure {
             Failure::Again(error) => error,
             Failure::Lost(loss) => loss.error(),
         })
     }
 
-    /// Closes the open file: its bytes durable, a line in the manifest, then its final name. Every
-    /// step may be done again.
-    fn close(&mut self) -> Result<(), Failure> {
+    /// Closes the open file, `beside` on a thread of its own. Every step may be done again.
+    fn close(&mut self, beside: bool) -> Result<(), Failure> {
+        self.closed(true)?;
         self.synced(true)?;
-        let FileConfig {
-            storage, path: dir, ..
-        } = &self.config;
-        let Some(open) = &mut self.out.open else {
+        let dir = &self.config.path;
+        if let Some(open) = &mut self.out.open {
+            open.mend().map_err(|cause| {
+                let part = dir.join(format!("{}{PART}", open.name));
+                Failure::lost(format!("cut {}", part.display()), &cause)
+            })?;
+        }
+        let Some(open) = &self.out.open else {
             return Ok(());
         };
-        let part = dir.join(format!("{}{PART}", open.name));
-        let lost = |what: &str, cause| Failure::lost(format!("{what} {}", part.display()), &cause);
-        open.mend().map_err(|cause| lost("cut", cause))?;
-        open.sync(&**storage, dir)
-            .map_err(|cause| lost("sync", cause))?;
-        let entry = Entry {
-            sequence: self.out.sequence + 1,
-            name: open.name.clone(),
-            events: open.events,
-            lines: open.lines,
-            bytes: open.length,
-            crc: open.crc,
-            hash: open.hash.finalize().into(),
-        };
-        let range = match (self.out.lineage, open.last) {
-            (Some(lineage), Some(last)) => Some(Range {
-                lineage,
-                first: open.first,
-                last,
-            }),
-            _ => None,
-        };
-        crash::point("file-closing");
-        let (line, chain) = manifest::line(&entry, range, &self.out.chain);
-        let written = self.append_line(self.out.manifest_len, &line);
-        written.map_err(|cause| {
-            let path = manifest::path(dir);
-            if is_full(&cause) {
-                Failure::Again(io_error("append to", &path, cause))
-            } else {
-                Failure::lost(format!("append to {}", path.display()), &cause)
+        let closable = Arc::new(Closable::new(&self.config, &self.out, open));
+        if beside && open.file.as_std().is_some() {
+            let to_close = closable.clone();
+            let begun = std::thread::Builder::new()
+                .name("cdc-file-close".to_owned())
+                .spawn(move || to_close.close());
+            if let Ok(thread) = begun {
+                self.closing = Some(Closing {
+                    closable,
+                    thread: Some(thread),
+                });
+                self.dirty_since = None;
+                self.out.open = None;
+                return Ok(());
             }
-        })?;
-        crash::point("file-listed");
-        storage
-            .rename(&part, &dir.join(&entry.name))
-            .and_then(|()| storage.sync_dir(dir))
-            .map_err(|cause| lost("rename", cause))?;
-        crash::point("file-closed");
-        info!(file = %entry.name, events = entry.events, bytes = entry.bytes, "file closed");
-        if self.config.compress == Compress::Gzip {
-            self.compressor.add(entry.name);
         }
+        closable.close()?;
         self.dirty_since = None;
         self.out.open = None;
-        self.out.sequence += 1;
-        self.out.manifest_len += line.len() as u64;
-        self.out.chain = chain;
+        self.note_closed(&closable);
         Ok(())
+    }
+
+    /// Takes the result of the close that runs beside the writer, if it has ended, or waits for it; false if
+    /// it goes on. Where there was no room the writer does it again.
+    fn closed(&mut self, wait: bool) -> Result<bool, Failure> {
+        let Some(closing) = &mut self.closing else {
+            return Ok(true);
+        };
+        let closable = closing.closable.clone();
+        match closing.thread.take_if(|t| wait || t.is_finished()) {
+            Some(thread) => thread.join().unwrap_or_else(|_| {
+                Err(Failure::Lost(Loss {
+                    what: format!("close a file in {}", self.config.path.display()),
+                    cause: "its thread panicked".to_owned(),
+                }))
+            }),
+            None if closing.thread.is_some() => return Ok(false),
+            None => closable.close(),
+        }?;
+        self.closing = None;
+        self.note_closed(&closable);
+        Ok(true)
+    }
+
+    /// Waits for what runs beside the writer, whatever comes of it: nothing happens behind its back then.
+    pub(crate) fn quiet(&mut self) {
+        self.syncing = None;
+        if let Some(Closing {
+            thread: Some(thread),
+            ..
+        }) = self.closing.take()
+            && thread.join().is_err()
+        {
+            warn!("the thread that closes a file panicked");
+        }
+    }
+
+    fn note_closed(&mut self, closable: &Closable) {
+        if self.config.compress == Compress::Gzip {
+            self.compressor.add(closable.entry.name.clone());
+        }
+        self.out.sequence += 1;
+        self.out.manifest_len += closable.line.len() as u64;
+        self.out.chain = closable.chain;
     }
 
     /// Does what is due between batches.
@@ -458,6 +492,13 @@ impl Writer {
             }
             Fsync::None => false,
         };
+        match self.closed(sync) {
+            Ok(true) => {}
+            // The mark waits for it, and so does the sync that would move it.
+            Ok(false) => return Ok(()),
+            Err(Failure::Again(_)) if !sync => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
         self.synced(sync)?;
         // One at a time: until it is done, what is written since waits for the next.
         if self.dirty_since.is_some() && (sync || due && self.syncing.is_none()) {
@@ -487,27 +528,117 @@ impl Writer {
         self.syncing = None;
         self.out.open = None;
     }
+}
 
-    /// Writes a line behind the manifest's known lines, over whatever stands there, and makes it
-    /// durable. A new descriptor each time, for one that failed must not be used again.
-    pub(crate) fn append_line(&self, manifest_len: u64, line: &str) -> std::io::Result<()> {
-        let (storage, dir) = (&self.config.storage, &self.config.path);
-        let path = manifest::path(dir);
-        let new = !storage.exists(&path);
-        let mode = if new {
-            OpenMode::CreateNew
-        } else {
-            OpenMode::ReadWrite
+impl Drop for Writer {
+    /// The directory is ours until nothing is done in it any more.
+    fn drop(&mut self) {
+        self.quiet();
+    }
+}
+
+/// Everything that is needed to close a file, wherever that is done.
+struct Closable {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    file: Arc<dyn StorageFile>,
+    name_dirty: bool,
+    entry: Entry,
+    /// Its line in the manifest, where that line begins, and the chain hash behind it.
+    line: String,
+    manifest_len: u64,
+    chain: Hash,
+}
+
+impl Closable {
+    fn new(config: &FileConfig, out: &Output, open: &OpenFile) -> Self {
+        let entry = Entry {
+            sequence: out.sequence + 1,
+            name: open.name.clone(),
+            events: open.events,
+            lines: open.lines,
+            bytes: open.length,
+            crc: open.crc,
+            hash: open.hash.finalize().into(),
         };
-        let file = storage.open(&path, mode)?;
-        file.set_len(manifest_len)?;
-        file.write_all_at(line.as_bytes(), manifest_len)?;
-        file.sync_data()?;
-        if manifest_len == 0 {
-            storage.sync_dir(dir)?;
+        let range = match (out.lineage, open.last) {
+            (Some(lineage), Some(last)) => Some(Range {
+                lineage,
+                first: open.first,
+                last,
+            }),
+            _ => None,
+        };
+        let (line, chain) = manifest::line(&entry, range, &out.chain);
+        Self {
+            storage: config.storage.clone(),
+            dir: config.path.clone(),
+            file: open.file.clone(),
+            name_dirty: open.name_dirty,
+            entry,
+            line,
+            manifest_len: out.manifest_len,
+            chain,
         }
+    }
+
+    /// The file's bytes durable, a line in the manifest, then its final name. Every step may be done again.
+    fn close(&self) -> Result<(), Failure> {
+        let (storage, dir) = (&*self.storage, &self.dir);
+        let part = dir.join(format!("{}{PART}", self.entry.name));
+        let lost = |what: &str, cause| Failure::lost(format!("{what} {}", part.display()), &cause);
+        self.file
+            .sync_data()
+            .and_then(|()| {
+                if self.name_dirty {
+                    storage.sync_dir(dir)?;
+                }
+                Ok(())
+            })
+            .map_err(|cause| lost("sync", cause))?;
+        crash::point("file-closing");
+        append_line(storage, dir, self.manifest_len, &self.line).map_err(|cause| {
+            let path = manifest::path(dir);
+            if is_full(&cause) {
+                Failure::Again(io_error("append to", &path, cause))
+            } else {
+                Failure::lost(format!("append to {}", path.display()), &cause)
+            }
+        })?;
+        crash::point("file-listed");
+        storage
+            .rename(&part, &dir.join(&self.entry.name))
+            .and_then(|()| storage.sync_dir(dir))
+            .map_err(|cause| lost("rename", cause))?;
+        crash::point("file-closed");
+        info!(file = %self.entry.name, events = self.entry.events, bytes = self.entry.bytes, "file closed");
         Ok(())
     }
+}
+
+/// Writes a line behind the manifest's known lines, over whatever stands there, and makes it
+/// durable. A new descriptor each time, for one that failed must not be used again.
+pub(crate) fn append_line(
+    storage: &dyn Storage,
+    dir: &Path,
+    manifest_len: u64,
+    line: &str,
+) -> std::io::Result<()> {
+    let path = manifest::path(dir);
+    let new = !storage.exists(&path);
+    let mode = if new {
+        OpenMode::CreateNew
+    } else {
+        OpenMode::ReadWrite
+    };
+    let file = storage.open(&path, mode)?;
+    file.set_len(manifest_len)?;
+    file.write_all_at(line.as_bytes(), manifest_len)?;
+    file.sync_data()?;
+    if manifest_len == 0 {
+        storage.sync_dir(dir)?;
+    }
+    Ok(())
 }
 
 impl OpenFile {
@@ -520,7 +651,7 @@ impl OpenFile {
         Ok(())
     }
 
-    fn sync(&mut self, storage: &dyn Storage, dir: &std::path::Path) -> std::io::Result<()> {
+    fn sync(&mut self, storage: &dyn Storage, dir: &Path) -> std::io::Result<()> {
         self.file.sync_data()?;
         if self.name_dirty {
             storage.sync_dir(dir)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::lane::LaneError;
 use super::metrics::Fate;
 use super::order::{Place, place};
+use super::parked::{KeyHash, key_hashes};
 use super::run::Running;
 use super::window::Numbers;
 use super::workers::{Item, Job, Pending, Slice, Worker};
@@ -23,12 +24,13 @@ const KEYLESS_NAMED_MAX: usize = 256;
 
 impl Running {
     /// Puts events into the workers' queues, with the numbers they have in the window. `originals` are
-    /// the events before transforms, one an event, or empty.
+    /// the events before transforms, one an event, or empty; `hashes` those of their keys, or empty.
     pub(super) fn enqueue(
         &mut self,
         batch: EventBatch,
         originals: Vec<ChangeEvent>,
         numbers: Numbers,
+        hashes: &[Option<(KeyHash, KeyHash)>],
     ) {
         let (source, end) = (batch.source().clone(), batch.end());
         let last_commit = batch
@@ -58,10 +60,14 @@ impl Running {
         }
         let mut originals = originals.into_iter();
         let (mut anyone, mut stretch) = (0, 0);
-        for (number, event) in numbers.iter().zip(batch.into_events()) {
+        for (nth, (number, event)) in numbers.iter().zip(batch.into_events()).enumerate() {
             let original = originals.next();
             let captured = original.as_ref().unwrap_or(&event);
-            let at = place(self.config.order, captured, count);
+            let hashes = || match hashes.get(nth) {
+                Some(known) => *known,
+                None => key_hashes(captured).ok().flatten(),
+            };
+            let at = place(self.config.order, captured, hashes, count);
             let (owner, fence) = match at {
                 Place::One(owner) => (owner, None),
                 Place::Any => {

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::OnDeadKey;
 use super::lane::LaneError;
 use super::metrics::Fate;
-use super::parked::{Behind, Scope};
+use super::parked::{Behind, KeyHash, Scope};
 use super::run::Running;
 use super::window::Numbers;
 use crate::crash;
@@ -50,7 +50,7 @@ impl Running {
         Ok(Some(event))
     }
 
-    /// A letter for an event that waits behind a dead one, if it does.
+    /// A letter for an event that waits behind a dead one, if it does; `hashes` are those of its key.
     ///
     /// # Errors
     /// [`LaneError::Dlq`] if no further key may wait.
@@ -58,11 +58,12 @@ impl Running {
         &mut self,
         source: &Arc<SourceInfo>,
         event: &ChangeEvent,
+        hashes: Option<(KeyHash, KeyHash)>,
     ) -> Result<Option<DeadLetter>, LaneError> {
         if self.parked.is_empty() {
             return Ok(None);
         }
-        let Some((scope, behind)) = self.parked.behind(event) else {
+        let Some((scope, behind)) = self.parked.behind_of(event, hashes) else {
             return Ok(None);
         };
         self.room_for_key(scope)?;

@@ -1,6 +1,6 @@
 //! Which order a lane keeps, and which worker an event belongs to.
 
-use super::parked::{key_hashes, table_hash};
+use super::parked::{KeyHash, table_hash};
 use crate::{ChangeEvent, Op};
 
 /// What a lane with several workers keeps in order.
@@ -42,12 +42,18 @@ pub(super) enum Place {
     Any,
 }
 
-/// The place of an event, as it was captured, among `workers` (at least 1).
+/// The place of an event, as it was captured, among `workers` (at least 1); `hashes` are asked for those of
+/// its key.
 ///
 /// By key, a `truncate` or `schema` event concerns every key of its table, and those are at every
 /// worker: all of them wait for it. A `message` has no row; it is in order among those of its
 /// prefix. An event whose key is not to be found (a merge operand without a row) may be of any key.
-pub(super) fn place(scope: OrderScope, event: &ChangeEvent, workers: usize) -> Place {
+pub(super) fn place(
+    scope: OrderScope,
+    event: &ChangeEvent,
+    hashes: impl FnOnce() -> Option<(KeyHash, KeyHash)>,
+    workers: usize,
+) -> Place {
     let of = |hash: u64| usize::try_from(hash % workers as u64).unwrap_or(0);
     let table = || of(table_hash(&event.relation));
     if workers == 1 {
@@ -60,16 +66,14 @@ pub(super) fn place(scope: OrderScope, event: &ChangeEvent, workers: usize) -> P
         OrderScope::Key => match event.op {
             Op::Truncate | Op::Schema => Place::All { owner: table() },
             Op::Message => Place::One(table()),
-            Op::Insert | Op::Update | Op::Delete | Op::Read | Op::Merge => {
-                match key_hashes(event) {
-                    Ok(Some((old, new))) if of(old) != of(new) => Place::Both {
-                        owner: of(new),
-                        other: of(old),
-                    },
-                    Ok(Some((_, new))) => Place::One(of(new)),
-                    Ok(None) | Err(_) => Place::All { owner: table() },
-                }
-            }
+            Op::Insert | Op::Update | Op::Delete | Op::Read | Op::Merge => match hashes() {
+                Some((old, new)) if of(old) != of(new) => Place::Both {
+                    owner: of(new),
+                    other: of(old),
+                },
+                Some((_, new)) => Place::One(of(new)),
+                None => Place::All { owner: table() },
+            },
         },
     }
 }

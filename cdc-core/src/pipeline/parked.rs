@@ -191,10 +191,19 @@ impl ParkedKeys {
 
     /// Behind what an event must wait, if it must, and what it concerns.
     pub(super) fn behind(&self, event: &ChangeEvent) -> Option<(Scope, Behind)> {
+        self.behind_of(event, key_hashes(event).ok().flatten())
+    }
+
+    /// As [`behind`](Self::behind), with the hashes of the event's key, if it has one.
+    pub(super) fn behind_of(
+        &self,
+        event: &ChangeEvent,
+        hashes: Option<(KeyHash, KeyHash)>,
+    ) -> Option<(Scope, Behind)> {
         let position = event.position;
         // Nearly every event ends here.
         if self.whole.0.is_empty()
-            && let Ok(Some((old, new))) = key_hashes(event)
+            && let Some((old, new)) = hashes
             && !self.keys.holds(old, position)
             && !self.keys.holds(new, position)
         {

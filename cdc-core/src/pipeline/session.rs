@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::lane::LaneError;
 use super::letters::is_full;
 use super::metrics::Fate;
+use super::parked::key_hashes;
 use super::run::{Held, Running, Settled};
 use super::workers::Worker;
 use super::{LaneCommand, LaneEnd, RedriveReport};
@@ -308,15 +309,23 @@ impl Running {
         } = read;
         let (mut letters, mut parked) = (Vec::new(), Vec::new());
         let (mut originals, mut dropped) = (Vec::new(), Vec::new());
+        // Of the keys of what is kept, if they are known.
+        let mut hashes = Vec::new();
         if !self.transforms.is_empty() || !self.parked.is_empty() {
             self.parked.begin();
             let changing = !self.transforms.is_empty();
+            let hashing = !self.parked.is_empty();
             let (count, mut fits) = (events.len(), 0);
             let mut kept = Vec::with_capacity(count);
             let mut refused = None;
             let mut rest = events.into_iter();
             for original in rest.by_ref() {
-                let letter = match self.park(&source, &original) {
+                // Once for both questions: who waits, and whose it is.
+                let of_key = match hashing {
+                    true => key_hashes(&original).ok().flatten(),
+                    false => None,
+                };
+                let letter = match self.park(&source, &original, of_key) {
                     Ok(Some(letter)) => {
                         parked.push(letter);
                         fits += 1;
@@ -324,12 +333,14 @@ impl Running {
                     }
                     Ok(None) if !changing => {
                         kept.push(original);
+                        hashes.push(of_key);
                         fits += 1;
                         continue;
                     }
                     Ok(None) => match self.transform(original.clone()) {
                         Ok(Some(event)) => {
                             kept.push(event);
+                            hashes.push(of_key);
                             originals.push(original);
                             fits += 1;
                             continue;
@@ -381,6 +392,9 @@ impl Running {
                 return Ok(Some((read, fits, error)));
             }
             events = kept;
+            if !hashing {
+                hashes.clear();
+            }
         }
         self.metrics.settle(Fate::Filtered, dropped.len() as u64);
         self.metrics
@@ -391,7 +405,8 @@ impl Running {
             self.reached();
             return Ok(None);
         }
-        self.enqueue(EventBatch::new(source, events, end), originals, numbers);
+        let batch = EventBatch::new(source, events, end);
+        self.enqueue(batch, originals, numbers, &hashes);
         Ok(None)
     }
 
