@@ -111,6 +111,15 @@ pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), Sou
             ),
         ));
     }
+    // Before it is opened: opening a pipe waits for somebody who writes it.
+    if std::fs::metadata(&config.path).is_ok_and(|found| !found.is_file()) {
+        return Err(SourceError::new(
+            SourceErrorKind::Unsupported,
+            format!(
+                "follow {shown}: it is a directory, a pipe or a device; name the database file itself"
+            ),
+        ));
+    }
     let (_, main) = files::open(&config.path).map_err(|cause| {
         SourceError::new(
             SourceErrorKind::Unreachable,
@@ -365,7 +374,7 @@ impl Follower {
             return Err(self.torn(1, Break::Salts));
         };
         loop {
-            match scanner.next(&wal, limit, true)? {
+            match scanner.next(&wal, limit)? {
                 Scanned::Transaction(next) => {
                     if !on_main {
                         self.view.begin(next);
@@ -392,7 +401,7 @@ impl Follower {
             return Ok(false);
         };
         loop {
-            match scanner.next(&wal, limit, true)? {
+            match scanner.next(&wal, limit)? {
                 Scanned::Transaction(next) => {
                     self.view.begin(next);
                     self.view.finish();

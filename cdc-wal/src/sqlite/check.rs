@@ -83,8 +83,9 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
         Severity::Ok,
         "pages",
         format!(
-            "{} bytes, text in {:?}",
-            geometry.page_size, geometry.encoding
+            "{} bytes, text in {}",
+            geometry.page_size,
+            geometry.encoding.name()
         ),
         "",
     ));
@@ -143,7 +144,7 @@ fn decode(pins: &Pins, page_size: u32) -> Result<Option<Decoder>, SourceError> {
         };
         view.restart(Some(wal.clone()));
         let mut scanner = Scanner::new(header);
-        while let Scanned::Transaction(next) = scanner.next(&wal, head.last_frame, true)? {
+        while let Scanned::Transaction(next) = scanner.next(&wal, head.last_frame)? {
             view.begin(next);
             view.finish();
         }

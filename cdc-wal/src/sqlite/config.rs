@@ -174,9 +174,11 @@ impl SqliteConfig {
         }
     }
 
-    /// The path with something appended to its name: `-wal`, `-shm`.
+    /// The path with something appended to its name: `-wal`, `-shm`. As SQLite does, beside the file
+    /// itself where the path is a link.
     pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
+        let path = std::fs::canonicalize(&self.path);
+        let mut name = path.unwrap_or_else(|_| self.path.clone()).into_os_string();
         name.push(suffix);
         name.into()
     }

@@ -306,7 +306,7 @@ impl Follower {
             scanner = Scanner::new(header);
         }
         loop {
-            match scanner.next(&wal, limit, true)? {
+            match scanner.next(&wal, limit)? {
                 Scanned::Transaction(next) => {
                     let head = archive::Head {
                         commit: commit_at(self.generation, next.last),

@@ -43,6 +43,17 @@ pub(crate) enum Encoding {
     Utf16Be,
 }
 
+impl Encoding {
+    /// SQLite's name of it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Utf8 => "UTF-8",
+            Self::Utf16Le => "UTF-16le",
+            Self::Utf16Be => "UTF-16be",
+        }
+    }
+}
+
 /// What must not change while pages are compared with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {

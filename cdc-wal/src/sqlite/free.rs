@@ -37,6 +37,9 @@ const GATHERED: &str = "merge.tmp";
 /// How often it is checked that the path still names the same file.
 const IDENTITY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a database that nobody seems to have open is compared while its files keep changing.
+const CLOSED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Whether all that was committed was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Followed {
@@ -68,6 +71,7 @@ pub(crate) struct Free {
     /// What the database file looked like before it was last compared, if that says anything.
     stamp: Option<Stamp>,
     last_identity: Instant,
+    last_gap: Instant,
 }
 
 impl Free {
@@ -159,6 +163,7 @@ impl Free {
             counted: true,
             stamp,
             last_identity: Instant::now(),
+            last_gap: Instant::now(),
         };
         Ok((follower, begun))
     }
@@ -241,6 +246,7 @@ impl Free {
             counted: false,
             stamp: None,
             last_identity: Instant::now(),
+            last_gap: Instant::now(),
         };
         Ok((follower, begun))
     }
@@ -304,9 +310,14 @@ impl Free {
         }
         if !self.looks.is_replaced() {
             // Somebody may have opened the database, written, and closed it between two looks.
-            if self.looks.is_closed() && self.looks.stamp()? != self.stamp {
-                self.gap(collector, None)?;
-                return Ok(Looked::Moved);
+            if self.looks.is_closed() {
+                let stamp = self.looks.stamp()?;
+                // Somebody who never pauses leaves nothing that can be told.
+                let busy = stamp.is_none() && self.last_gap.elapsed() >= CLOSED_INTERVAL;
+                if stamp != self.stamp || busy {
+                    self.gap(collector, None)?;
+                    return Ok(Looked::Moved);
+                }
             }
             return Ok(Looked::Still);
         }
@@ -427,7 +438,7 @@ impl Free {
             if done == commits {
                 break Followed::All;
             }
-            match log.scanner.next(&log.file, limit, true)? {
+            match log.scanner.next(&log.file, limit)? {
                 Scanned::Transaction(next) => {
                     let commit = u32::from(!padding.is(&next));
                     done += commit;
@@ -562,6 +573,7 @@ impl Free {
         self.log = settled.log;
         self.counted = true;
         self.stamp = stamp;
+        self.last_gap = Instant::now();
         collector.flush()
     }
 }

@@ -98,10 +98,10 @@ pub(crate) fn wal(data: &[u8]) {
         return;
     };
     with_file(&bytes, |file| {
-        for repair in [false, true] {
+        for limit in [frames, u32::MAX] {
             let mut scanner = Scanner::new(header);
             let mut last = 0;
-            while let Ok(Scanned::Transaction(found)) = scanner.next(file, frames, repair) {
+            while let Ok(Scanned::Transaction(found)) = scanner.next(file, limit) {
                 assert!(found.last > last && found.last == scanner.at());
                 last = found.last;
                 let numbers = found.pages.iter().map(|page| page.page);

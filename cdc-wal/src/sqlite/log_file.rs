@@ -178,17 +178,14 @@ impl Scanner {
         Ok(self.block_frames > 0)
     }
 
-    /// The next transaction that ends at or before the frame `limit`, the published end of the
-    /// log.
+    /// The next transaction that ends at or before the frame `limit`: the published end of the log, or
+    /// `u32::MAX` where that is not known.
     ///
-    /// `repair` accepts a frame without salts and checksum and goes on behind it: SQLite before
-    /// 3.50 may leave such frames below the published end, and its readers use them.
-    pub(crate) fn next(
-        &mut self,
-        file: &File,
-        limit: u32,
-        repair: bool,
-    ) -> Result<Scanned, SourceError> {
+    /// A frame without salts and checksum below the published end is accepted, and what is behind it:
+    /// SQLite before 3.50 may leave such frames there, and its readers use them. Elsewhere it is what
+    /// is left of a transaction that was never committed, maybe of a later log that lies over this one.
+    pub(crate) fn next(&mut self, file: &File, limit: u32) -> Result<Scanned, SourceError> {
+        let published = limit < u32::MAX;
         let mut pages: Vec<Written> = Vec::new();
         let mut kept = 0usize;
         let mut chain = Some(self.checksum);
@@ -212,7 +209,7 @@ impl Scanner {
             };
             let header = FrameHeader::parse(head);
             let empty = header.salts == Salts::default() && header.checksum == Checksum::default();
-            if empty && repair {
+            if empty && published {
                 tracing::warn!(
                     frame,
                     "the -wal file holds a frame without salts and checksum: the writer's SQLite is older than 3.50, and a crash would lose this frame; update it"

@@ -1,6 +1,6 @@
 //! The application's files, only looked at: no connection, no lock, nothing written.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ pub(crate) enum Seen {
 /// A time of change that is younger than this may stay the same over another change.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// When the database file was changed, and its length.
+/// When the database file and the log were changed, and their lengths; the log may not be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    changed: SystemTime,
-    length: u64,
+    main: (SystemTime, u64),
+    log: Option<(SystemTime, u64)>,
 }
 
 /// The files of one database.
@@ -83,15 +83,22 @@ impl Looks {
         self.index.is_none()
     }
 
-    /// What tells whether the database file was changed; `None` while that is too fresh to tell.
+    /// What tells whether the files were changed; `None` while that is too fresh to tell. Where there is
+    /// no wal-index, nothing else does: a program that holds the database alone
+    /// (`locking_mode = EXCLUSIVE`) writes its log without one.
     pub(crate) fn stamp(&self) -> Result<Option<Stamp>, SourceError> {
-        let failed = |cause| io_error("look at the database file", cause);
-        let found = self.main.metadata().map_err(failed)?;
-        let changed = found.modified().map_err(failed)?;
-        let length = found.len();
+        let failed = |cause| io_error("look at the files of the database", cause);
+        let of = |found: Metadata| Ok((found.modified()?, found.len()));
+        let main = self.main.metadata().and_then(of).map_err(failed)?;
+        let log = match std::fs::metadata(&self.log_path).and_then(of) {
+            Ok(log) => Some(log),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
         // A time in the future says nothing either.
-        let settled = changed.elapsed().is_ok_and(|age| age >= FRESH);
-        Ok(settled.then_some(Stamp { changed, length }))
+        let old = |(changed, _): (SystemTime, u64)| changed.elapsed().is_ok_and(|age| age >= FRESH);
+        let settled = old(main) && log.is_none_or(old);
+        Ok(settled.then_some(Stamp { main, log }))
     }
 
     /// What the wal-index shows.

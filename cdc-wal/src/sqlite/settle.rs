@@ -15,7 +15,7 @@ use cdc_core::{SourceError, SourceErrorKind};
 
 use super::format::{Checksum, FRAME_HEADER, Salts, frame_offset};
 use super::log_file::{Committed, Scanned, Scanner, io_error, read_up_to, wal_header};
-use super::looks::{Looks, Seen};
+use super::looks::{Looks, Seen, Stamp};
 use super::pages::{Pages, Side};
 use super::shadow::Shadow;
 use super::wal_index::WalIndex;
@@ -55,7 +55,7 @@ impl Log {
         let (mut commits, mut padding) = (0u32, Padding::default());
         self.scanner.forget_ahead();
         loop {
-            match self.scanner.next(&self.file, limit, true)? {
+            match self.scanner.next(&self.file, limit)? {
                 Scanned::Transaction(next) => {
                     commits += u32::from(!padding.is(&next));
                     each(&next);
@@ -178,6 +178,8 @@ struct Copy<'a> {
     /// Copied since the log was looked at.
     since: Vec<u32>,
     differing: BTreeSet<u32>,
+    /// Nobody had the database open, or somebody alone: what the files looked like before.
+    alone: Option<Stamp>,
 }
 
 impl<'a> Copy<'a> {
@@ -200,11 +202,18 @@ impl<'a> Copy<'a> {
             touched: BTreeSet::new(),
             since: Vec::new(),
             differing: BTreeSet::new(),
+            alone: None,
         }
     }
 
     /// `None` if the log ran away.
     fn run(mut self) -> Result<Option<Settled>, SourceError> {
+        if self.looks.is_closed() {
+            self.alone = self.looks.stamp()?;
+            if self.alone.is_none() {
+                return Ok(None);
+            }
+        }
         if !self.take(self.head.last_frame)?.1 {
             return Ok(None);
         }
@@ -224,6 +233,10 @@ impl<'a> Copy<'a> {
             if !self.copy_all(touched.take_while(|page| *page <= count))? {
                 return Ok(None);
             }
+        }
+        // Nothing else tells that somebody wrote who holds the database alone.
+        if self.alone.is_some() && self.alone != self.looks.stamp()? {
+            return Ok(None);
         }
         self.head.count = count;
         let mut changed: Vec<u32> = self.differing.range(..=count).copied().collect();

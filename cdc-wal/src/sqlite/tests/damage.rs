@@ -385,7 +385,7 @@ fn follow(main: &[u8], log: &[u8]) {
     view.restart(Some(wal.clone()));
     let mut scanner = Scanner::new(header);
     let mut written: BTreeSet<u32> = BTreeSet::new();
-    while let Ok(Scanned::Transaction(next)) = scanner.next(&wal, u32::MAX, true) {
+    while let Ok(Scanned::Transaction(next)) = scanner.next(&wal, u32::MAX - 1) {
         view.begin(next);
         let changed = view.changed();
         written.extend(&changed);

@@ -8,6 +8,7 @@ mod mirror;
 mod oracle;
 mod power;
 mod protocol;
+mod turned;
 mod workload;
 
 use oracle::Run;

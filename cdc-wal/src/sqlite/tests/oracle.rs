@@ -72,7 +72,7 @@ impl Run {
         let mut view = LogView::new(main.clone(), head.page_size, head.count);
         view.restart(Some(wal.clone()));
         let mut scanner = Scanner::new(header);
-        while let Scanned::Transaction(next) = scanner.next(&wal, head.last_frame, false).unwrap() {
+        while let Scanned::Transaction(next) = scanner.next(&wal, head.last_frame).unwrap() {
             view.begin(next);
             view.finish();
         }
@@ -139,7 +139,7 @@ impl Run {
         };
         scanner.forget_ahead();
         loop {
-            match scanner.next(&wal, head.last_frame, false)? {
+            match scanner.next(&wal, head.last_frame)? {
                 Scanned::Transaction(next) => {
                     self.view.begin(next);
                     let changed = self.view.changed();

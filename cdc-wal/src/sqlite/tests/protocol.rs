@@ -21,7 +21,7 @@ use crate::sqlite::follow::Looked;
 
 const STEPS: u64 = 16;
 /// Looks at the log after which what was committed must have come.
-const LOOKS_MAX: u32 = 20_000;
+const LOOKS_MAX: u32 = 2_000_000;
 
 /// One workload in one mode.
 pub(super) struct Protocol {

@@ -39,6 +39,19 @@ async fn files_that_are_no_database_in_wal_mode_are_refused_by_name() {
     refused(&path, SourceErrorKind::Configuration, remedy).await;
 }
 
+/// Opening a pipe would wait for ever.
+#[tokio::test]
+async fn what_is_no_file_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let unsupported = SourceErrorKind::Unsupported;
+    refused(dir.path(), unsupported.clone(), "it is a directory").await;
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    refused(&pipe, unsupported.clone(), "a pipe").await;
+    refused(Path::new("/dev/zero"), unsupported, "a device").await;
+}
+
 #[tokio::test]
 async fn a_database_held_by_one_process_is_refused_by_name() {
     let mut stage = Stage::new("CREATE TABLE t(x);");

@@ -1,9 +1,9 @@
 //! What comes while nothing goes wrong.
 
 use cdc_core::{Op, Position, Value, WalSource};
-use cdc_wal::sqlite::{Assist, SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Assist, Mode, SqliteConfig, SqliteSource};
 
-use super::support::{Application, LIMIT, Stage, batch, events, show};
+use super::support::{Application, LIMIT, Stage, batch, events, is_merged, show};
 
 const ORDERS: &str = "CREATE TABLE orders(id INTEGER PRIMARY KEY, name TEXT, total REAL);";
 
@@ -281,5 +281,58 @@ async fn a_change_on_an_overflow_page_alone_is_seen() {
         shown.len()
     );
     assert!(shown.ends_with("aaz' ."), "{} bytes", shown.len());
+    source.close().await.unwrap();
+}
+
+/// SQLite keeps the log beside the file, not beside the link.
+#[tokio::test]
+async fn a_link_is_followed_to_its_file() {
+    for mode in [Mode::Pinned, Mode::LockFree] {
+        let mut stage = Stage::new(ORDERS);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = elsewhere.path().join("link.db");
+        std::os::unix::fs::symlink(&stage.path, &link).unwrap();
+        let config = SqliteConfig {
+            mode,
+            path: link,
+            ..stage.config()
+        };
+        let mut source = SqliteSource::connect(config, None).await.unwrap();
+        stage
+            .application
+            .run("INSERT INTO orders VALUES (1, 'a', 1);");
+        let found = events(&mut source, 1).await;
+        assert_eq!(show(&found[0]), "insert orders -> 1,'a',1.0 .");
+        assert!(!is_merged(&found[0]), "{mode:?}: it is seen in the log");
+        source.close().await.unwrap();
+    }
+}
+
+/// A program that holds the database alone writes its log without a wal-index: nothing of it is passed
+/// over.
+#[tokio::test]
+async fn without_a_lock_a_program_that_holds_the_database_alone_is_seen() {
+    let mut stage = Stage::new(ORDERS);
+    stage
+        .application
+        .run("INSERT INTO orders VALUES (1, 'a', 1);");
+    let path = stage.path.clone();
+    stage.application.end();
+    let mut alone = Application::open(&path);
+    alone.run("PRAGMA locking_mode = EXCLUSIVE; INSERT INTO orders VALUES (2, 'b', 2);");
+    assert!(!path.with_extension("db-shm").exists(), "it needs none");
+    let config = SqliteConfig {
+        mode: Mode::LockFree,
+        state_dir: Some(stage.dir.path().join("state")),
+        ..SqliteConfig::new(&path)
+    };
+    let mut source = SqliteSource::connect(config, None).await.unwrap();
+    alone.run("INSERT INTO orders VALUES (3, 'c', 3);");
+    let found = events(&mut source, 1).await;
+    assert_eq!(show(&found[0]), "insert orders -> 3,'c',3.0 .");
+    assert!(is_merged(&found[0]));
+    alone.run("UPDATE orders SET name = 'B' WHERE id = 2; PRAGMA wal_checkpoint(TRUNCATE);");
+    let found = events(&mut source, 1).await;
+    assert_eq!(show(&found[0]), "update orders 2,'b',2.0 -> 2,'B',2.0 .");
     source.close().await.unwrap();
 }

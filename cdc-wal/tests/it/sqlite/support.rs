@@ -55,6 +55,12 @@ impl Application {
         }
     }
 
+    /// Ends in good order: the last one to do so takes the log with it.
+    pub(super) fn end(mut self) {
+        writeln!(self.stdin, ".quit").expect("the shell lives");
+        self.child.wait().expect("its end");
+    }
+
     /// Ends without saying goodbye.
     pub(super) fn kill(mut self) {
         self.child.kill().expect("a living process");
