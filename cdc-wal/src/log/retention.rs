@@ -247,7 +247,7 @@ pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Resul
         }
         .into());
     }
-    let mut state = shared.lock();
+    let state = shared.lock();
     shared.alive(&state)?;
     check_ahead(shared, &state, position)?;
     let known = state.cursors.entries.contains_key(name);
@@ -267,22 +267,26 @@ pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Resul
         position,
         invalidated: false,
     };
-    state.cursors.entries.insert(name.to_owned(), cursor);
-    let cursors = state.cursors.clone();
+    let mut cursors = state.cursors.clone();
     drop(state);
-    cursors.store(shared.storage.as_ref(), &shared.dir)
+    cursors.entries.insert(name.to_owned(), cursor);
+    // On disk first: one that could not be written holds nothing back.
+    cursors.store(shared.storage.as_ref(), &shared.dir)?;
+    let entries = &mut shared.lock().cursors.entries;
+    entries.insert(name.to_owned(), cursor);
+    Ok(())
 }
 
 pub(crate) fn remove(shared: &Shared, name: &str) -> Result<(), LogError> {
     {
         let _files = shared.lock_files();
-        let mut state = shared.lock();
+        let state = shared.lock();
         shared.alive(&state)?;
-        let removed = state.cursors.entries.remove(name).is_some();
-        let cursors = state.cursors.clone();
+        let mut cursors = state.cursors.clone();
         drop(state);
-        if removed {
+        if cursors.entries.remove(name).is_some() {
             cursors.store(shared.storage.as_ref(), &shared.dir)?;
+            shared.lock().cursors.entries.remove(name);
         }
     }
     trim(shared).map(drop)

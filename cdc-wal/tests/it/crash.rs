@@ -390,6 +390,28 @@ fn a_full_disk_kills_the_handle_and_nothing_else() {
     assert_eq!(transactions(&log).0.len() as u64, committed);
 }
 
+#[test]
+fn a_cursor_that_could_not_be_written_is_not_there_and_one_that_could_not_be_removed_still_is() {
+    let disk = SimStorage::new();
+    let log = open(&disk, SyncPolicy::Always).unwrap();
+    disk.fail_after(0, Failure::Once);
+    let refused = log.register_cursor("a", Position::ZERO).unwrap_err();
+    assert_eq!(refused.kind, LogErrorKind::Io);
+    assert!(log.cursors().is_empty());
+    log.register_cursor("a", Position::ZERO).unwrap();
+    disk.fail_after(0, Failure::Once);
+    assert_eq!(log.remove_cursor("a").unwrap_err().kind, LogErrorKind::Io);
+    assert_eq!(log.cursors().len(), 1);
+    log.remove_cursor("a").unwrap();
+    drop(log);
+    assert!(
+        open(&disk, SyncPolicy::Always)
+            .unwrap()
+            .cursors()
+            .is_empty()
+    );
+}
+
 /// A log with ten small transactions, closed, and where its frames are.
 fn ten() -> (SimStorage, std::path::PathBuf) {
     let disk = SimStorage::new();
