@@ -67,6 +67,14 @@ fn a_log_that_is_begun_twice_is_followed() {
     Protocol::new(200_104, Mode::Pinned).all();
 }
 
+/// Rolled-back transactions that spilled, with and without frames that have no checksums.
+#[test]
+fn what_was_rolled_back_lies_over_an_older_log_and_is_no_part_of_it() {
+    for seed in [12_000_040, 12_000_471] {
+        Protocol::new(seed, Mode::LockFree).all();
+    }
+}
+
 #[test]
 fn random_workloads_are_followed_without_a_lock_one() {
     followed(0, 10, Mode::LockFree);
