@@ -25,10 +25,11 @@
 //! - **Compression.** Closed files may be compressed by a thread beside the emitter
 //!   ([`Compress::Gzip`]); the manifest speaks of what is inside, and [`verify()`] reads both forms.
 //!
-//! Writing blocks the calling thread for as long as the disk needs. With [`Fsync::Interval`] a sync runs
-//! on a thread beside it, one at a time, and the mark follows when it is done; other syncs block.
-//! The hash of large batches is taken on a thread of its own too. A simulated storage is only ever
-//! called by the calling thread.
+//! Small batches are written by the calling thread, which blocks for as long as the disk needs. Large ones
+//! go to a thread beside it, which writes and hashes them while the next are encoded; at most 8 MiB are on
+//! their way, then the caller waits. With [`Fsync::Interval`] syncs, and closing a file, run on threads beside
+//! the writer, one at a time, and the mark follows when they are done; with [`Fsync::Batch`] the caller does
+//! everything itself. A simulated storage is only ever called by the calling thread.
 //!
 //! # Example
 //! ```

@@ -215,7 +215,7 @@ impl ParkedKeys {
 
     /// Behind what an event at `position` must wait, if it must; the first dead letter itself does,
     /// when it is read again.
-    fn holds(&self, scope: Scope, position: Position) -> Option<Behind> {
+    pub(super) fn holds(&self, scope: Scope, position: Position) -> Option<Behind> {
         if self.whole.holds(scope.table(), position) {
             return Some(Behind::Table);
         }

@@ -6,10 +6,11 @@ use std::sync::PoisonError;
 use tracing::info;
 
 use super::lane::LaneError;
-use super::parked::{Left, Scope};
+use super::parked::{Left, ParkedKeys, Scope};
 use super::run::{Running, Settled};
+use super::workers::Item;
 use crate::{
-    DeadLetter, Delivery, DlqError, EmitError, Emitter, EventBatch, EventId, Failure,
+    ChangeEvent, DeadLetter, Delivery, DlqError, EmitError, Emitter, EventBatch, EventId, Failure,
     FailureAction, LetterState, Stage, failure_action,
 };
 
@@ -35,8 +36,8 @@ pub struct RedriveReport {
     pub delivered: u64,
     /// Letters that failed again and stay.
     pub failed: u64,
-    /// Letters left alone, up to the last that was asked for: not asked for, behind one that failed or was not asked for, or ahead of
-    /// the lane's position, where earlier events of their key may still be due.
+    /// Letters left alone, up to the last that was asked for: not asked for, behind one that failed or was not asked for, or
+    /// ahead of the lane's position, where earlier events of their key are still due.
     pub skipped: u64,
     /// Why the redrive ended early, if it did.
     pub stopped: Option<String>,
@@ -74,6 +75,7 @@ impl Running {
         }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
         let mut left = Left::default();
+        let due = self.due();
         let (mut after, mut met) = (None, 0);
         loop {
             // What stands behind the last letter that was asked for need not be looked at.
@@ -95,8 +97,7 @@ impl Running {
                 let behind = scope.is_some_and(|scope| left.holds(scope));
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
                 met += usize::from(asked);
-                // After a crash or a replay the lane reads the events before it once more.
-                let ahead = letter.event.position > self.window.position();
+                let ahead = self.is_ahead(&letter, scope, &due);
                 let outcome = if behind || !asked || ahead {
                     report.skipped += 1;
                     Redriven::Left
@@ -128,6 +129,49 @@ impl Running {
                 other => return Ok(other),
             }
         }
+    }
+
+    /// True if earlier events of the letter's key may still be due: after a crash or a replay the lane
+    /// reads them once more; and while a worker is blocked, what it has waits. What another worker has
+    /// stored meanwhile is not ahead of its own key: it can go, and make the room that is missing.
+    fn is_ahead(&self, letter: &DeadLetter, scope: Option<Scope>, due: &ParkedKeys) -> bool {
+        let position = letter.event.position;
+        if position <= self.window.position() {
+            return false;
+        }
+        position > self.window.read_through()
+            || scope.is_none_or(|scope| due.holds(scope, position).is_some())
+    }
+
+    /// Events that were read and may not be done: some of them are, of what a worker is at.
+    fn due(&self) -> ParkedKeys {
+        let mut due = ParkedKeys::default();
+        let mut add = |event: &ChangeEvent| {
+            if let Some(scope) = Scope::of(event) {
+                due.add(scope, event.position);
+            }
+        };
+        for worker in &self.workers {
+            if let Some(job) = &worker.job {
+                let left = (0..job.batch.len()).filter(|&index| !job.is_gone(index));
+                left.for_each(|index| add(job.original(index)));
+            }
+            for item in &worker.queue {
+                if let Item::Work(pending) = item {
+                    let captured = if pending.originals.is_empty() {
+                        &pending.events
+                    } else {
+                        &pending.originals
+                    };
+                    captured.iter().for_each(&mut add);
+                }
+            }
+        }
+        let held = self.held.iter().flat_map(|held| &held.events);
+        held.for_each(&mut add);
+        let letters = self.parking.letters().iter();
+        letters.for_each(|letter| add(&letter.event));
+        due
     }
 
     pub(super) fn discard(&mut self, ids: &[EventId]) -> Result<u64, LaneError> {

@@ -195,12 +195,15 @@ impl RocksDbSource {
                 Place::new(end_of(before), extent.map(|extent| extent.oldest), 0)
             }
         };
-        let from = place.file.or(extent.map(|extent| extent.oldest));
-        let end = from
-            .map(|file| wal.end_from(file, place.shift))
-            .transpose()?;
-        let noted = noted.saturating_add(place.shift);
-        let end_at_start = end_of(end.flatten().map_or(noted, |end| end.max(noted)));
+        let end_from = |place: &Place| -> Result<Position, LogError> {
+            let from = place.file.or(extent.map(|extent| extent.oldest));
+            let end = from
+                .map(|file| wal.end_from(file, place.shift))
+                .transpose()?;
+            let noted = noted.saturating_add(place.shift);
+            Ok(end_of(end.flatten().map_or(noted, |end| end.max(noted))))
+        };
+        let mut end_at_start = end_from(&place)?;
         if place.after.commit > end_at_start.commit {
             return Err(LogError::from(TokenRefusal::Ahead {
                 token: place.after,
@@ -215,6 +218,8 @@ impl RocksDbSource {
                 return Err(error.into());
             }
             place = accepted;
+            // What is behind the gap may have other numbers in the stream than it had before it.
+            end_at_start = end_from(&place)?;
         }
         let after = place.after;
         Ok(Self {

@@ -359,6 +359,83 @@ async fn numbers_that_rocksdb_gives_twice_are_both_read_in_order() {
     assert_eq!(wrong, twice, "the numbers that are in two files");
 }
 
+/// Log files of a database, the archived ones too, by number.
+fn log_files(db: &Path) -> BTreeMap<u64, PathBuf> {
+    let dirs = [db.to_owned(), db.join("archive")];
+    let entries = dirs
+        .iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flatten();
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            let number = name.strip_suffix(".log")?.parse().ok()?;
+            Some((number, path))
+        })
+        .collect()
+}
+
+/// The file in which the reader stands is gone, and the next one begins with lower numbers: nothing says
+/// what was between. Accepted, the loss takes one number of the stream, and everything goes on above.
+#[tokio::test]
+async fn a_gap_before_numbers_that_come_again_is_refused_and_accepted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = writer(dir.path());
+    let db = dir.path().join("db");
+    let pair = |seed: u64| {
+        let mut pair = Command::new(&program);
+        let status = pair.arg("pair").arg(&db).arg(seed.to_string()).status();
+        assert!(!status.expect("the writer").success(), "it kills itself");
+    };
+    let connect = |from: Position, accept_gap| {
+        let config = RocksDbConfig {
+            accept_gap,
+            ..config(&db)
+        };
+        RocksDbSource::connect(StdStorage::shared(), clock(), config, Some(from))
+    };
+    let mut read = Read::default();
+    pair(1);
+    read.read(&mut connect(Position::ZERO, false).expect("connect"), None)
+        .await;
+    // Opened twice behind the kill.
+    assert_eq!(dump(&program, &db), read.mirror);
+    pair(2);
+    let mut logs = log_files(&db);
+    logs.pop_last().expect("the last file");
+    assert!(!logs.is_empty(), "the file that was read is still there");
+    for path in logs.values() {
+        std::fs::remove_file(path).expect("delete a log file");
+    }
+    let error = connect(read.end, false).expect_err("a gap");
+    assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
+    assert!(
+        error.to_string().contains("begins with sequence number"),
+        "{error}"
+    );
+
+    let before = read.end;
+    let mut source = connect(before, true).expect("accepted");
+    assert_eq!(
+        source.start(),
+        Position::end_of(cdc_core::Lsn(before.commit.0 + 1)),
+        "one number stands for what is missing"
+    );
+    // It asserts that positions rise.
+    read.read(&mut source, None).await;
+    assert!(read.end > source.start());
+    assert_eq!(read.end, source.end_at_start());
+    drop(source);
+    // What was deleted had been read: nothing is missing in truth, and nothing comes twice.
+    assert_eq!(dump(&program, &db), read.mirror);
+    // Accepted once: the next start, and numbers that come once more, need no word.
+    pair(3);
+    read.read(&mut connect(read.end, false).expect("no gap"), None)
+        .await;
+    assert_eq!(dump(&program, &db), read.mirror);
+}
+
 #[tokio::test]
 async fn log_files_that_were_deleted_before_they_were_read_are_a_gap_that_names_the_settings() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! Rows that fail beside rows that do not, with several workers.
 
 use super::*;
+use crate::{DeadLetter, DeadLetterQueue as _, Failure, Stage};
 
 /// Ten thousand rows, one in a hundred poison, eight workers.
 #[tokio::test(start_paused = true)]
@@ -187,4 +188,81 @@ async fn a_redrive_makes_room_while_others_go_on() {
     assert!(bench.server.by_row().values().all(|row| is_ascending(row)));
     assert_eq!(bench.server.positions().len(), 1 + 800 * 8);
     assert_eq!(bench.open_letters(), 0);
+}
+
+/// The queue is full of letters of one worker, all of them behind the event at which another one is
+/// blocked. They can go: nothing of their keys is due before them. A letter from before a crash stays
+/// while an earlier event of its key is due.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_makes_room_with_letters_ahead_of_the_blocked_worker() {
+    let worker = |id| {
+        let hashes = insert(1, 0, id).key_hashes().unwrap().unwrap();
+        hashes.1 % 2
+    };
+    let slow = 1;
+    let mut others = (2..).filter(|&id| worker(id) != worker(slow));
+    let quick = [others.next().unwrap(), others.next().unwrap()];
+    let server = Server::with(|s| {
+        s.batch_size = 1;
+        s.slow.insert(slow, Duration::from_secs(5));
+        s.poison = HashSet::from([slow, quick[0], quick[1]]);
+    });
+    let bench = Bench::new(server, 2);
+    let events = vec![
+        insert(1, 0, slow),
+        insert(1, 1, quick[0]),
+        insert(1, 2, quick[1]),
+        insert(1, 3, slow),
+    ];
+    let letter = DeadLetter {
+        emitter: "hook".into(),
+        source: source(),
+        event: events[3].clone(),
+        failure: Failure {
+            stage: Stage::Deliver,
+            class: "event".into(),
+            message: "no".into(),
+            status: Some(400),
+            response: None,
+        },
+        attempts: 1,
+        first_failed_micros: 0,
+        last_failed_micros: 0,
+        state: LetterState::Pending,
+    };
+    {
+        let mut dlq = bench.rig.dlq.lock().unwrap();
+        dlq.append(&[letter]).unwrap();
+        dlq.letters_max = Some(3);
+    }
+    let end = Position::end_of(Lsn(1));
+    bench.rig.log.push(EventBatch::new(source(), events, end));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, control) = bench.lane(&shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let health = bench.rig.metrics.counts().health;
+        assert!(matches!(health, LaneHealth::Blocked { .. }), "{health:?}");
+        assert_eq!(
+            bench.rig.stored(),
+            Position::ZERO,
+            "it waits for the slow row"
+        );
+        bench.server.state().poison = HashSet::from([slow]);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.skipped), (2, 1), "{report:?}");
+        // There is room: the blocked event has its letter, and everything is done.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(bench.rig.metrics.counts().health, LaneHealth::Running);
+        assert_eq!(bench.rig.stored(), end);
+        bench.server.state().poison.clear();
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.skipped), (2, 0), "{report:?}");
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, bench.watched(lane));
+    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    let rows = bench.server.by_row();
+    assert!(rows.values().all(|row| is_ascending(row)), "{rows:?}");
+    assert_eq!(bench.server.positions().len(), 4, "each once");
 }
