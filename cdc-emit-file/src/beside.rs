@@ -54,6 +54,9 @@ struct Ring {
     working: bool,
     /// The first step failed and nothing is lost: it waits for the lane to try it again.
     stuck: bool,
+    /// The thread met a disk without room: until a chunk is written again, the lane writes itself, and so
+    /// hears at once of each that cannot be.
+    cautious: bool,
     /// The emitter is dropped.
     ended: bool,
     mark: DurableMark,
@@ -119,6 +122,7 @@ impl Shared {
                     ring.bytes += step.len();
                     ring.steps.push_front(step);
                     ring.stuck = true;
+                    ring.cautious = true;
                 }
                 Outcome::Lost => {
                     ring.steps.clear();
@@ -202,13 +206,17 @@ impl Beside {
     /// not been given. What goes wrong later is told by the writer.
     pub(crate) fn give(&mut self, step: Command) -> Result<(), Failure> {
         self.unstick()?;
-        let idle = self.shared.ring().is_idle();
-        if idle && (step.len() < BESIDE_MIN || !self.is_beside() || !self.start()) {
+        let ring = self.shared.ring();
+        let (idle, cautious) = (ring.is_idle(), ring.cautious);
+        drop(ring);
+        if idle && (step.len() < BESIDE_MIN || cautious || !self.is_beside() || !self.start()) {
             let mut writer = self.shared.writer();
             let done = writer.run(&step);
             self.real = writer.is_real() && writer.config.fsync != Fsync::Batch;
             drop(writer);
-            self.shared.ring().recycle(step);
+            let mut ring = self.shared.ring();
+            ring.cautious &= done.is_err() || step.len() == 0;
+            ring.recycle(step);
             return done;
         }
         if idle {

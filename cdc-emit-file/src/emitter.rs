@@ -249,12 +249,9 @@ impl FileEmitter {
     }
 
     fn answer(&mut self, sync: bool) -> Result<Option<DurableMark>, EmitError> {
-        let done = match self.beside.unstick() {
-            Ok(()) => self.tend(sync),
-            // The mark stays where it is until there is room.
-            Err(Failure::Again(_)) if !sync => Ok(()),
-            stuck => stuck,
-        };
+        // What was taken and finds no room is told, or nobody would hear of it while nothing more comes. The lane
+        // goes back to its checkpoint, and gives it again until there is room.
+        let done = self.beside.unstick().and_then(|()| self.tend(sync));
         done.or_else(|failure| self.failed(failure))?;
         let Some(mut writer) = self.beside.idle() else {
             return Ok(Some(self.beside.mark()));

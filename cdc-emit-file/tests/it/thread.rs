@@ -145,8 +145,8 @@ fn a_disk_that_fills_up_under_the_thread_is_waited_for() {
                 EmitErrorKind::EndpointRetry { retry_after: None }
             );
             assert!(error.to_string().contains("full"), "{error}");
-            let mark = emitter.durable().unwrap().unwrap();
-            assert_eq!(mark.through, kept.through, "nothing more is durable");
+            let told = emitter.durable().unwrap_err();
+            assert!(told.to_string().contains("full"), "{told}");
             refused += 1;
             if refused == 3 {
                 let error = now(emitter.flush()).unwrap_err();
@@ -171,7 +171,9 @@ fn room_that_comes_back_while_the_lane_is_idle_is_used() {
     // The thread may have met the full disk before the batch was given to its end.
     let taken = emit(&mut emitter, &batch).is_ok();
     assert!(now(emitter.flush()).is_err());
-    assert_eq!(emitter.durable().unwrap().unwrap().through, kept.through);
+    let told = emitter.durable().unwrap_err();
+    assert!(told.to_string().contains("full"), "{told}");
+    assert!(kept.through < batch.end());
     disk.set_writes(Writes::Work);
     if !taken {
         emit(&mut emitter, &batch).unwrap();
@@ -186,6 +188,30 @@ fn room_that_comes_back_while_the_lane_is_idle_is_used() {
     };
     drop(emitter);
     assert_eq!(found(dir.path(), &mark), expected(&[batch]));
+}
+
+#[test]
+fn a_lane_that_goes_back_before_a_full_disk_hears_of_it_with_the_first_batch() {
+    let (disk, dir) = (SyncsDisk::new(), tempfile::tempdir().unwrap());
+    let (mut emitter, kept) = begun(&disk, dir.path(), Fsync::default());
+    disk.set_writes(Writes::Full);
+    let batches = large(2..4);
+    // Whether or not the thread was that quick: nothing more comes, and the lane asks.
+    let taken = emit(&mut emitter, &batches[0]);
+    assert!(now(emitter.flush()).is_err(), "{taken:?}");
+    assert!(emitter.durable().is_err());
+    for _ in 0..3 {
+        resume(&mut emitter, Some(&checkpoint(&kept))).unwrap();
+        let error = emit(&mut emitter, &batches[0]).unwrap_err();
+        assert!(error.to_string().contains("full"), "{error}");
+    }
+    disk.set_writes(Writes::Work);
+    for batch in &batches {
+        emit(&mut emitter, batch).unwrap();
+    }
+    let mark = flush(&mut emitter);
+    drop(emitter);
+    assert_eq!(found(dir.path(), &mark), expected(&batches));
 }
 
 #[test]
