@@ -134,7 +134,7 @@ fn a_slow_disk_holds_the_lane_back_when_so_much_is_on_its_way() {
 #[test]
 fn a_disk_that_fills_up_under_the_thread_is_waited_for() {
     let (disk, dir) = (SyncsDisk::new(), tempfile::tempdir().unwrap());
-    let (mut emitter, kept) = begun(&disk, dir.path(), Fsync::default());
+    let (mut emitter, _) = begun(&disk, dir.path(), Fsync::default());
     disk.set_writes(Writes::Full);
     let batches = large(2..20);
     let mut refused = 0;
