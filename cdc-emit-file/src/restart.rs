@@ -369,15 +369,7 @@ impl Writer {
                 .map_err(|cause| io_error("remove the empty file", &path, cause));
         }
         warn!(file = %path.display(), lines = open.lines, "taking over a file that was not closed; its lines stay");
-        let entry = Entry {
-            sequence: self.out.sequence + 1,
-            name: open.name.clone(),
-            events: open.events,
-            lines: open.lines,
-            bytes: open.length,
-            crc: open.crc,
-            hash: open.hash.finalize().into(),
-        };
+        let entry = open.entry(self.out.sequence + 1);
         let (line, chain) = manifest::line(&entry, None, &self.out.chain);
         let manifest = manifest::path(&self.config.path);
         append_line(

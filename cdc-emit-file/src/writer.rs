@@ -552,15 +552,7 @@ struct Closable {
 
 impl Closable {
     fn new(config: &FileConfig, out: &Output, open: &OpenFile) -> Self {
-        let entry = Entry {
-            sequence: out.sequence + 1,
-            name: open.name.clone(),
-            events: open.events,
-            lines: open.lines,
-            bytes: open.length,
-            crc: open.crc,
-            hash: open.hash.finalize().into(),
-        };
+        let entry = open.entry(out.sequence + 1);
         let range = match (out.lineage, open.last) {
             (Some(lineage), Some(last)) => Some(Range {
                 lineage,
@@ -642,6 +634,19 @@ pub(crate) fn append_line(
 }
 
 impl OpenFile {
+    /// What the manifest says of it once it is closed.
+    pub(crate) fn entry(&self, sequence: u64) -> Entry {
+        Entry {
+            sequence,
+            name: self.name.clone(),
+            events: self.events,
+            lines: self.lines,
+            bytes: self.length,
+            crc: self.crc,
+            hash: self.hash.finalize().into(),
+        }
+    }
+
     /// Cuts off what a failed write left behind.
     fn mend(&mut self) -> std::io::Result<()> {
         if self.torn {

@@ -404,7 +404,7 @@ impl Running {
             FailureAction::Retry { floor } => self.backoff.wait_after(failures, floor),
             FailureAction::Isolate => self.backoff.wait_after(failures, Duration::ZERO),
         };
-        warn!(emitter = %self.config.name, error = %cause, "emitter lost what it had accepted; back to the checkpoint");
+        warn!(emitter = %self.config.name, error = %cause, "what the emitter had accepted is not safe; back to the checkpoint");
         self.ill(&cause);
         self.wait(wait).await;
         Ok(())

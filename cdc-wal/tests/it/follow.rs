@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent};
 use cdc_wal::inspect::Inspector;
@@ -21,38 +21,12 @@ struct Counted(Arc<AtomicU64>);
 struct CountedFile(Box<dyn StorageFile>, Arc<AtomicU64>);
 
 impl Storage for Counted {
-    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.create_dir_all(path)
-    }
-
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn StorageFile>> {
         let file = StdStorage.open(path, mode)?;
         Ok(Box::new(CountedFile(file, self.0.clone())))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        StdStorage.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
-        StdStorage.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-        StdStorage.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn StorageLock>> {
-        StdStorage.lock(path)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        StdStorage.exists(path)
-    }
+    crate::support::as_the_real_disk!();
 }
 
 impl StorageFile for CountedFile {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, Lsn, Position};
 use cdc_wal::inspect::{ChangeInfo, FrameInfo, Inspector};
@@ -20,37 +20,11 @@ struct Unmapped;
 struct UnmappedFile(Box<dyn StorageFile>);
 
 impl Storage for Unmapped {
-    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.create_dir_all(path)
-    }
-
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn StorageFile>> {
         Ok(Box::new(UnmappedFile(StdStorage.open(path, mode)?)))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        StdStorage.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
-        StdStorage.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-        StdStorage.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn StorageLock>> {
-        StdStorage.lock(path)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        StdStorage.exists(path)
-    }
+    crate::support::as_the_real_disk!();
 }
 
 impl StorageFile for UnmappedFile {

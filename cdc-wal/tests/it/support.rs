@@ -30,3 +30,40 @@ pub(crate) fn drain(tail: &mut WalTail, limit: BatchLimit) -> Result<Vec<ChangeE
     }
     Ok(events)
 }
+
+/// All of a [`Storage`](cdc_core::storage::Storage) but `open`, as the real disk has it.
+macro_rules! as_the_real_disk {
+    () => {
+        fn create_dir_all(&self, path: &std::path::Path) -> std::io::Result<()> {
+            cdc_core::storage::StdStorage.create_dir_all(path)
+        }
+
+        fn rename(&self, from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+            cdc_core::storage::StdStorage.rename(from, to)
+        }
+
+        fn remove(&self, path: &std::path::Path) -> std::io::Result<()> {
+            cdc_core::storage::StdStorage.remove(path)
+        }
+
+        fn list(&self, dir: &std::path::Path) -> std::io::Result<Vec<String>> {
+            cdc_core::storage::StdStorage.list(dir)
+        }
+
+        fn sync_dir(&self, dir: &std::path::Path) -> std::io::Result<()> {
+            cdc_core::storage::StdStorage.sync_dir(dir)
+        }
+
+        fn lock(
+            &self,
+            path: &std::path::Path,
+        ) -> std::io::Result<Box<dyn cdc_core::storage::StorageLock>> {
+            cdc_core::storage::StdStorage.lock(path)
+        }
+
+        fn exists(&self, path: &std::path::Path) -> bool {
+            cdc_core::storage::StdStorage.exists(path)
+        }
+    };
+}
+pub(crate) use as_the_real_disk;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, Position};
 use cdc_wal::inspect::Inspector;
@@ -18,10 +18,6 @@ use crate::support::{clock, config, drain};
 struct Trimmed(AtomicU32);
 
 impl Storage for Trimmed {
-    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.create_dir_all(path)
-    }
-
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn StorageFile>> {
         let left = self.0.load(Ordering::SeqCst);
         if left > 0 && path.extension().is_some_and(|end| end == "wal") {
@@ -31,29 +27,7 @@ impl Storage for Trimmed {
         StdStorage.open(path, mode)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        StdStorage.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> std::io::Result<()> {
-        StdStorage.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
-        StdStorage.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-        StdStorage.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn StorageLock>> {
-        StdStorage.lock(path)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        StdStorage.exists(path)
-    }
+    crate::support::as_the_real_disk!();
 }
 
 #[test]
