@@ -340,6 +340,26 @@ impl Parking {
         numbers.sort_unstable();
         Numbers::List(numbers)
     }
+
+    /// Letters that were stored before, and are closed now: their events were read again and waited for
+    /// room once more. Gives the numbers of those events, ascending.
+    pub(super) fn closed(&mut self, positions: &HashSet<Position>) -> Numbers {
+        let letters = std::mem::take(&mut self.letters);
+        let numbers = std::mem::take(&mut self.numbers);
+        let mut closed = Vec::new();
+        for (letter, number) in letters.into_iter().zip(numbers) {
+            if positions.contains(&letter.event.position) {
+                self.bytes -= letter.event.encoded_len();
+                closed.push(number);
+            } else {
+                self.letters.push(letter);
+                self.numbers.push(number);
+            }
+        }
+        self.first = self.numbers.iter().min().copied();
+        closed.sort_unstable();
+        Numbers::List(closed)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use tracing::info;
 
 use super::lane::LaneError;
+use super::metrics::Fate;
 use super::parked::{Left, ParkedKeys, Scope};
 use super::run::{Running, Settled};
 use super::workers::Item;
@@ -190,12 +191,19 @@ impl Running {
             let ids: Vec<_> = letters.iter().map(|letter| letter.event_id()).collect();
             dlq.set_states(&self.config.name, &ids, LetterState::Discarded)
                 .map_err(|cause| self.dlq_error(cause))?;
+            drop(dlq);
+            let mut closed = HashSet::with_capacity(letters.len());
             for letter in letters {
                 if let Some(scope) = Scope::of(&letter.event) {
                     self.parked.remove(scope, letter.event.position);
                 }
+                closed.insert(letter.event.position);
                 count += 1;
             }
+            // Read again after a crash, they wait for room once more: stored then, they would be new
+            // letters that nothing waits behind.
+            let numbers = self.parking.closed(&closed);
+            self.done(&numbers, Fate::Parked);
         }
     }
 
