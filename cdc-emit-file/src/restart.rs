@@ -186,7 +186,8 @@ impl Writer {
         let later = self.listed(u64::MAX);
         let later = later.map(|all| all.names).unwrap_or_default();
         let open_name = state.open.as_ref().map(|open| open.name.as_str());
-        for found in self.found()? {
+        // The newest first: a crash in between leaves no hole in what is still there.
+        for found in self.found()?.into_iter().rev() {
             if Some(found.text.as_str()) == open_name || listed.names.contains(&found.text) {
                 continue;
             }

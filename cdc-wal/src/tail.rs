@@ -239,14 +239,41 @@ impl WalTail {
         visible: u64,
         limit: &BatchLimit,
     ) -> Result<Vec<cdc_core::ChangeEvent>, LogError> {
-        let filled = self.assembler.fill(visible, limit);
-        if let (Err(error), View::Local { .. }) = (&filled, &self.view)
-            && error.kind == LogErrorKind::Trimmed
-        {
-            // Say why it was trimmed, if the cursor was invalidated.
-            self.check_cursor()?;
+        match self.assembler.fill(visible, limit) {
+            Err(error)
+                if error.kind == LogErrorKind::Trimmed && !self.assembler.is_behind_gap() =>
+            {
+                // Say why it was trimmed, if the cursor was invalidated.
+                self.check_cursor()?;
+                self.resume(error)?;
+                self.assembler.fill(visible, limit)
+            }
+            filled => filled,
         }
-        filled
+    }
+
+    /// Goes on behind segments that were trimmed ahead of this tail, if everything that was committed
+    /// in them was given: what filled them was aborted.
+    fn resume(&mut self, trimmed: LogError) -> Result<(), LogError> {
+        let start = StartAt::After(self.end());
+        let (clock, cursor) = (&self.clock, &self.cursor);
+        let resumed = match &self.view {
+            View::Local { shared, .. } => segment::untrimmed(|| {
+                Self::local(shared.clone(), start, clock.clone(), cursor.clone())
+            }),
+            View::Remote { .. } => {
+                let (storage, dir) = self.assembler.place();
+                Self::open(storage, dir, start, clock.clone())
+            }
+        };
+        match resumed {
+            Ok(tail) => {
+                *self = tail;
+                Ok(())
+            }
+            Err(error) if matches!(error.kind, LogErrorKind::Refused(_)) => Err(trimmed),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn check_cursor(&mut self) -> Result<(), LogError> {

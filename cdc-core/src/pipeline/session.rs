@@ -466,6 +466,11 @@ impl Running {
                     }));
                 } else if busy || !(self.is_idle() || self.blocked.is_some()) {
                     self.pending = Some(LaneCommand::Redrive { request, reply });
+                } else if self.is_hindered() && self.is_covered(&request)? {
+                    // These letters need a checkpoint with the emitter's state, and there is none to
+                    // be had here.
+                    self.pending = Some(LaneCommand::Redrive { request, reply });
+                    return Ok(Some(SessionEnd::Rewind));
                 } else {
                     let (report, settled) = self.obey_redrive(&request).await?;
                     drop(reply.send(report));
@@ -519,10 +524,10 @@ impl Running {
         Ok(Ok(from))
     }
 
-    /// True while the window holds events whose letters have no room, and the emitter has a state:
-    /// that is further than the window's position, and must not be stored with it.
-    fn is_hindered(&self) -> bool {
-        !self.parking.is_empty() && !self.state.is_empty()
+    /// True while the emitter has a state, and that is further than the window's position: it must not
+    /// be stored with it. Letters that have no room hold the window back.
+    pub(super) fn is_hindered(&self) -> bool {
+        !self.state.is_empty() && self.window.is_done_ahead()
     }
 
     /// Stores the position if it changed, then tells the log.

@@ -1,9 +1,11 @@
 //! Committed transactions, whole and in commit order, from interleaved frames.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cdc_core::storage::Storage;
 use cdc_core::{BatchLimit, ChangeEvent, Position, Relation, Transaction};
 
 use super::frames::{Frame, FrameReader};
@@ -167,6 +169,16 @@ impl Assembler {
     /// True in the middle of a transaction.
     pub(crate) const fn is_delivering(&self) -> bool {
         self.delivering.is_some()
+    }
+
+    /// True between a gap that a repair left and the position that tells of it.
+    pub(crate) const fn is_behind_gap(&self) -> bool {
+        self.gap
+    }
+
+    /// Where the log is.
+    pub(crate) fn place(&self) -> (Arc<dyn Storage>, PathBuf) {
+        self.frames.place()
     }
 
     /// The oldest LSN this still has to read.

@@ -117,6 +117,11 @@ impl FrameReader {
         Self::new(self.storage.clone(), &self.dir, self.id, self.verify)
     }
 
+    /// Where the log is.
+    pub(crate) fn place(&self) -> (Arc<dyn Storage>, PathBuf) {
+        (self.storage.clone(), self.dir.clone())
+    }
+
     /// Says that everything below an LSN is durable: segments that end there or below are mapped,
     /// `window` bytes at a time. Without it, nothing is.
     pub(crate) fn set_flushed(&mut self, flushed: u64, window: usize) {

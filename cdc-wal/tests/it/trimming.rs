@@ -8,7 +8,7 @@ use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, Position};
 use cdc_wal::inspect::Inspector;
-use cdc_wal::{Log, LogErrorKind, StartAt, WalTail};
+use cdc_wal::{Log, LogConfig, LogErrorKind, StartAt, WalTail};
 
 use crate::support::{clock, config, drain};
 
@@ -63,4 +63,53 @@ fn a_look_goes_on_behind_what_is_trimmed_meanwhile() {
     assert!(matches!(lost.kind, LogErrorKind::Refused(_)), "{lost}");
     let look = Inspector::open(trims(1), dir.path()).unwrap();
     assert_eq!(look.verify().unwrap().damage, None);
+}
+
+#[test]
+fn a_tail_with_everything_goes_on_behind_what_was_aborted_and_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        retain_bytes: 0,
+        ..config(dir.path())
+    })
+    .unwrap();
+    let relation = relation();
+    let text = "x".repeat(10_000);
+    let commit = |id| {
+        let mut tx = log.begin(id);
+        tx.insert(&relation, &row(1, &text, "1")).unwrap();
+        tx.commit().unwrap()
+    };
+    let limit = BatchLimit::default();
+    let first = commit(1);
+    let mut behind = log.tail(StartAt::Earliest, clock()).unwrap();
+    let real: Arc<dyn Storage> = Arc::new(StdStorage);
+    let mut tails = [
+        log.tail(StartAt::Earliest, clock()).unwrap(),
+        log.tail_cursor("lane", StartAt::Earliest, clock()).unwrap(),
+        WalTail::open(real, dir.path(), StartAt::Earliest, clock()).unwrap(),
+    ];
+    for tail in &mut tails {
+        assert_eq!(drain(tail, limit).unwrap().len(), 1);
+        assert_eq!(tail.end(), first);
+    }
+    log.register_cursor("lane", first).unwrap();
+    let mut aborted = log.begin(2);
+    for _ in 0..60 {
+        aborted.insert(&relation, &row(2, &text, "1")).unwrap();
+    }
+    aborted.abort().unwrap();
+    let second = commit(3);
+    log.trim().unwrap();
+    assert!(
+        log.oldest().unwrap() >= first,
+        "the first segments are gone"
+    );
+    for tail in &mut tails {
+        let events = drain(tail, limit).unwrap();
+        let ends: Vec<_> = events.iter().map(|event| event.position.commit).collect();
+        assert_eq!(ends, [second.commit], "what came behind the aborted one");
+    }
+    let lost = drain(&mut behind, limit).unwrap_err();
+    assert_eq!(lost.kind, LogErrorKind::Trimmed, "{lost}");
 }
