@@ -148,12 +148,13 @@ impl Mirror {
             if !table.altered {
                 return dump.rows == table.rows;
             }
-            let written = |key: &Vec<u8>| table.written.contains(key);
+            // A row that was deleted again, or whose shape is not known here, says nothing.
+            let mut written = table.written.iter().filter_map(|key| {
+                let row = table.rows.get(key)?;
+                Some((key, row))
+            });
             dump.rows.len() == table.rows.len()
-                && dump
-                    .rows
-                    .iter()
-                    .all(|(key, row)| !written(key) || table.rows.get(key) == Some(row))
+                && written.all(|(key, row)| dump.rows.get(key) == Some(row))
         })
     }
 

@@ -75,6 +75,12 @@ fn what_was_rolled_back_lies_over_an_older_log_and_is_no_part_of_it() {
     }
 }
 
+/// A table without key that is altered, and whose rows a VACUUM numbers anew, in one merged transaction.
+#[test]
+fn an_altered_table_that_is_vacuumed_too_comes_in_one_merged_transaction() {
+    Protocol::new(14_001_228, Mode::LockFree).all();
+}
+
 #[test]
 fn random_workloads_are_followed_without_a_lock_one() {
     followed(0, 10, Mode::LockFree);
