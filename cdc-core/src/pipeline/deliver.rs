@@ -317,7 +317,9 @@ impl Running {
             return Ok(());
         };
         debug_assert!(!rest.is_empty());
-        self.parked.undo(&letters[..stored]);
+        let kept = letters[..stored].iter();
+        let kept: Vec<_> = kept.map(|letter| letter.event.position).collect();
+        self.parked.undo(&kept);
         self.block(error)?;
         self.workers[w].blocked = true;
         indices.drain(..stored);

@@ -68,6 +68,19 @@ impl Scope {
     }
 }
 
+/// Where a letter of this counts.
+fn counts(scope: Scope) -> impl Iterator<Item = (Which, KeyHash)> {
+    let whole = match scope {
+        Scope::Table(table) => Some((Which::Whole, table)),
+        Scope::Row { .. } => None,
+    };
+    let keys = scope.keys().map(|key| (Which::Key, key));
+    [(Which::Table, scope.table())]
+        .into_iter()
+        .chain(whole)
+        .chain(keys)
+}
+
 /// Open letters of one key, or one table.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
@@ -81,6 +94,11 @@ struct Waiting {
 struct Letters(HashMap<KeyHash, Waiting>);
 
 impl Letters {
+    /// At or below the first letter of a key, if it has any.
+    fn first(&self, key: KeyHash) -> Option<Position> {
+        self.0.get(&key).map(|waiting| waiting.first)
+    }
+
     /// True if more may have to wait than before.
     fn add(&mut self, key: KeyHash, position: Position) -> bool {
         let waiting = self.0.entry(key).or_insert(Waiting {
@@ -126,11 +144,29 @@ pub(super) struct ParkedKeys {
     additions: u64,
     /// Added since [`begin`](Self::begin).
     since: Vec<(Scope, Position)>,
+    /// What had a letter before, of what was added to since then, and its first.
+    before: HashMap<(Which, KeyHash), Option<Position>>,
+}
+
+/// One of the three counts of [`ParkedKeys`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Which {
+    Key,
+    Whole,
+    Table,
 }
 
 impl ParkedKeys {
     pub(super) fn is_empty(&self) -> bool {
         self.tables.0.is_empty()
+    }
+
+    /// Nothing waits any more, until it is added again.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            additions: self.additions + 1,
+            ..Self::default()
+        };
     }
 
     /// Keys that wait; a table that waits as a whole counts as one more.
@@ -147,16 +183,36 @@ impl ParkedKeys {
     /// What is added from here on may be taken back: its letters are not stored yet.
     pub(super) fn begin(&mut self) {
         self.since.clear();
+        self.before.clear();
     }
 
     /// Takes back what was added since [`begin`](Self::begin), but for what is stored: the queue had
     /// no room for more.
-    pub(super) fn undo(&mut self, stored: &[DeadLetter]) {
-        let stored: HashSet<_> = stored.iter().map(|letter| letter.event.position).collect();
-        for (scope, position) in std::mem::take(&mut self.since) {
-            if !stored.contains(&position) {
-                self.remove(scope, position);
+    pub(super) fn undo(&mut self, stored: &[Position]) {
+        let stored: HashSet<_> = stored.iter().collect();
+        let (kept, undone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.since)
+            .into_iter()
+            .partition(|(_, position)| stored.contains(position));
+        for (scope, position) in undone {
+            self.remove(scope, position);
+        }
+        // What was taken back is the first of nothing: what stands between may go out.
+        for ((which, key), first) in std::mem::take(&mut self.before) {
+            let of = |&&(scope, _): &&(Scope, Position)| counts(scope).any(|c| c == (which, key));
+            let added = kept.iter().filter(of).map(|(_, position)| *position);
+            if let Some(waiting) = self.count(which).0.get_mut(&key)
+                && let Some(first) = first.into_iter().chain(added).min()
+            {
+                waiting.first = first;
             }
+        }
+    }
+
+    const fn count(&mut self, which: Which) -> &mut Letters {
+        match which {
+            Which::Key => &mut self.keys,
+            Which::Whole => &mut self.whole,
+            Which::Table => &mut self.tables,
         }
     }
 
@@ -165,12 +221,12 @@ impl ParkedKeys {
             return;
         }
         self.since.push((scope, position));
-        let mut more = self.tables.add(scope.table(), position);
-        if let Scope::Table(table) = scope {
-            more |= self.whole.add(table, position);
-        }
-        for key in scope.keys() {
-            more |= self.keys.add(key, position);
+        let mut more = false;
+        for (which, key) in counts(scope) {
+            let letters = self.count(which);
+            let first = letters.first(key);
+            more |= letters.add(key, position);
+            self.before.entry((which, key)).or_insert(first);
         }
         self.additions += u64::from(more);
     }
@@ -180,12 +236,8 @@ impl ParkedKeys {
         if !self.letters.remove(&position) {
             return;
         }
-        self.tables.remove(scope.table());
-        if let Scope::Table(table) = scope {
-            self.whole.remove(table);
-        }
-        for key in scope.keys() {
-            self.keys.remove(key);
+        for (which, key) in counts(scope) {
+            self.count(which).remove(key);
         }
     }
 
@@ -388,6 +440,26 @@ mod tests {
         assert!(parked.knows(row(0, 2, 2)), "closed twice, counted once");
         parked.remove(row(0, 2, 2), at(6));
         assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_is_the_first_of_nothing() {
+        let mut parked = ParkedKeys::default();
+        parked.add(row(0, 1, 1), at(9));
+        parked.begin();
+        parked.add(row(0, 1, 1), at(5));
+        parked.add(row(0, 2, 2), at(6));
+        parked.add(row(0, 2, 1), at(7));
+        parked.undo(&[at(7)]);
+        for (scope, position, behind) in [
+            (row(0, 1, 1), 6, None),
+            (row(0, 1, 1), 7, Some(Behind::Key)),
+            (row(0, 2, 2), 6, None),
+            (row(0, 2, 2), 7, Some(Behind::Key)),
+            (Scope::Table(0), 6, None),
+        ] {
+            assert_eq!(parked.holds(scope, at(position)), behind, "{scope:?}");
+        }
     }
 
     #[test]

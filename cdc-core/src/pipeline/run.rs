@@ -250,7 +250,15 @@ impl Running {
             self.well();
             match self.session(&mut tail, open).await? {
                 SessionEnd::Lane(end) => return Ok(end),
-                SessionEnd::Rewind => checkpoint = self.load()?,
+                SessionEnd::Rewind => {
+                    checkpoint = self.load()?;
+                    if !self.parking.is_empty() {
+                        // Letters that were not stored yet are forgotten below, and nothing waits
+                        // behind them.
+                        self.parked.clear();
+                        self.rebuild_parked()?;
+                    }
+                }
             }
         }
     }
