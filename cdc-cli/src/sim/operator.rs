@@ -33,10 +33,17 @@ impl World {
             return;
         };
         let timeline = self.outside.timeline.clone();
+        let token = self.redrives[emitter].clone();
         self.executor.spawn("redrive", group, async move {
+            let _under_way = token;
             let report = control.redrive(RedriveRequest { ids, as_was }).await;
             timeline.note("operator", || format!("redrive: {report:?}"));
         });
+    }
+
+    /// True while a redrive that was asked for has not ended.
+    pub(super) fn is_redriving(&self, emitter: usize) -> bool {
+        Arc::strong_count(&self.redrives[emitter]) > 1
     }
 
     pub(super) fn discard(&mut self, emitter: usize, per_mille: u64) {

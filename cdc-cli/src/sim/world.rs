@@ -94,6 +94,8 @@ pub(crate) struct World {
     phase: Phase,
     phase_since: Duration,
     redrive_at: Duration,
+    /// Of each emitter, shared with every redrive that is under way.
+    pub(super) redrives: Vec<Arc<()>>,
     pub(super) to_move: Option<(usize, u64)>,
     /// Of each emitter, the checkpoint that does not cover what is done, and since when.
     uncovered: Vec<Option<(Position, Duration)>>,
@@ -171,6 +173,9 @@ impl World {
         };
         Self {
             uncovered: vec![None; plan.config.emitters.len()],
+            redrives: (plan.config.emitters.iter())
+                .map(|_| Arc::default())
+                .collect(),
             turns: 0,
             next_era: None,
             refused: false,
@@ -628,13 +633,17 @@ impl World {
         }
     }
 
-    /// Checkpoints must follow what is done.
+    /// Checkpoints must follow what is done, but for a redrive: it goes letter by letter, and nothing is
+    /// read meanwhile.
     fn must_be_covered_soon(&mut self) {
         let (now, running) = (self.now(), self.process.is_some());
-        let emitters = self.plan.config.emitters.iter();
-        for (emitter, since) in emitters.zip(&mut self.uncovered) {
+        let redriving: Vec<_> = (0..self.redrives.len())
+            .map(|emitter| self.is_redriving(emitter))
+            .collect();
+        let emitters = self.plan.config.emitters.iter().zip(redriving);
+        for ((emitter, redriving), since) in emitters.zip(&mut self.uncovered) {
             let oracle = &self.outside.oracle;
-            let open = running && oracle.uncovered(&emitter.name).is_some();
+            let open = running && !redriving && oracle.uncovered(&emitter.name).is_some();
             let checkpoint = oracle.checkpoint(&emitter.name);
             match since {
                 Some((at, began)) if open && *at == checkpoint => {

@@ -139,6 +139,16 @@ fn parts(settings: &Settings) -> Vec<Part> {
         arguments: words(&format!("--poison --events {events}")),
         measures: &[
             ("poison_others_lose_percent", "/others_lose_percent", 1.0),
+            (
+                "poison_others_lose_percent_low",
+                "/others_lose_percent_low",
+                1.0,
+            ),
+            (
+                "poison_others_lose_percent_high",
+                "/others_lose_percent_high",
+                1.0,
+            ),
             ("poison_m_events_s", "/poison_events_per_second", 1e-6),
             ("poison_none_m_events_s", "/clean_events_per_second", 1e-6),
         ],
