@@ -122,6 +122,14 @@ fn meta<'a>(event: &'a ChangeEvent, name: &str) -> Option<&'a Value> {
     found.map(|(_, value)| value)
 }
 
+/// What became of a table's shape, of a schema event.
+pub(super) fn change(event: &ChangeEvent) -> Option<&str> {
+    match meta(event, "change") {
+        Some(Value::Text(change)) => Some(change),
+        _ => None,
+    }
+}
+
 /// What the decoder told, told again.
 pub(super) fn feed(mirror: &mut Mirror, event: &ChangeEvent) {
     let text = |name: &str| match meta(event, name) {

@@ -154,6 +154,7 @@ impl Mirror {
                 Some((key, row))
             });
             dump.rows.len() == table.rows.len()
+                && (!table.relation.key.is_empty() || dump.rows.keys().eq(table.rows.keys()))
                 && written.all(|(key, row)| dump.rows.get(key) == Some(row))
         })
     }
@@ -174,6 +175,9 @@ impl Mirror {
                     }
                 }
                 assert_eq!(old.len(), dump.rows.len(), "{name}: number of rows");
+                if table.relation.key.is_empty() {
+                    assert!(old.keys().eq(dump.rows.keys()), "{name}: numbers of rows");
+                }
                 table.rows.clone_from(&dump.rows);
                 table.altered = false;
             } else if table.rows != dump.rows {

@@ -12,7 +12,7 @@ use cdc_core::storage::StdStorage;
 use cdc_core::{ChangeEvent, Op, Position, Value};
 use rusqlite::Connection;
 
-use super::following::{Following, feed, is_merged};
+use super::following::{Following, change, feed, is_merged};
 use super::mirror::{Dump, Mirror, dump};
 use super::workload::{Random, Workload};
 use crate::sqlite::config::{Assist, Mode, SqliteConfig};
@@ -42,6 +42,7 @@ pub(super) struct Protocol {
     pending: Vec<ChangeEvent>,
     /// What happened, for a failure.
     told: Vec<String>,
+    told_before: Vec<String>,
     pub(super) merged: u64,
     pub(super) whole: u64,
     /// Never closed while SQLite has the files open here: that would drop its locks.
@@ -111,6 +112,7 @@ impl Protocol {
             confirmed: Position::ZERO,
             pending: Vec::new(),
             told: Vec::new(),
+            told_before: Vec::new(),
             merged: 0,
             whole: 0,
             held: Vec::new(),
@@ -186,7 +188,10 @@ impl Protocol {
                 }
             }
         }
-        let shown = |event: &ChangeEvent| format!("{} {}", event.op, event.relation.table);
+        let shown = |event: &ChangeEvent| match change(event) {
+            Some(change) => format!("{change} {}", event.relation.table),
+            None => format!("{} {}", event.op, event.relation.table),
+        };
         let shown: Vec<String> = transaction.iter().map(shown).collect();
         self.told.push(format!(
             "-- came {number:?} merged {merged}: {}",
@@ -234,7 +239,7 @@ impl Protocol {
     }
 
     fn step(&mut self) {
-        self.told.clear();
+        self.told_before = std::mem::take(&mut self.told);
         let writes = if self.random.one_in(4) {
             12
         } else {
@@ -316,9 +321,10 @@ impl Protocol {
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.step()));
             if let Err(panic) = told {
                 println!(
-                    "workload {} in mode {}, step {step}:\n{}",
+                    "workload {} in mode {}, before step {step}:\n{}\n-- step {step}:\n{}",
                     self.seed,
                     self.config.mode.name(),
+                    self.told_before.join(";\n"),
                     self.told.join(";\n")
                 );
                 std::panic::resume_unwind(panic);
