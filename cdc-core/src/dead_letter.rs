@@ -150,7 +150,7 @@ pub trait DeadLetterQueue: Send {
     ///
     /// # Errors
     /// [`DlqError`]; nothing is dropped: the lane waits for room if it is [`DlqError::Full`], which must
-    /// have stored nothing, and halts otherwise. Blocking: call it off async workers.
+    /// have stored nothing, or [`DlqError::NoSpace`], which may have stored the first of them, and halts otherwise. Blocking: call it off async workers.
     fn append(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError>;
 
     /// Records what has become of a letter, durably.

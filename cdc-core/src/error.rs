@@ -239,13 +239,13 @@ pub struct TransformError {
     pub message: String,
 }
 
-/// The dead letter queue could not take a letter: nothing is dropped. Full, it blocks the lane; any
-/// other failure halts it.
+/// The dead letter queue could not take a letter: nothing is dropped. Full, or on a full disk, it blocks the
+/// lane; any other failure halts it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DlqError {
     /// Its disk failed.
-    #[error("{what} in the dead letter queue at {path}")]
+    #[error("dead letter queue: {what} {path}: {cause}; check the disk, then restart")]
     Io {
         /// What was attempted.
         what: &'static str,
@@ -270,6 +270,15 @@ pub enum DlqError {
         unit: &'static str,
         /// The configuration key of the bound.
         key: &'static str,
+    },
+    /// Its disk is full. Nothing of it was written.
+    #[error("dead letter queue: append to {path}: {cause}; make room on its disk")]
+    NoSpace {
+        /// Where.
+        path: String,
+        /// What the operating system said.
+        #[source]
+        cause: std::io::Error,
     },
     /// A letter is damaged in the middle of the queue.
     #[error(

@@ -19,6 +19,11 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// True if positions count bytes of the source's log: their difference is a size.
+    pub const fn counts_bytes(self) -> bool {
+        matches!(self, Self::Wal | Self::Postgres)
+    }
+
     /// The name in events, configuration and status output.
     pub const fn name(self) -> &'static str {
         match self {

@@ -342,14 +342,7 @@ impl FileDlq {
         let mut frames = std::mem::take(&mut self.frames);
         let place = Place { sequence, offset };
         let written = match frames.seal(place) {
-            Some(bytes) => {
-                let end = offset + bytes.len() as u64;
-                self.write(sequence, "append to", |file| {
-                    file.write_all_at(bytes, offset)?;
-                    file.sync_data()?;
-                    Ok(end)
-                })
-            }
+            Some(bytes) => self.write_frames(sequence, offset, bytes),
             // Segments and parts are bounded far below what the format's offsets reach.
             None => Err(self
                 .letters
@@ -359,6 +352,32 @@ impl FileDlq {
         frames.clear();
         self.frames = frames;
         applied
+    }
+
+    /// Writes at the end of a segment and syncs. What a full disk took of it is cut off again, so that the
+    /// handle stays of use.
+    fn write_frames(&mut self, sequence: u64, offset: u64, bytes: &[u8]) -> Result<(), DlqError> {
+        let mut full = None;
+        self.write(sequence, "append to", |file| {
+            match file.write_all_at(bytes, offset) {
+                Err(cause) if is_no_space(&cause) => {
+                    file.set_len(offset)?;
+                    full = Some(cause);
+                    Ok(offset)
+                }
+                written => {
+                    written?;
+                    file.sync_data()?;
+                    Ok(offset + bytes.len() as u64)
+                }
+            }
+        })?;
+        full.map_or(Ok(()), |cause| {
+            Err(DlqError::NoSpace {
+                path: self.letters.path.display().to_string(),
+                cause,
+            })
+        })
     }
 
     fn apply(&mut self, frames: &Frames, sequence: u64, offset: u64) -> Result<(), DlqError> {
@@ -586,8 +605,20 @@ impl FileDlq {
         for letter in closed {
             self.set_state(&letter.emitter, letter.event_id(), letter.state)?;
         }
-        self.reclaim()
+        match self.reclaim() {
+            // They are stored; what is closed goes when there is room to copy the rest.
+            Err(DlqError::NoSpace { .. }) => Ok(()),
+            reclaimed => reclaimed,
+        }
     }
+}
+
+/// True where a write failed for lack of room alone.
+fn is_no_space(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl DeadLetterQueue for FileDlq {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cdc_core::pipeline::{CaptureMetrics, LaneHealth, LaneMetrics};
-use cdc_core::{LetterState, Lineage, Position, ResumeToken, wall_micros};
+use cdc_core::{LetterState, Lineage, Position, ResumeToken, SourceKind, wall_micros};
 use cdc_dlq::{DlqCount, FileDlq};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,8 @@ pub(crate) struct LaneStatus {
     pub(crate) checkpoint_age_seconds: Option<f64>,
     /// Seconds between now and the commit of the last event that is done.
     pub(crate) last_event_age_seconds: Option<f64>,
-    /// Bytes of the source's log between this position and the end of what was read.
+    /// Bytes of the source's log between this position and the end of what was read, where positions
+    /// count bytes.
     #[serde(default)]
     pub(crate) lag_bytes: Option<u64>,
     /// Age of the last event that is done, if there is more to do; 0 if there is not.
@@ -101,8 +102,9 @@ pub(crate) struct LaneStatus {
 
 impl LaneStatus {
     /// Says how far it is behind the end of the log, and how old that makes it.
-    pub(crate) fn lag(&mut self, at: Position, end: Position) {
-        self.lag_bytes = Some(end.commit.0.saturating_sub(at.commit.0));
+    pub(crate) fn lag(&mut self, source: SourceKind, at: Position, end: Position) {
+        let bytes = end.commit.0.saturating_sub(at.commit.0);
+        self.lag_bytes = source.counts_bytes().then_some(bytes);
         self.lag_seconds = if at < end {
             self.last_event_age_seconds
         } else {
@@ -205,7 +207,7 @@ impl PipelineStatus {
             let mut status = reading.status(&of.lineage);
             let counts = reading.metrics.counts();
             if let Some(end) = end {
-                status.lag(counts.position, end);
+                status.lag(of.lineage.kind, counts.position, end);
             }
             status.delivered_per_second = of.rates.per_second(at, now, counts.delivered);
             status.letters(&letters);

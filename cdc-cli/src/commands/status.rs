@@ -72,7 +72,7 @@ fn stopped(config: &Config, paths: &StatePaths) -> Result<PipelineStatus, CliErr
             ..LaneStatus::default()
         };
         if let Some(end) = &end {
-            lane.lag(checkpoint.position, end.end);
+            lane.lag(checkpoint.lineage.kind, checkpoint.position, end.end);
         }
         lane.letters(&letters);
         lane
@@ -143,12 +143,15 @@ fn text(status: &PipelineStatus) -> String {
         if let Some(age) = lane.checkpoint_age_seconds {
             let _ = writeln!(out, "  stored    {age:.1} s ago");
         }
-        if let Some(behind) = lane.lag_bytes {
-            let mut lag = match (behind, lane.lag_seconds) {
-                (0, _) => "none".to_owned(),
-                (behind, None) => bytes_text(behind),
-                (behind, Some(age)) => format!("{}, {age:.1} s", bytes_text(behind)),
-            };
+        let lag = match (lane.lag_bytes, lane.lag_seconds) {
+            (None, None) => None,
+            (Some(0), _) => Some("none".to_owned()),
+            (None, Some(age)) if age <= 0.0 => Some("none".to_owned()),
+            (None, Some(age)) => Some(format!("{age:.1} s")),
+            (Some(behind), None) => Some(bytes_text(behind)),
+            (Some(behind), Some(age)) => Some(format!("{}, {age:.1} s", bytes_text(behind))),
+        };
+        if let Some(mut lag) = lag {
             if let Some(rate) = lane.delivered_per_second {
                 let _ = write!(lag, "; {rate} events/s in the last minute");
             }

@@ -163,9 +163,10 @@ fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
             capture.metrics.held_back(),
         );
     }
-    let Ok(end) = live.log.extent().map(|extent| extent.end) else {
+    let Ok(extent) = live.log.extent() else {
         return;
     };
+    let end = extent.end;
     let behind = lanes.iter().filter(|(_, counts)| counts.position < end);
     let lag = behind
         .filter_map(|(_, counts)| age_seconds(counts.commit_micros))
@@ -181,12 +182,14 @@ fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
     // Before anything was confirmed, what may be is the nearest thing known.
     let confirmed = confirmed.filter(|position| *position != Position::ZERO);
     let confirmed = confirmed.or(slowest).unwrap_or(Position::ZERO);
-    out.one(
-        "cdc_source_lag_bytes",
-        "gauge",
-        "Bytes of the source's log between what is confirmed and the end of what was read.",
-        end.commit.0.saturating_sub(confirmed.confirmable().0),
-    );
+    if extent.lineage().kind.counts_bytes() {
+        out.one(
+            "cdc_source_lag_bytes",
+            "gauge",
+            "Bytes of the source's log between what is confirmed and the end of what was read.",
+            end.commit.0.saturating_sub(confirmed.confirmable().0),
+        );
+    }
 }
 
 fn emitters(out: &mut Text, lanes: &[(String, LaneCounts)]) {

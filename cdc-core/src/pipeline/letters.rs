@@ -22,7 +22,7 @@ pub(super) const fn is_full(error: &LaneError) -> bool {
     matches!(
         error,
         LaneError::Dlq {
-            cause: DlqError::Full { .. },
+            cause: DlqError::Full { .. } | DlqError::NoSpace { .. },
             ..
         }
     )
@@ -291,7 +291,7 @@ impl Running {
     /// What it was given, if it is not for lack of room.
     pub(super) fn block(&mut self, error: LaneError) -> Result<(), LaneError> {
         let LaneError::Dlq {
-            cause: cause @ DlqError::Full { .. },
+            cause: cause @ (DlqError::Full { .. } | DlqError::NoSpace { .. }),
             ..
         } = error
         else {
@@ -306,7 +306,7 @@ impl Running {
             error!(
                 emitter = %self.config.name,
                 %reason,
-                "dead letter queue is full; the lane waits, nothing is lost: mend the destination and redrive, or discard letters, or raise the bound"
+                "no room for dead letters; the lane waits, nothing is lost: mend the destination and redrive, or discard letters, or make room"
             );
         }
         self.blocked = Some(reason);

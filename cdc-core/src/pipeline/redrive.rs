@@ -75,6 +75,10 @@ impl Running {
             Settled::Done => {}
             other => return Ok(other),
         }
+        // Whatever the letters wait for, what came before them is done.
+        if !self.is_hindered() && self.window.position() > self.stored {
+            self.store_checkpoint()?;
+        }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
         let mut left = Left::default();
         let due = self.due();
@@ -342,7 +346,7 @@ impl Running {
         match self.store_letters(std::slice::from_ref(&letter)) {
             // No room to say so: the letter stays as it was.
             Err(LaneError::Dlq {
-                cause: DlqError::Full { .. },
+                cause: DlqError::Full { .. } | DlqError::NoSpace { .. },
                 ..
             }) => Ok(()),
             other => other,

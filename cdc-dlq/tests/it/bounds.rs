@@ -134,26 +134,25 @@ fn finished_segments_are_removed() {
 }
 
 #[test]
-fn a_full_disk_kills_the_handle_and_loses_nothing() {
+fn a_full_disk_is_told_and_the_handle_stays_of_use() {
     let disk = SimStorage::new();
     let mut dlq = open(&disk);
     dlq.append(&[letter("a", 1)]).unwrap();
     disk.set_capacity(Some(dlq.reader().bytes() + 10));
-    assert!(matches!(
-        dlq.append(&[letter("a", 2)]),
-        Err(DlqError::Io { .. })
-    ));
+    for _ in 0..2 {
+        let refused = dlq.append(&[letter("a", 2)]).unwrap_err();
+        assert!(matches!(refused, DlqError::NoSpace { .. }), "{refused}");
+        assert!(refused.to_string().contains("make room"), "{refused}");
+        assert_eq!(commits(dlq.reader()), [1]);
+    }
     disk.set_capacity(None);
-    // What is on the disk is unknown now: nothing is tried again with this handle.
-    assert!(matches!(
-        dlq.append(&[letter("a", 3)]),
-        Err(DlqError::Dead { .. })
-    ));
-    let closed = dlq.set_state("a", id(1), LetterState::Delivered);
-    assert!(matches!(closed, Err(DlqError::Dead { .. })));
+    dlq.append(&[letter("a", 3)]).unwrap();
+    dlq.set_state("a", id(1), LetterState::Delivered).unwrap();
+    assert_eq!(commits(dlq.reader()), [3]);
     drop(dlq);
+    // What the full disk took of the second letter is no damage.
     let mut dlq = open(&disk);
-    assert_eq!(commits(dlq.reader()), [1]);
+    assert_eq!(commits(dlq.reader()), [3]);
     dlq.append(&[letter("a", 2)]).unwrap();
 }
 

@@ -70,7 +70,11 @@ impl<Q: DeadLetterQueue> DeadLetterQueue for WatchedDlq<Q> {
     fn append(&mut self, letters: &[DeadLetter]) -> Result<(), DlqError> {
         let new = self.oracle.appending(letters);
         let appended = self.inner.append(letters);
-        if let (Err(DlqError::Full { .. }), Some(letter)) = (&appended, letters.first()) {
+        let refused = matches!(
+            appended,
+            Err(DlqError::Full { .. } | DlqError::NoSpace { .. })
+        );
+        if refused && let Some(letter) = letters.first() {
             self.oracle.not_appended(&letter.emitter, &new);
         }
         for letter in letters {
