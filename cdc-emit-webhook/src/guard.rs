@@ -42,6 +42,16 @@ impl Policy {
     }
 }
 
+/// What kind of address this is if no webhook is sent there, and whether `allow_private` changes that; `None`
+/// for public addresses. Loopback needs no permission in a URL that names it.
+pub fn refusal(address: IpAddr) -> Option<(&'static str, bool)> {
+    match place(address) {
+        Place::Public | Place::Loopback => None,
+        Place::Private(kind) => Some((kind, true)),
+        Place::Never(kind) => Some((kind, false)),
+    }
+}
+
 /// Sorts an address.
 pub(crate) fn place(address: IpAddr) -> Place {
     match address {

@@ -44,4 +44,5 @@ pub use config::{
 };
 pub use connect::{Resolve, Resolving};
 pub use emitter::WebhookEmitter;
+pub use guard::refusal;
 pub use sign::{Secret, SecretError};

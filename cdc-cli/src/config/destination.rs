@@ -318,13 +318,16 @@ fn check_url(
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let loopback = matches!(host, "localhost" | "127.0.0.1" | "::1");
     if let Ok(address) = host.parse::<IpAddr>()
-        && is_private(address)
-        && !loopback
-        && !allow_private
+        && let Some((kind, may_be_allowed)) = cdc_emit_webhook::refusal(address)
+        && !(may_be_allowed && allow_private)
     {
-        reading.refuse(Problem::new("`webhook.url` is a private address", at).help(
-            "set allow_private = true in [cdc.webhook] if the receiver is in your own network",
-        ));
+        let help = if may_be_allowed {
+            "set allow_private = true in [cdc.webhook] if the receiver is in your own network"
+        } else {
+            "no webhook is ever sent there"
+        };
+        let what = format!("`webhook.url` is not a public address: {kind}");
+        reading.refuse(Problem::new(what, at).help(help));
     }
     match uri.scheme_str() {
         Some("https") => {}
@@ -359,14 +362,6 @@ fn check_url(
                 "send credentials as a header: headers = { Authorization = \"Basic ${TOKEN}\" }",
             ),
         );
-    }
-}
-
-/// What the egress guard refuses by default and `allow_private` allows.
-const fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_private() || address.is_loopback(),
-        IpAddr::V6(address) => address.is_unique_local() || address.is_loopback(),
     }
 }
 

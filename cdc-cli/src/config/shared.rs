@@ -11,15 +11,15 @@ use super::read::Reading;
 /// An emitter, and where its destination is written down.
 pub(crate) type Place<'a> = (&'a EmitterConfig, Origin);
 
-/// Refuses two emitters that would write the same files, or both to standard output.
+/// Refuses two emitters that would write into one directory, which belongs to one, or both to standard output.
 pub(crate) fn check(reading: &mut Reading<'_>, emitters: &[Place<'_>]) {
-    let mut files: BTreeMap<(PathBuf, &str), &Place<'_>> = BTreeMap::new();
+    let mut files: BTreeMap<PathBuf, &Place<'_>> = BTreeMap::new();
     let mut output: Option<&Place<'_>> = None;
     for place in emitters {
         let (emitter, at) = place;
         match &emitter.destination {
             Destination::File(file) if !file.path.as_os_str().is_empty() => {
-                let key = (same(&file.path), file.stream.as_str());
+                let key = same(&file.path);
                 // Two of one name are refused for that.
                 let Some((other, first)) = files.get(&key).filter(|(o, _)| o.name != emitter.name)
                 else {
@@ -27,16 +27,15 @@ pub(crate) fn check(reading: &mut Reading<'_>, emitters: &[Place<'_>]) {
                     continue;
                 };
                 let message = format!(
-                    "the emitters `{}` and `{}` would write the same files: {} with the stream `{}`",
+                    "the emitters `{}` and `{}` would write into the same directory, {}",
                     other.name,
                     emitter.name,
-                    file.path.display(),
-                    file.stream
+                    file.path.display()
                 );
                 reading.refuse(
                     Problem::new(message, at)
-                        .note(format!("`{}` writes them already", other.name), first)
-                        .help("give each a file.path of its own, or a file.stream"),
+                        .note(format!("`{}` writes there already", other.name), first)
+                        .help("give each a file.path of its own"),
                 );
             }
             Destination::Queue(_) => {
