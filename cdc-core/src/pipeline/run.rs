@@ -108,6 +108,8 @@ pub(super) struct Running {
     pub(super) stored: Position,
     /// The emitter's state at the last durable mark.
     pub(super) state: Bytes,
+    /// How far that state reaches. A redrive's marks are of old events, and take nothing back.
+    pub(super) marked: Position,
     /// The state differs from the stored one although the position does not (redrive).
     pub(super) state_changed: bool,
     /// When the next checkpoint is due, if anything changed.
@@ -166,6 +168,7 @@ impl Running {
             shown_requests: 0,
             stored: config.start,
             state: Bytes::new(),
+            marked: Position::ZERO,
             state_changed: false,
             due: Duration::ZERO,
             backoff: Backoff::new(config.retry.base, config.retry.cap, config.retry.seed),
@@ -305,6 +308,7 @@ impl Running {
         self.held = None;
         self.parking = Parking::default();
         self.window.rewind(checkpoint.position);
+        self.marked = checkpoint.position;
         self.metrics.broken_off(0);
         self.stored = checkpoint.position;
         self.state = checkpoint.state.clone();
@@ -428,6 +432,7 @@ impl Running {
             )));
         }
         self.durable_through(w, mark.through);
+        self.marked = self.marked.max(mark.through);
         if self.state != mark.state {
             self.state = mark.state;
             self.state_changed = true;

@@ -527,7 +527,7 @@ impl Running {
     /// True while the emitter has a state, and that is further than the window's position: it must not
     /// be stored with it. Letters that have no room hold the window back.
     pub(super) fn is_hindered(&self) -> bool {
-        !self.state.is_empty() && self.window.is_done_ahead()
+        !self.state.is_empty() && self.marked > self.window.position()
     }
 
     /// Stores the position if it changed, then tells the log.

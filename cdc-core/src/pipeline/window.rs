@@ -132,11 +132,6 @@ impl Window {
         self.open > 0
     }
 
-    /// True if some event is done and an earlier one is not.
-    pub(super) fn is_done_ahead(&self) -> bool {
-        self.entries.len() as u64 > self.open
-    }
-
     /// Takes events in, in position order, and numbers them.
     pub(super) fn push(&mut self, events: &[ChangeEvent]) -> Range<u64> {
         let first = self.head + self.entries.len() as u64;
