@@ -29,6 +29,7 @@ use self::destination::{Destination, Measure};
 pub(crate) use self::measure::Usage;
 use self::workload::Workload;
 use crate::args::{BenchArgs, BenchEmitter};
+use crate::config::window_of;
 use crate::exit::Exit;
 use crate::report::CliError;
 
@@ -98,7 +99,15 @@ fn deliver_all(
     let destination = Destination::start(emitter, dir, measure)?;
     let before = Usage::now();
     let began = Instant::now();
-    deliver(dir, log, destination.emitter()?, Some(log.end()), |_| {})?;
+    deliver(
+        dir,
+        log,
+        destination.emitter()?,
+        Some(log.end()),
+        |config| {
+            config.window_max = window_of(destination::name(emitter));
+        },
+    )?;
     let elapsed = began.elapsed().as_secs_f64();
     let usage = Usage::now().since(&before);
     check(destination.count(dir)?.events, workload.events)?;

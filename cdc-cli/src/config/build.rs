@@ -14,7 +14,7 @@ use super::http;
 use super::layers::Merged;
 use super::model::{
     Config, Confirm, DeadKey, DeadLetterConfig, Destination, EmitterConfig, HttpConfig,
-    PostgresConfig, RetryConfig, SqliteConfig, Style,
+    PostgresConfig, RetryConfig, SqliteConfig, Style, window_of,
 };
 use super::names;
 use super::problem::Problem;
@@ -461,7 +461,9 @@ fn emitter(
             Some(("none", _)) => OrderScope::None,
             _ => OrderScope::Key,
         },
-        window_events: number(reading, section, "window_events"),
+        window_events: reading
+            .count(section, "window_events")
+            .map_or_else(|| window_of(kind), |(count, _)| count),
         window_bytes: reading
             .size_above_zero(section, "window_bytes")
             .unwrap_or_default(),

@@ -171,7 +171,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("batch_size", Count(1, 1_000_000), Both, "Most events of one delivery. The file emitter takes its own from [[cdc.emitters]] only; by default as many as there are.").or("100"),
     key("queue_capacity", Count(1, 16_777_216), Both, "Events the queue holds; a full queue holds the reader back. Same as queue.capacity.").or("65536"),
     key("order", Choice(&["key", "table", "global", "none"]), Both, "What stays in order while several requests are in flight: the changes of a row (its key), of a table, everything (then one request at a time is all there can be), or nothing.").or("\"key\""),
-    key("window_events", Count(1, 1_048_576), Both, "Events from the first that is not done to the last that was read; at the bound reading waits.").or("65536"),
+    key("window_events", Count(1, 1_048_576), Both, "Events from the first that is not done to the last that was read; at the bound reading waits. Default: 65536; 262144 for files, since the more is synced at once the faster a disk is.").like("65536"),
     key("window_bytes", Size, Both, "Bytes of row data that are read and that no destination has taken yet; at the bound reading waits.").or("\"16MiB\""),
     key("on_dead_key", Choice(&["park", "pass", "stop"]), Both, "What later events of a key do when one is dead: wait behind it, go on, or stop the emitter.").or("\"park\""),
 

@@ -31,7 +31,7 @@ pub(crate) use layers::{Layers, ReadFileError};
 pub(crate) use model::Secret;
 pub(crate) use model::{
     Config, Confirm, DeadKey, Destination, EmitterConfig, FileSync, HttpConfig, HttpVersion,
-    OnRestart, Style, WebhookBody, WebhookConfig,
+    OnRestart, Style, WebhookBody, WebhookConfig, window_of,
 };
 pub(crate) use problem::{Paint, Problem};
 pub(crate) use show::{Setting, settings};

@@ -194,6 +194,13 @@ impl Style {
     }
 }
 
+/// Events of an emitter's window where the configuration does not say. What files take is durable after
+/// the next sync: the more is synced at once the faster a disk is. A larger
+/// window repeats nothing, since a restart cuts back what a checkpoint does not cover (unless it is told to append).
+pub(crate) fn window_of(kind: &str) -> u64 {
+    if kind == "file" { 262_144 } else { 65_536 }
+}
+
 /// One emitter and its lane.
 #[derive(Clone, Debug)]
 pub(crate) struct EmitterConfig {
@@ -215,7 +222,8 @@ pub(crate) struct EmitterConfig {
     pub(crate) on_dead_key: DeadKey,
     /// What stays in order with several requests in flight.
     pub(crate) order: OrderScope,
-    /// Most events from the first that is not done to the last that was read.
+    /// Most events from the first that is not done to the last that was read: [`window_of`] if the
+    /// configuration does not say.
     pub(crate) window_events: u64,
     /// Most bytes of rows that are read and not taken.
     pub(crate) window_bytes: u64,
