@@ -590,4 +590,12 @@ mod tests {
             assert!(bugs[..at].iter().all(|other| other.name != bug.name));
         }
     }
+
+    #[test]
+    fn every_fault_applies() {
+        let root = crate::root();
+        let list = fs::read_to_string(root.join("xtask/seeded-bugs.txt")).unwrap();
+        let moved = stale(&root, &parse(&list).unwrap());
+        assert!(moved.is_empty(), "mend these: {}", moved.join(", "));
+    }
 }
