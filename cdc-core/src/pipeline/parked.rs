@@ -144,7 +144,7 @@ pub(super) struct ParkedKeys {
     additions: u64,
     /// Added since [`begin`](Self::begin).
     since: Vec<(Scope, Position)>,
-    /// What had a letter before, of what was added to since then, and its first.
+    /// Of each count that was added to since then, the first letter it had before, if any.
     before: HashMap<(Which, KeyHash), Option<Position>>,
 }
 
@@ -197,11 +197,16 @@ impl ParkedKeys {
             self.remove(scope, position);
         }
         // What was taken back is the first of nothing: what stands between may go out.
-        for ((which, key), first) in std::mem::take(&mut self.before) {
-            let of = |&&(scope, _): &&(Scope, Position)| counts(scope).any(|c| c == (which, key));
-            let added = kept.iter().filter(of).map(|(_, position)| *position);
+        let mut firsts = std::mem::take(&mut self.before);
+        for (scope, position) in kept {
+            for count in counts(scope) {
+                let first = firsts.entry(count).or_default();
+                *first = Some(first.map_or(position, |first| first.min(position)));
+            }
+        }
+        for ((which, key), first) in firsts {
             if let Some(waiting) = self.count(which).0.get_mut(&key)
-                && let Some(first) = first.into_iter().chain(added).min()
+                && let Some(first) = first
             {
                 waiting.first = first;
             }
