@@ -229,7 +229,8 @@ fn latency(
     let usage = Usage::now().since(&before);
     let counted = destination.count(dir)?;
     check(counted.events, workload.events)?;
-    let latency = counted.latency;
+    let raw =
+        raw::durable_on_time(dir, workload, rate).map_err(|cause| failed("sync a file", cause))?;
     Ok(json!({
         "benchmark": "latency",
         "emitter": destination.name(),
@@ -239,16 +240,22 @@ fn latency(
         "transaction": workload.transaction,
         "rate": rate,
         "sync": "always",
-        "micros": {
-            "p50": latency.per_mille(500),
-            "p90": latency.per_mille(900),
-            "p99": latency.per_mille(990),
-            "p999": latency.per_mille(999),
-            "max": latency.per_mille(1000),
-        },
+        "micros": percentiles(&counted.latency),
+        "raw_durable_micros": percentiles(&raw),
+        "p99_to_raw_durable": as_f64(counted.latency.per_mille(990)) / as_f64(raw.per_mille(990).max(1)),
         "cpu_seconds_per_million": usage.cpu_seconds * 1e6 / as_f64(workload.events),
         "peak_rss_kib": usage.peak_rss_kib,
     }))
+}
+
+fn percentiles(latency: &histogram::Histogram) -> Value {
+    json!({
+        "p50": latency.per_mille(500),
+        "p90": latency.per_mille(900),
+        "p99": latency.per_mille(990),
+        "p999": latency.per_mille(999),
+        "max": latency.per_mille(1000),
+    })
 }
 
 fn open_log(dir: &Path, sync: SyncPolicy) -> Result<Log, CliError> {

@@ -1,12 +1,17 @@
-//! The limit that delivery to files is held against: the same bytes, in files of the same size, written to
-//! the same disk by a plain program that makes them durable as often.
+//! The limits that deliveries are held against: to files, the same bytes, in files of the same size, written
+//! to the same disk by a plain program that makes them durable as often; in latency, a plain program that makes
+//! the same commits durable when they are due.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cdc_emit_file::{FileConfig, Fsync};
+
+use super::histogram::Histogram;
+use super::workload::Workload;
 
 /// Bytes of a write: about what a batch of the lane comes to.
 const CHUNK: usize = 512 << 10;
@@ -62,6 +67,54 @@ fn append_file(
         }
     }
     file.sync_data()
+}
+
+/// Zeroes that are there before they are written over, as in a segment of the log.
+const PREPARED: u64 = 64 << 20;
+
+/// How long after it was due each event was durable, when one thread writes what is due, syncs it, and looks
+/// again: what the disk leaves of a latency before anything is delivered.
+///
+/// # Errors
+/// From the disk.
+pub(super) fn durable_on_time(dir: &Path, workload: &Workload, rate: u64) -> io::Result<Histogram> {
+    let path = dir.join("raw");
+    let file = File::create(&path)?;
+    let zeroes = vec![0; CHUNK];
+    for at in (0..PREPARED).step_by(CHUNK) {
+        file.write_all_at(&zeroes, at)?;
+    }
+    file.sync_all()?;
+    let transaction = u64::from(workload.transaction);
+    let bytes = vec![
+        1;
+        workload
+            .row_bytes
+            .saturating_mul(workload.transaction as usize)
+    ];
+    let length = bytes.len() as u64;
+    let mut durable = Histogram::default();
+    let schedule = workload.schedule(rate);
+    let (mut next, mut at) = (0, 0);
+    while next < workload.events {
+        std::thread::sleep(schedule.due(next).saturating_duration_since(Instant::now()));
+        let (first, now) = (next, Instant::now());
+        while next < workload.events && schedule.due(next) <= now {
+            if at + length > PREPARED {
+                at = 0;
+            }
+            file.write_all_at(&bytes, at)?;
+            at += length;
+            next += transaction;
+        }
+        file.sync_data()?;
+        let now = Instant::now();
+        for event in first..next {
+            durable.add(now.saturating_duration_since(schedule.due(event)));
+        }
+    }
+    std::fs::remove_file(path)?;
+    Ok(durable)
 }
 
 /// Writes as many bytes as will be measured, and removes them again. On a virtual machine the first write to a

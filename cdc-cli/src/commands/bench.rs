@@ -44,15 +44,11 @@ fn text(result: &Value) -> String {
     );
     let number = |name: &str| result[name].as_f64().unwrap_or_default();
     let rest = if result["benchmark"] == "latency" {
-        let micros = &result["micros"];
         format!(
-            "  at {} events/s, synced commits; due to seen: p50 {} us, p90 {} us, p99 {} us, p99.9 {} us, max {} us\n",
+            "  at {} events/s, synced commits; due to seen: {}\n  due to durable, one thread that only writes and syncs: {}\n",
             result["rate"],
-            micros["p50"],
-            micros["p90"],
-            micros["p99"],
-            micros["p999"],
-            micros["max"]
+            percentiles(&result["micros"]),
+            percentiles(&result["raw_durable_micros"])
         )
     } else {
         format!(
@@ -75,4 +71,11 @@ fn text(result: &Value) -> String {
         result["peak_rss_kib"].as_u64().unwrap_or_default() / 1024
     );
     head + &rest + &raw + &cost
+}
+
+fn percentiles(micros: &Value) -> String {
+    format!(
+        "p50 {} us, p90 {} us, p99 {} us, p99.9 {} us, max {} us",
+        micros["p50"], micros["p90"], micros["p99"], micros["p999"], micros["max"]
+    )
 }

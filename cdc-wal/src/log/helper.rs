@@ -50,7 +50,7 @@ fn run(shared: &Shared) {
         if state.prepare_due() && !prepare_failed {
             state.preparing = true;
             drop(state);
-            let file = shared.prepare();
+            let file = shared.prepare_ahead();
             let mut state = shared.lock();
             state.preparing = false;
             match file {

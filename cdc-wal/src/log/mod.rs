@@ -526,7 +526,7 @@ fn go_on(config: &LogConfig, recovered: &mut Recovered) -> Result<(), LogError> 
 fn make(config: &LogConfig, header: SegmentHeader) -> Result<Segment, LogError> {
     let zero = config.sync != SyncPolicy::Never;
     let (storage, dir) = (config.storage.as_ref(), config.dir.as_path());
-    let file = segment::prepare(storage, dir, header.segment_bytes, zero)?;
+    let file = segment::prepare(storage, dir, header.segment_bytes, zero, |_, _| Ok(()))?;
     Segment::create(storage, dir, header, file, true)
 }
 

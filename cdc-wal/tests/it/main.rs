@@ -1,5 +1,6 @@
 //! Integration tests of this crate, one binary.
 
+mod ahead;
 mod commit;
 mod crash;
 mod damage;

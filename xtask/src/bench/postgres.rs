@@ -37,6 +37,11 @@ struct Backlog {
 const CATCH_UP_TARGETS: [Target; 2] =
     [("rate_ratio", true, 1.0), ("resident_mib_max", false, 64.0)];
 
+/// Least rate by Unix socket, as a share of `pg_recvlogical`'s: both wait for the server's one
+/// process there, so the ratio is one, less what the disk takes of two processors, give or take the
+/// hour (decision 0021).
+const BESIDE_THE_SERVER: f64 = 0.8;
+
 const CATCH_UP: [Backlog; 2] = [
     Backlog {
         name: "inserts, 10 a transaction",
@@ -228,8 +233,18 @@ fn catch_up_by(
     ];
     let judged = judged.map(|(name, value)| (name.to_owned(), value));
     let mut wanted = backlog.targets.to_vec();
-    if let (Some((most, reference)), Transport::Tcp) = (backlog.cpu, transport) {
-        wanted.push(("cpu_ratio", false, round_to(most / reference, 2)));
+    match (transport, backlog.cpu) {
+        (Transport::Tcp, Some((most, reference))) => {
+            wanted.push(("cpu_ratio", false, round_to(most / reference, 2)));
+        }
+        (Transport::Tcp, None) => {}
+        (Transport::UnixSocket, _) => {
+            for (name, _, limit) in &mut wanted {
+                if *name == "rate_ratio" {
+                    *limit = BESIDE_THE_SERVER;
+                }
+            }
+        }
     }
     let targets = verdicts(&wanted, &judged.into_iter().collect());
     Ok(json!({
