@@ -13,9 +13,11 @@ pub enum Assist {
     /// When the application pauses: a passive checkpoint, which waits for nobody and holds nobody
     /// up.
     Soft,
-    /// Also under constant load: the write lock is held for a moment (about a millisecond, at
-    /// most [`SqliteConfig::hard_time_max`]) while the log is copied back. An application without
-    /// a busy timeout may see `SQLITE_BUSY` then.
+    /// Also under constant load: whoever runs a checkpoint next, the application or we, finds about
+    /// [`SqliteConfig::soft_frames`] to copy; and when the log is long, the write lock is held for a
+    /// moment (some milliseconds, at most [`SqliteConfig::hard_time_max`]) while the rest of it is
+    /// copied back, so that it begins anew. An application without a busy timeout may see
+    /// `SQLITE_BUSY` then.
     #[default]
     Hard,
 }
@@ -86,12 +88,13 @@ pub struct SqliteConfig {
     pub snapshot: bool,
     /// Help for the application's checkpoints, in [`Mode::Pinned`]. Default [`Assist::Hard`].
     pub assist: Assist,
-    /// Frames in the log before a pause of the application is used for a checkpoint. Default 1000,
-    /// SQLite's own threshold.
+    /// Frames in the log before a pause of the application is used for a checkpoint, and, with
+    /// [`Assist::Hard`], how far the read mark may fall behind before it follows under load. Default
+    /// 1000, SQLite's own threshold.
     pub soft_frames: u32,
-    /// Frames in the log before the write lock is taken for a checkpoint; a quarter of
+    /// Frames in the log before the write lock is taken for a checkpoint of the rest; a quarter of
     /// [`log_bytes_max`](Self::log_bytes_max) if that is less. Default 16000: each such checkpoint
-    /// makes the application wait for the disk, the more of the log it takes at once the better.
+    /// makes the application wait for the disk.
     pub hard_frames: u32,
     /// Longest time the write lock is held for that. Default 100 ms.
     pub hard_time_max: Duration,

@@ -248,16 +248,25 @@ impl Checkpointer {
         }
     }
 
-    /// Copies the whole log back, trying until the deadline where another checkpoint is running.
-    /// False if it is not done then, or somebody reads an older state.
-    pub(crate) fn whole(&mut self, deadline: Instant) -> Result<bool, SourceError> {
+    /// As [`passive`](Self::passive), once no other checkpoint is running, or at the deadline: the
+    /// application tries one at every commit.
+    pub(crate) fn passive_after_others(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Copied, SourceError> {
         loop {
             let copied = self.passive()?;
-            if copied.whole || !copied.busy || Instant::now() >= deadline {
-                return Ok(copied.whole);
+            if !copied.busy || Instant::now() >= deadline {
+                return Ok(copied);
             }
             std::thread::sleep(RETRY);
         }
+    }
+
+    /// Copies the whole log back, trying until the deadline where another checkpoint is running.
+    /// False if it is not done then, or somebody reads an older state.
+    pub(crate) fn whole(&mut self, deadline: Instant) -> Result<bool, SourceError> {
+        Ok(self.passive_after_others(deadline)?.whole)
     }
 }
 

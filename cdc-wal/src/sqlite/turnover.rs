@@ -1,9 +1,11 @@
 //! Helps the application's checkpoints, which cannot pass our mark.
 //!
-//! The mark is moved to the end, and a thread of its own copies the log back up to it and waits for
-//! the disk, while the log is followed on. What was committed meanwhile is less, and is copied in the
-//! same way, until it is little. If the application pauses, that is all, and its next write begins the
-//! log anew. Under load the write lock is taken for the moment it takes to copy the rest.
+//! The mark follows the end of the log in short steps, so that what it lets through is little: the
+//! application tries a checkpoint at every commit, and who gets there first, it or we, copies what there
+//! is and waits for the disk. A thread of our own has synced the log before each step, and copies up to
+//! the mark behind it, while the log is followed on. If the application pauses, that is all, and its next
+//! write begins the log anew. Under load, when the log is long, the write lock is taken for the moment
+//! it takes to copy the rest.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use super::pins::{Checkpointer, Copied};
 use super::worker::Worker;
 
 /// Shortest time between two attempts.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(20);
 /// The same, where somebody else's reader is in the way.
 const HINDERED_INTERVAL: Duration = Duration::from_secs(1);
 /// Most frames that are processed while the application is kept from writing.
@@ -28,6 +30,8 @@ const LOCKED_FRAMES_MAX: u32 = 1000;
 /// are so few: an application that writes as fast as the disk takes it leaves as many each time.
 const REST_FRAMES_MAX: u32 = 1000;
 const COPIES_MAX: u32 = 5;
+/// How long the thread waits for a checkpoint of somebody else to end.
+const OTHERS_TIME: Duration = Duration::from_secs(1);
 /// How long it is tried to find the write lock free before the rest is copied once more.
 const LOCKING_TIME: Duration = Duration::from_millis(100);
 
@@ -35,16 +39,26 @@ const LOCKING_TIME: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Rest,
+    /// The thread syncs the log.
+    Syncing,
     /// The thread copies the log back up to this mark, for the so-manieth time.
     Copying(u32, u32),
     /// Since then the write lock is tried for.
     Locking(Instant),
 }
 
+/// What the thread does.
+#[derive(Debug)]
+enum Job {
+    /// So that a checkpoint, whoever runs it, finds little of the log to wait for.
+    Sync(Arc<File>),
+    Copy,
+}
+
 /// Copies the log back, in steps between which the log is followed on.
 #[derive(Debug)]
 pub(crate) struct Turnover {
-    worker: Worker<(), Copied>,
+    worker: Worker<Job, Option<Copied>>,
     /// For what is left, under the write lock.
     rest: Checkpointer,
     step: Step,
@@ -55,12 +69,19 @@ impl Turnover {
     /// Starts the thread. Nothing is opened before it is needed.
     pub(crate) fn new(config: &SqliteConfig, main: Arc<File>) -> Result<Self, SourceError> {
         let mut checkpointer = Checkpointer::new(config);
-        let worker = Worker::start("sqlite checkpoint", move |()| {
-            let copied = checkpointer.passive()?;
-            // So that little is left for the checkpoint under the lock to wait for.
-            main.sync_data()
-                .map_err(|cause| io_error("sync the database file", cause))?;
-            Ok(copied)
+        let worker = Worker::start("sqlite checkpoint", move |job| match job {
+            Job::Sync(wal) => {
+                wal.sync_data()
+                    .map_err(|cause| io_error("sync the -wal file", cause))?;
+                Ok(None)
+            }
+            Job::Copy => {
+                let copied = checkpointer.passive_after_others(Instant::now() + OTHERS_TIME)?;
+                // So that little is left for the checkpoint under the lock to wait for.
+                main.sync_data()
+                    .map_err(|cause| io_error("sync the database file", cause))?;
+                Ok(Some(copied))
+            }
         })?;
         Ok(Self {
             worker,
@@ -85,8 +106,12 @@ impl Follower {
     /// Goes one step on, if one is due. Waits for nobody but, under the write lock, the disk.
     pub(crate) fn turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         match self.turnover.step {
-            Step::Rest => self.begin_turn(collector),
-            Step::Copying(mark, copies) => match self.turnover.worker.poll()? {
+            Step::Rest => self.begin_turn(),
+            Step::Syncing => match self.turnover.worker.poll()? {
+                Some(_) => self.synced(collector),
+                None => Ok(()),
+            },
+            Step::Copying(mark, copies) => match self.turnover.worker.poll()?.flatten() {
                 Some(copied) => self.copied((mark, copies), copied, collector),
                 None => Ok(()),
             },
@@ -94,26 +119,39 @@ impl Follower {
         }
     }
 
-    fn begin_turn(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
-        if self.config.assist == Assist::Off {
-            return Ok(());
-        }
+    fn begin_turn(&mut self) -> Result<(), SourceError> {
         let frames = self.head.last_frame;
-        let hard = self.config.assist == Assist::Hard
-            && frames > self.config.hard_frames(self.head.page_size);
-        let idle = self.last_change.elapsed() >= IDLE;
-        let soft = frames > self.config.soft_frames && idle;
-        if self.on_main || !(soft || hard) || Instant::now() < self.turnover.next {
-            return Ok(());
+        let soft = frames > self.config.soft_frames && self.last_change.elapsed() >= IDLE;
+        let due = match self.config.assist {
+            Assist::Off => false,
+            Assist::Soft => soft,
+            Assist::Hard => {
+                let behind = frames.saturating_sub(self.mark) > self.config.soft_frames;
+                soft || behind || self.is_long()
+            }
+        };
+        let ready = !self.on_main && self.at() >= frames && Instant::now() >= self.turnover.next;
+        if due && ready {
+            let wal = self.wal()?;
+            self.turnover.worker.submit(Job::Sync(wal))?;
+            self.turnover.step = Step::Syncing;
         }
-        if self.at() < frames {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// The log is so long that it should begin anew.
+    fn is_long(&self) -> bool {
+        self.head.last_frame > self.config.hard_frames(self.head.page_size)
+    }
+
+    /// The log is synced: the mark goes to its end.
+    fn synced(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         self.cycle(collector)?;
         if self.on_main {
+            self.turnover.rest_for(INTERVAL);
             return Ok(());
         }
-        self.turnover.worker.submit(())?;
+        self.turnover.worker.submit(Job::Copy)?;
         self.turnover.step = Step::Copying(self.mark, 1);
         Ok(())
     }
@@ -136,11 +174,9 @@ impl Follower {
                 HINDERED_INTERVAL
             };
             self.turnover.rest_for(time);
-        } else if self.config.assist == Assist::Hard
-            && self.head.last_frame > self.config.hard_frames(self.head.page_size)
-        {
+        } else if self.config.assist == Assist::Hard && self.is_long() {
             if self.mark.saturating_sub(mark) > REST_FRAMES_MAX && copies < COPIES_MAX {
-                self.turnover.worker.submit(())?;
+                self.turnover.worker.submit(Job::Copy)?;
                 self.turnover.step = Step::Copying(self.mark, copies + 1);
             } else {
                 self.turnover.step = Step::Locking(Instant::now());

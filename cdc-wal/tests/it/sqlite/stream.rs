@@ -212,6 +212,39 @@ async fn restarts_of_the_log_are_followed_exactly() {
     }
 }
 
+/// The mark follows the end of the log long before the log is long enough for the write lock: who runs a
+/// checkpoint then, the application or we, has little to copy.
+#[tokio::test]
+async fn a_log_is_copied_back_in_short_steps_under_constant_load() {
+    let mut stage = Stage::new("CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);");
+    stage.application.run("PRAGMA wal_autocheckpoint = 0;");
+    let config = SqliteConfig {
+        soft_frames: 20,
+        hard_frames: u32::MAX,
+        ..stage.look()
+    };
+    let mut source = SqliteSource::connect(config, None).await.unwrap();
+    let index = stage.path.with_file_name("shop.db-shm");
+    let copied = || {
+        let bytes = std::fs::read(&index).unwrap();
+        u32::from_ne_bytes(bytes[96..100].try_into().unwrap())
+    };
+    let mut written = 0;
+    while copied() == 0 {
+        assert!(
+            written < 3000,
+            "nothing is copied while the application writes"
+        );
+        stage
+            .application
+            .run("INSERT INTO t(x) VALUES (randomblob(900));");
+        written += 1;
+        let (found, _) = batch(&mut source).await.unwrap();
+        assert_eq!(found.len(), 1);
+    }
+    source.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn limits_of_batches_are_kept() {
     let mut stage = Stage::new(ORDERS);
