@@ -138,6 +138,10 @@ fn letters_are_picked_by_row_table_state_class_and_time() {
     }
     let more = answer(&shop, &["ls", "--limit", "2"]);
     assert!(more.ends_with("and more; 5 in all\n"), "{more}");
+    for command in ["ls", "show"] {
+        let typo = answer(&shop, &[command, "--emitter", "costum"]);
+        assert_eq!(typo, "no dead letter is selected; open are 5 of custom\n");
+    }
     let shown = answer(&shop, &["show", "--key", "2", "--state", "pending"]);
     assert!(
         shown.contains("\"text\": \"b\"") && shown.contains("message"),

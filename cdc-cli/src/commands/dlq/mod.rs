@@ -147,7 +147,7 @@ fn ls(args: &DlqLsArgs, global: &Global, config: &Config) -> Result<Exit, CliErr
         return Ok(Exit::Done);
     }
     if letters.is_empty() {
-        print("no dead letters\n")?;
+        print(&nothing(&reader)?)?;
         return Ok(Exit::Done);
     }
     let mut text = String::new();
@@ -170,6 +170,26 @@ fn ls(args: &DlqLsArgs, global: &Global, config: &Config) -> Result<Exit, CliErr
     }
     print(&text)?;
     Ok(Exit::Done)
+}
+
+/// What is said where no letter was selected: a name that is spelled wrongly should not read as an empty
+/// queue.
+fn nothing(reader: &DlqReader) -> Result<String, CliError> {
+    let mut open: BTreeMap<String, u64> = BTreeMap::new();
+    for (emitter, _) in reader.ids(&LetterFilter::default())? {
+        *open.entry(emitter).or_default() += 1;
+    }
+    if open.is_empty() {
+        return Ok("no dead letters\n".into());
+    }
+    let open = open
+        .iter()
+        .map(|(emitter, count)| format!("{count} of {emitter}"));
+    let open: Vec<_> = open.collect();
+    Ok(format!(
+        "no dead letter is selected; open are {}\n",
+        open.join(", ")
+    ))
 }
 
 fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
@@ -205,7 +225,7 @@ fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, Cl
         }
     }
     if !shown && global.output == OutputFormat::Text {
-        print("no dead letters\n")?;
+        print(&nothing(&reader)?)?;
     }
     Ok(Exit::Done)
 }
