@@ -53,22 +53,8 @@ impl Emitter for Full {
 /// What is stored after 30 s of an emitter that takes about three events a second.
 async fn stored_under_load(rig: &Rig, emitter: Full) -> Position {
     let (trigger, shutdown) = Shutdown::new();
-    let (_control, commands) = LaneControl::new();
-    let log = rig.log.clone();
-    let lane = Lane {
-        config: LaneConfig::new("hook", source().lineage, Position::ZERO),
-        open: move |after| Ok(log.tail(after)),
-        filter: Box::new(rig.filter),
-        transforms: Vec::new(),
-        emitter: BoxEmitter::new(emitter),
-        dlq: rig.dlq.clone(),
-        checkpoints: rig.checkpoints.clone(),
-        watermark: rig.watermark.register("hook", None),
-        clock: Arc::new(SystemClock::new()),
-        metrics: rig.metrics.clone(),
-        control: commands,
-        shutdown,
-    };
+    let config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    let (lane, _control) = rig.lane_to(BoxEmitter::new(emitter), config, &shutdown);
     let (stored, end) = tokio::join!(
         async {
             tokio::time::sleep(Duration::from_secs(30)).await;
@@ -76,7 +62,7 @@ async fn stored_under_load(rig: &Rig, emitter: Full) -> Position {
             trigger.trigger();
             stored
         },
-        lane.run()
+        lane
     );
     end.unwrap();
     stored
@@ -115,4 +101,92 @@ async fn checkpoints_with_a_state_follow_while_events_are_parked_all_the_time() 
     );
     let parked = rig.letters(LetterState::Parked).len();
     assert!(parked > 90, "{parked} parked");
+}
+
+/// A consumer that fetches: what it was given is durable when it says so. Notes what is stored each time
+/// it is given something.
+struct Fetched {
+    checkpoints: Arc<MemoryCheckpoints>,
+    given: Arc<Mutex<Vec<(Position, Position)>>>,
+    acknowledged: Arc<Mutex<Option<Position>>>,
+    poison: Arc<Mutex<Option<Position>>>,
+}
+
+impl Emitter for Fetched {
+    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        let stored = self.checkpoints.load("hook").unwrap();
+        let stored = stored.map_or(Position::ZERO, |checkpoint| checkpoint.position);
+        let poison = *self.poison.lock().unwrap();
+        let mut receipt = Receipt::ACCEPTED;
+        for (index, event) in batch.events().iter().enumerate() {
+            if Some(event.position) == poison {
+                receipt.rejected.push(Rejection {
+                    index,
+                    message: "refused".into(),
+                    status: None,
+                });
+            } else {
+                self.given.lock().unwrap().push((event.position, stored));
+            }
+        }
+        Ok(receipt)
+    }
+
+    fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        let through = *self.acknowledged.lock().unwrap();
+        Ok(through.map(|through| DurableMark {
+            through,
+            state: Bytes::new(),
+        }))
+    }
+
+    async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        self.durable()
+    }
+
+    fn drains(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_acknowledged_before_a_redrive_is_stored_before_it_gives_anything() {
+    let rig = Rig::new();
+    for commit in 1..4 {
+        rig.log.push(transaction(commit, 10 * commit as i64, 1));
+    }
+    let given = Arc::default();
+    let acknowledged = Arc::new(Mutex::new(None));
+    let poison = Arc::new(Mutex::new(Some(at(2, 0))));
+    let emitter = Fetched {
+        checkpoints: rig.checkpoints.clone(),
+        given: Arc::clone(&given),
+        acknowledged: Arc::clone(&acknowledged),
+        poison: Arc::clone(&poison),
+    };
+    let (trigger, shutdown) = Shutdown::new();
+    let mut config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    // Nothing but the redrive stores anything meanwhile.
+    config.checkpoint_interval = Duration::from_secs(3600);
+    let (lane, control) = rig.lane_to(BoxEmitter::new(emitter), config, &shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rig.stored(), Position::ZERO);
+        *poison.lock().unwrap() = None;
+        *acknowledged.lock().unwrap() = Some(at(3, 0));
+        let report = control.redrive(RedriveRequest::default());
+        let wait = tokio::time::sleep(Duration::from_secs(10));
+        tokio::select! {
+            report = report => drop(report),
+            () = wait => {}
+        }
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, lane);
+    end.unwrap();
+    let given: &Mutex<Vec<(Position, Position)>> = &given;
+    let given = given.lock().unwrap();
+    let again: Vec<_> = given.iter().filter(|(p, _)| *p == at(2, 0)).collect();
+    assert_eq!(again.len(), 1, "{given:?}");
+    assert!(again[0].1 >= at(3, 0), "{given:?}");
 }

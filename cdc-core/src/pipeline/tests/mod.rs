@@ -61,6 +61,19 @@ impl Rig {
         let mut config = LaneConfig::new("hook", source().lineage, Position::ZERO);
         config.on_dead_key = self.on_dead_key;
         config.parked_keys_max = self.parked_keys_max;
+        self.lane_to(BoxEmitter::new(self.emitter.clone()), config, shutdown)
+    }
+
+    /// A lane to another emitter than the scripted one.
+    fn lane_to(
+        &self,
+        emitter: BoxEmitter,
+        config: LaneConfig,
+        shutdown: &Shutdown,
+    ) -> (
+        impl Future<Output = Result<LaneEnd, LaneError>> + use<>,
+        LaneControl,
+    ) {
         let (control, commands) = LaneControl::new();
         let log = self.log.clone();
         let lane = Lane {
@@ -71,7 +84,7 @@ impl Rig {
                 .map(|t| Box::new(FnTransform(t)) as _)
                 .into_iter()
                 .collect(),
-            emitter: BoxEmitter::new(self.emitter.clone()),
+            emitter,
             dlq: self.dlq.clone(),
             checkpoints: self.checkpoints.clone(),
             watermark: self.watermark.register("hook", None),
