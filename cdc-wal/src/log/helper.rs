@@ -50,7 +50,14 @@ fn run(shared: &Shared) {
         if state.prepare_due() && !prepare_failed {
             state.preparing = true;
             drop(state);
-            let file = shared.prepare_ahead();
+            let file = shared.prepare_ahead(|| match shared.config.sync {
+                SyncPolicy::Group(interval) if synced.elapsed() >= interval => {
+                    synced = Instant::now();
+                    let next = shared.lock().next;
+                    shared.flush_to(next)
+                }
+                _ => Ok(()),
+            });
             let mut state = shared.lock();
             state.preparing = false;
             match file {

@@ -482,24 +482,25 @@ impl Shared {
     }
 
     /// Makes the next segment's file while commits wait for syncs of the current one: it is written
-    /// in small pieces with pauses between them, unless the current one is filled faster.
+    /// in small pieces with pauses between them, unless the current one is filled faster. Between
+    /// two pieces `meanwhile` has its turn.
     ///
     /// Written at once, its 64 MiB kept every commit waiting for 70 to 120 ms.
-    pub(super) fn prepare_ahead(&self) -> Result<Box<dyn StorageFile>, LogError> {
-        if self.config.sync != SyncPolicy::Always {
-            // The thread that prepares has commits to sync, too.
-            return self.prepare();
-        }
+    pub(super) fn prepare_ahead(
+        &self,
+        mut meanwhile: impl FnMut() -> Result<(), LogError>,
+    ) -> Result<Box<dyn StorageFile>, LogError> {
         self.prepare_with(|file, done| {
-            if self.in_hurry(&self.lock(), done) {
-                return Ok(());
-            }
+            let hurry = self.in_hurry(&self.lock(), done);
             let begin = Instant::now();
-            file.sync_data()?;
+            if !hurry {
+                file.sync_data()?;
+            }
+            let took = begin.elapsed();
+            meanwhile().map_err(std::io::Error::other)?;
             let state = self.lock();
-            if !self.in_hurry(&state, done) {
-                let pause = begin.elapsed().min(PREPARE_PAUSE_MAX);
-                drop(self.work.wait_timeout(state, pause));
+            if !hurry && !self.in_hurry(&state, done) {
+                drop(self.work.wait_timeout(state, took.min(PREPARE_PAUSE_MAX)));
             }
             Ok(())
         })

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use cdc_core::Lsn;
 use cdc_core::storage::{OpenMode, StdStorage, Storage, StorageFile};
 use cdc_core::testing::{relation, row};
-use cdc_wal::{Log, LogConfig};
+use cdc_wal::{Log, LogConfig, SyncPolicy};
 
 use crate::support::config;
 
@@ -20,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Next {
     /// Segments that were begun; the first is the current one.
     begun: u32,
-    /// Its writes wait.
-    held: bool,
+    /// Writes of more than this wait.
+    room: Option<u64>,
     written: u64,
     unsynced: u64,
     most_unsynced: u64,
@@ -78,7 +79,10 @@ impl StorageFile for WatchedFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        drop(self.1.wait(|next| !next.held));
+        drop(
+            self.1
+                .wait(|next| next.room.is_none_or(|room| next.written < room)),
+        );
         self.0.write_all_at(bytes, offset)?;
         self.1.change(|next| {
             next.written += bytes.len() as u64;
@@ -106,8 +110,9 @@ impl StorageFile for WatchedFile {
     }
 }
 
-fn open(dir: &Path, disk: &Watched) -> Log {
+fn open(dir: &Path, disk: &Watched, sync: SyncPolicy) -> Log {
     Log::open(LogConfig {
+        sync,
         storage: Arc::new(disk.clone()),
         segment_bytes: SEGMENT,
         background: true,
@@ -116,13 +121,16 @@ fn open(dir: &Path, disk: &Watched) -> Log {
     .unwrap()
 }
 
-/// Commits until so much of the first segment is used.
-fn fill(log: &Log, bytes: u32) {
-    while log.flushed_lsn().0 < u64::from(bytes) {
+/// Commits until so much of the first segment is used; where the last commit is.
+fn fill(log: &Log, bytes: u32) -> Lsn {
+    loop {
         let mut tx = log.begin(1);
         tx.insert(&relation(), &row(1, &"x".repeat(8000), "1"))
             .unwrap();
-        tx.commit().unwrap();
+        let commit = tx.commit().unwrap().commit;
+        if commit.0 >= u64::from(bytes) {
+            return commit;
+        }
     }
 }
 
@@ -130,7 +138,7 @@ fn fill(log: &Log, bytes: u32) {
 fn a_commit_waits_for_a_small_piece_of_the_next_segment_at_most() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Watched::default();
-    let log = open(dir.path(), &disk);
+    let log = open(dir.path(), &disk, SyncPolicy::Always);
     fill(&log, SEGMENT / 4);
     let next = disk.wait(|next| next.written == u64::from(SEGMENT) && next.unsynced == 0);
     assert!(next.most_unsynced <= 256 << 10, "{next:?}");
@@ -140,10 +148,29 @@ fn a_commit_waits_for_a_small_piece_of_the_next_segment_at_most() {
 fn the_next_segment_is_made_at_once_when_the_current_one_is_almost_full() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Watched::default();
-    let log = open(dir.path(), &disk);
-    disk.change(|next| next.held = true);
+    let log = open(dir.path(), &disk, SyncPolicy::Always);
+    disk.change(|next| next.room = Some(0));
     fill(&log, SEGMENT / 4 * 3 + SEGMENT / 16);
-    disk.change(|next| next.held = false);
+    disk.change(|next| next.room = None);
     let next = disk.wait(|next| next.written == u64::from(SEGMENT) && next.unsynced == 0);
     assert_eq!(next.syncs, 1, "{next:?}");
+}
+
+#[test]
+fn commits_are_synced_on_the_interval_while_the_next_segment_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Watched::default();
+    let log = open(dir.path(), &disk, SyncPolicy::Group(Duration::ZERO));
+    disk.change(|next| next.room = Some(0));
+    fill(&log, SEGMENT / 4 + 4096);
+    // The thread that syncs is at the next segment now, or will be once it has synced this.
+    let commit = fill(&log, SEGMENT / 4 + (64 << 10));
+    let almost = u64::from(SEGMENT) - (256 << 10);
+    disk.change(|next| next.room = Some(almost));
+    drop(disk.wait(|next| next.written == almost));
+    assert!(
+        log.flushed_lsn() > commit,
+        "not synced for the whole segment"
+    );
+    disk.change(|next| next.room = None);
 }

@@ -174,7 +174,8 @@ fn parts(settings: &Settings) -> Vec<Part> {
     ));
     parts.push(Part {
         name: "dead keys",
-        arguments: words(&format!("--poison --events {events}")),
+        // In sixteen runs: each must last longer than what the machine does between two seconds.
+        arguments: words(&format!("--poison --events {}", 4 * events)),
         measures: &[
             ("poison_others_lose_percent", "/others_lose_percent", 1.0),
             (
