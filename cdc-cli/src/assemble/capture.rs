@@ -326,8 +326,9 @@ impl Job {
         if (existed || self.slowest.is_some()) && held.confirmable() < source.start().confirmable()
         {
             let what = format!(
-                "events after {held} up to {} are gone at the source: the slot was dropped or lost and begins anew there, or it was confirmed further than this state directory knows, as after restoring an old copy of it or using the slot from elsewhere",
-                source.start()
+                "events after {held} up to {} are gone at the source: {}",
+                source.start(),
+                source.why_gone()
             );
             if !self.accept_gap {
                 return Err(SourceError::new(

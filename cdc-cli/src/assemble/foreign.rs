@@ -86,6 +86,19 @@ impl ForeignConfig {
 }
 
 impl Foreign {
+    /// Why it may begin behind what was captured from it.
+    pub(crate) const fn why_gone(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => {
+                "the slot was dropped or lost and begins anew there, or it was confirmed further than this state directory knows, as after restoring an old copy of it or using the slot from elsewhere"
+            }
+            Self::Sqlite(_) => {
+                "what was known of the database does not fit it any more (another page size, another file), and it begins anew there; rows that were deleted meanwhile come as no event, so begin consumers that must be equal anew, too"
+            }
+            Self::RocksDb(_) => "log files that were not read yet were deleted",
+        }
+    }
+
     /// Says from now on whether the connection is up; `None` if there is none that could break.
     pub(crate) fn is_up(&self) -> Option<Arc<AtomicBool>> {
         match self {

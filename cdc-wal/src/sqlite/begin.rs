@@ -1,6 +1,7 @@
 //! Where following begins: with what is committed now, or where an earlier run stopped.
 
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
@@ -100,6 +101,29 @@ pub(crate) fn gap(config: &SqliteConfig, what: &str) -> SourceError {
     )
 }
 
+/// The error of a file that cannot be opened.
+pub(crate) fn unopened(config: &SqliteConfig, cause: std::io::Error) -> SourceError {
+    let (kind, remedy) = match cause.kind() {
+        std::io::ErrorKind::PermissionDenied => (
+            SourceErrorKind::Configuration,
+            "it, its -wal and -shm files and their directory must be readable for this user, and in the mode pinned writable",
+        ),
+        _ => (SourceErrorKind::Unreachable, "check the path"),
+    };
+    let what = format!("open the database {}: {cause}; {remedy}", config.shown());
+    SourceError::new(kind, what).with_cause(cause)
+}
+
+/// The database that this file belongs to as its log or the index of its log, if it is one.
+fn database_of(path: &Path) -> Option<PathBuf> {
+    let name = path.to_str()?;
+    let database = ["-wal", "-shm", "-journal"]
+        .into_iter()
+        .find_map(|suffix| name.strip_suffix(suffix))?;
+    let database = PathBuf::from(database);
+    database.is_file().then_some(database)
+}
+
 /// Looks at the file itself, before SQLite does: what it refuses is refused by name.
 pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), SourceError> {
     let shown = config.shown();
@@ -108,6 +132,15 @@ pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), Sou
             SourceErrorKind::Unsupported,
             format!(
                 "follow {shown}: it lies on a network file system ({kind}), where SQLite's locks and shared memory do not reach other machines; follow it on the machine that has the disk"
+            ),
+        ));
+    }
+    if let Some(database) = database_of(&config.path) {
+        return Err(SourceError::new(
+            SourceErrorKind::Configuration,
+            format!(
+                "follow {shown}: it is a file beside the database; name the database itself: {}",
+                database.display()
             ),
         ));
     }
@@ -120,13 +153,7 @@ pub(crate) fn header(config: &SqliteConfig) -> Result<(Arc<File>, DbHeader), Sou
             ),
         ));
     }
-    let (_, main) = files::open(&config.path).map_err(|cause| {
-        SourceError::new(
-            SourceErrorKind::Unreachable,
-            format!("open the database {shown}: {cause}; check the path"),
-        )
-        .with_cause(cause)
-    })?;
+    let (_, main) = files::open(&config.path).map_err(|cause| unopened(config, cause))?;
     let mut bytes = [0; 100];
     let got = read_up_to(&main, &mut bytes, 0)
         .map_err(|cause| io_error(&format!("read the database {shown}"), cause))?;
@@ -171,7 +198,7 @@ pub(crate) fn replaced(config: &SqliteConfig) -> SourceError {
     SourceError::new(
         SourceErrorKind::Gap,
         format!(
-            "follow {}: {what}; start again with an empty state and a snapshot, to follow the new one",
+            "follow {}: {what}; start again with --accept-gap (accept_gap), and the difference to the new one comes as one merged transaction, or with an empty state and a snapshot",
             config.shown()
         ),
     )
@@ -245,7 +272,7 @@ impl Follower {
             let shadow = Shadow::create(dir.storage.as_ref(), &dir.dir, page_size, &self.view)?;
             let known = Known {
                 id: self.id,
-                file: self.pins.file,
+                file: self.pins.place.file,
                 page_size,
                 position,
                 salts: self.head.salts,
@@ -285,7 +312,7 @@ impl Follower {
         page_size: u32,
         downstream: &mut dyn Downstream,
     ) -> Result<Position, SourceError> {
-        let place = (self.pins.file, page_size);
+        let place = (self.pins.place.file, page_size);
         let id = known.id;
         let last = parts(known.position).0;
         self.id = id;

@@ -17,12 +17,11 @@ use cdc_core::storage::Storage;
 use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
 use super::archive;
-use super::begin::{Begun, Start, header, replaced};
+use super::begin::{Begun, Start, header};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
 use super::downstream::Downstream;
-use super::files::FileId;
 use super::format::FRAME_HEADER;
 use super::keep::Keep;
 use super::log_file::{Break, Scanned, Scanner, wal_header};
@@ -118,7 +117,7 @@ impl Follower {
         let now = Instant::now();
         let mut follower = Self {
             config: config.clone(),
-            turnover: Turnover::new(config, pins.main.clone())?,
+            turnover: Turnover::new(config, &pins)?,
             id: random_id(),
             generation: 1,
             start: Start::Begun,
@@ -274,14 +273,10 @@ impl Follower {
         Ok(())
     }
 
-    /// The path must still name the file we have open.
+    /// The paths must still name the files we have open.
     fn identity(&mut self) -> Result<(), SourceError> {
         self.last_identity = Instant::now();
-        let now = FileId::of(&self.config.path);
-        if now.as_ref().ok() == Some(&self.pins.file) {
-            return Ok(());
-        }
-        Err(replaced(&self.config))
+        self.pins.place.check(&self.config)
     }
 
     fn process(&mut self, collector: &mut Collector, limit: u32) -> Result<(), SourceError> {

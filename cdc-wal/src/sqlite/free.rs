@@ -34,6 +34,9 @@ use super::wal_index::WalIndex;
 
 /// Where the pages of a merged transaction are gathered.
 const GATHERED: &str = "merge.tmp";
+/// How long a file may be empty while a copy is put in its place, and how often that is looked at.
+const EMPTY_TIME: Duration = Duration::from_secs(2);
+const EMPTY_LOOK: Duration = Duration::from_millis(5);
 /// How often it is checked that the path still names the same file.
 const IDENTITY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -516,7 +519,13 @@ impl Free {
         collector: &mut Collector,
         expected: Option<Salts>,
     ) -> Result<(), SourceError> {
-        // It may be another kind of file by now.
+        // It may be another kind of file by now; a copy that is put in its place begins empty.
+        let begun = Instant::now();
+        while std::fs::metadata(&self.config.path).is_ok_and(|file| file.len() == 0)
+            && begun.elapsed() < EMPTY_TIME
+        {
+            std::thread::sleep(EMPTY_LOOK);
+        }
         header(&self.config)?;
         let stamp = self.looks.stamp()?;
         let (dir, storage) = (self.keep.dir.dir.clone(), self.keep.dir.storage.clone());

@@ -13,6 +13,7 @@ use cdc_core::{SourceError, SourceErrorKind};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::begin::{replaced, unopened};
 use super::config::SqliteConfig;
 use super::files::{self, FileId};
 use super::log_file::io_error;
@@ -28,8 +29,46 @@ pub(crate) struct Pins {
     writer: Option<Connection>,
     pub(crate) main: Arc<File>,
     pub(crate) index: Arc<File>,
-    pub(crate) file: FileId,
+    pub(crate) place: Place,
     config: SqliteConfig,
+}
+
+/// The files that our locks and mappings are of. While a connection of ours is open nobody who keeps to
+/// SQLite's locks gives their names to others or to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: FileId,
+    log: FileId,
+    index: FileId,
+}
+
+impl Place {
+    fn of(config: &SqliteConfig) -> std::io::Result<Self> {
+        Ok(Self {
+            file: FileId::of(&config.path)?,
+            log: FileId::of(&config.beside("-wal"))?,
+            index: FileId::of(&config.beside("-shm"))?,
+        })
+    }
+
+    /// # Errors
+    /// [`SourceErrorKind::Gap`]: the database was replaced, or somebody restored it or removed its log
+    /// while it was open. What is in the log that we have belongs to no file that has a name.
+    pub(crate) fn check(&self, config: &SqliteConfig) -> Result<(), SourceError> {
+        if FileId::of(&config.path).ok() != Some(self.file) {
+            return Err(replaced(config));
+        }
+        if Self::of(config).ok() == Some(*self) {
+            return Ok(());
+        }
+        Err(SourceError::new(
+            SourceErrorKind::Gap,
+            format!(
+                "follow {}: its -wal and -shm files are gone or others now: it was restored, or its log removed, while it was open here; start again, and what changed comes as one merged transaction (without a state directory: take a new snapshot), and stop this before you restore a database in its place",
+                config.shown()
+            ),
+        ))
+    }
 }
 
 /// The error of a connection.
@@ -80,16 +119,7 @@ fn connect(config: &SqliteConfig) -> Result<Connection, SourceError> {
 impl Pins {
     /// Opens the database and begins to hold it.
     pub(crate) fn open(config: &SqliteConfig) -> Result<Self, SourceError> {
-        let (file, main) = files::open(&config.path).map_err(|cause| {
-            SourceError::new(
-                SourceErrorKind::Unreachable,
-                format!(
-                    "open the database {}: {cause}; check the path",
-                    config.shown()
-                ),
-            )
-            .with_cause(cause)
-        })?;
+        let (_, main) = files::open(&config.path).map_err(|cause| unopened(config, cause))?;
         let holder = connect(config)?;
         let other = connect(config)?;
         let begun = begin(&holder).map_err(|e| sqlite_error("read", &config.shown(), e));
@@ -104,13 +134,16 @@ impl Pins {
             )
             .with_cause(cause)
         })?;
+        let place = Place::of(config).map_err(|cause| {
+            io_error(&format!("look at the files of {}", config.shown()), cause)
+        })?;
         Ok(Self {
             holder: Some(holder),
             other: Some(other),
             writer: None,
             main,
             index,
-            file,
+            place,
             config: config.clone(),
         })
     }
@@ -203,33 +236,38 @@ pub(crate) struct Copied {
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     config: SqliteConfig,
+    place: Place,
     connection: Option<Connection>,
 }
 
 impl Checkpointer {
     /// Opens nothing yet.
-    pub(crate) fn new(config: &SqliteConfig) -> Self {
+    pub(crate) fn new(config: &SqliteConfig, place: Place) -> Self {
         Self {
             config: config.clone(),
+            place,
             connection: None,
         }
     }
 
-    /// Copies back what nobody needs any more, waiting for nobody but the disk.
+    /// Copies back what nobody needs any more, waiting for nobody but the disk; into the file whose log
+    /// it is only.
     pub(crate) fn passive(&mut self) -> Result<Copied, SourceError> {
+        self.place.check(&self.config)?;
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.config)?,
         };
         let connection = self.connection.insert(connection);
-        let outcome = begin(connection)
-            // A connection that has read nothing since the log began anew would do nothing.
-            .and_then(|()| connection.execute_batch("COMMIT"))
-            .and_then(|()| {
-                connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                })
-            });
+        // A connection that has read nothing since the log began anew would do nothing.
+        let read = begin(connection).and_then(|()| connection.execute_batch("COMMIT"));
+        // As late as possible: a file that was restored must not get pages of the log it had before.
+        self.place.check(&self.config)?;
+        let outcome = read.and_then(|()| {
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+        });
         match outcome {
             Ok((busy, log, copied)) => {
                 let (busy, log, copied): (i64, i64, i64) = (busy, log, copied);

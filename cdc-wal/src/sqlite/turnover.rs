@@ -17,7 +17,7 @@ use super::collect::Collector;
 use super::config::{Assist, SqliteConfig};
 use super::follow::{Follower, IDLE, index};
 use super::log_file::io_error;
-use super::pins::{Checkpointer, Copied};
+use super::pins::{Checkpointer, Copied, Pins};
 use super::worker::Worker;
 
 /// Shortest time between two attempts.
@@ -67,8 +67,9 @@ pub(crate) struct Turnover {
 
 impl Turnover {
     /// Starts the thread. Nothing is opened before it is needed.
-    pub(crate) fn new(config: &SqliteConfig, main: Arc<File>) -> Result<Self, SourceError> {
-        let mut checkpointer = Checkpointer::new(config);
+    pub(crate) fn new(config: &SqliteConfig, pins: &Pins) -> Result<Self, SourceError> {
+        let mut checkpointer = Checkpointer::new(config, pins.place);
+        let main = pins.main.clone();
         let worker = Worker::start("sqlite checkpoint", move |job| match job {
             Job::Sync(wal) => {
                 wal.sync_data()
@@ -85,7 +86,7 @@ impl Turnover {
         })?;
         Ok(Self {
             worker,
-            rest: Checkpointer::new(config),
+            rest: Checkpointer::new(config, pins.place),
             step: Step::Rest,
             next: Instant::now(),
         })

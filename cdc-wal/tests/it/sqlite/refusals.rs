@@ -39,6 +39,18 @@ async fn files_that_are_no_database_in_wal_mode_are_refused_by_name() {
     refused(&path, SourceErrorKind::Configuration, remedy).await;
 }
 
+/// What it would be told to switch to WAL mode is a log.
+#[tokio::test]
+async fn a_log_is_refused_with_the_name_of_its_database() {
+    let stage = Stage::new("CREATE TABLE t(x);");
+    for suffix in ["-wal", "-shm"] {
+        let beside = stage.dir.path().join(format!("shop.db{suffix}"));
+        assert!(beside.is_file());
+        let named = format!("name the database itself: {}", stage.path.display());
+        refused(&beside, SourceErrorKind::Configuration, &named).await;
+    }
+}
+
 /// Opening a pipe would wait for ever.
 #[tokio::test]
 async fn what_is_no_file_is_refused_by_name() {

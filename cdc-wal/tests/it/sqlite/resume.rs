@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cdc_core::{ChangeEvent, Lineage, Lsn, Op, Position, SourceError, SourceErrorKind, WalSource};
-use cdc_wal::sqlite::{Downstream, SqliteConfig, SqliteSource};
+use cdc_wal::sqlite::{Downstream, Mode, SqliteConfig, SqliteSource};
 
 use super::support::{Application, Stage, error, events, is_merged as merged, show};
 
@@ -233,6 +233,7 @@ async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
     copy.run("PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x);");
     copy.run("INSERT INTO t VALUES (1, 'a'), (3, 'c'); PRAGMA wal_checkpoint(TRUNCATE);");
     copy.kill();
+    std::fs::rename(&other, &stage.path).unwrap();
     for suffix in ["-wal", "-shm"] {
         for name in ["shop.db", "other.db"] {
             drop(std::fs::remove_file(
@@ -240,7 +241,6 @@ async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
             ));
         }
     }
-    std::fs::rename(&other, &stage.path).unwrap();
     let error = error(&mut source).await;
     assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
     assert!(error.to_string().contains("replaced"), "{error}");
@@ -254,6 +254,98 @@ async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
     let found = events(&mut source, 2).await;
     assert_eq!(shown(&found), ["delete t 2,'b'", "insert t -> 3,'c' ."]);
     assert!(found.iter().all(merged));
+    source.close().await.unwrap();
+}
+
+/// Copies a file over another, as `cp` does: the file stays the same one.
+fn copy_over(from: &Path, to: &Path) {
+    let bytes = std::fs::read(from).unwrap();
+    std::fs::write(to, bytes).unwrap();
+}
+
+/// A backup is copied over the database that is open, and its log removed: what we hold belongs to no file
+/// that has a name, and none of it may reach the restored one.
+#[tokio::test]
+async fn a_database_that_is_restored_in_its_place_is_told_and_left_alone() {
+    let mut stage = Stage::new(TABLE);
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1, 'a'); PRAGMA wal_checkpoint(TRUNCATE);");
+    let backup = stage.dir.path().join("backup.db");
+    std::fs::copy(&stage.path, &backup).unwrap();
+    let config = SqliteConfig {
+        // No pause of the application is used to copy its log back before the restore.
+        soft_frames: u32::MAX,
+        ..stage.config()
+    };
+    let again = stage.config();
+    let mut source = connect(config).await;
+    stage
+        .application
+        .run("INSERT INTO t VALUES (2, 'b'); UPDATE t SET x = 'old';");
+    let found = events(&mut source, 3).await;
+    let last = found.last().unwrap().position;
+    source.confirm(Position::end_of(last.commit)).await.unwrap();
+    stage.application.kill();
+    copy_over(&backup, &stage.path);
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(stage.dir.path().join(format!("shop.db{suffix}"))).unwrap();
+    }
+    let mut restored = Application::open(&stage.path);
+    restored.run("INSERT INTO t VALUES (9, 'new');");
+    let error = error(&mut source).await;
+    assert_eq!(error.kind, SourceErrorKind::Gap, "{error}");
+    assert!(error.to_string().contains("was restored"), "{error}");
+    source.close().await.unwrap();
+    assert_eq!(restored.run("PRAGMA integrity_check;").trim(), "ok");
+    assert_eq!(restored.run("SELECT * FROM t;").trim(), "1|a\n9|new");
+    // And then the difference, as one transaction.
+    let mut source = connect(again).await;
+    let found = events(&mut source, 3).await;
+    assert_eq!(
+        shown(&found),
+        [
+            "update t 1,'old' -> 1,'a'",
+            "delete t 2,'old'",
+            "insert t -> 9,'new' ."
+        ]
+    );
+    assert!(found.iter().all(merged));
+    source.close().await.unwrap();
+}
+
+/// The same without a lock: what a copy leaves in the database's place comes as the difference, even if
+/// it is found empty for a moment.
+#[tokio::test]
+async fn a_database_that_is_restored_in_its_place_is_followed_without_a_lock() {
+    let mut stage = Stage::new(TABLE);
+    stage
+        .application
+        .run("INSERT INTO t VALUES (1, 'a'); PRAGMA wal_checkpoint(TRUNCATE);");
+    let backup = std::fs::read(&stage.path).unwrap();
+    let config = SqliteConfig {
+        mode: Mode::LockFree,
+        ..stage.config()
+    };
+    let mut source = connect(config).await;
+    stage.application.run("INSERT INTO t VALUES (2, 'b');");
+    assert_eq!(events(&mut source, 1).await.len(), 1);
+    stage.application.kill();
+    // Empty before its log goes: whoever looks for another log finds nothing in it.
+    std::fs::write(&stage.path, b"").unwrap();
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(stage.dir.path().join(format!("shop.db{suffix}"))).unwrap();
+    }
+    let path = stage.path.clone();
+    let restore = std::thread::spawn(move || {
+        // Long enough for a look or a hundred; the test holds however long it is.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::fs::write(&path, backup).unwrap();
+    });
+    let found = events(&mut source, 1).await;
+    assert_eq!(shown(&found), ["delete t 2,'b' ."]);
+    assert!(found.iter().all(merged));
+    restore.join().unwrap();
     source.close().await.unwrap();
 }
 
