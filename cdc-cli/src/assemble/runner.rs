@@ -477,12 +477,22 @@ pub(crate) fn lane_error(error: LaneError) -> CliError {
     CliError::from_error(code, error)
 }
 
-/// Ctrl-c and SIGTERM. A file that reaches the process's limit is an error of the write, not the
+/// Ctrl-c, SIGTERM, and SIGHUP, as when a terminal is closed, unless whoever started this had it ignored
+/// (`nohup`). A file that reaches the process's limit is an error of the write, not the
 /// end of the process.
 pub(crate) struct Signals {
     _file_size: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
+}
+
+/// True if SIGHUP is known to be heard: listening would undo that it is ignored.
+fn hears_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 0)
 }
 
 impl Signals {
@@ -497,13 +507,24 @@ impl Signals {
             _file_size: listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: match hears_hangup() {
+                true => Some(listen(SignalKind::hangup())?),
+                false => None,
+            },
         })
     }
 
     pub(crate) async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = hangup => "SIGHUP",
         }
     }
 }

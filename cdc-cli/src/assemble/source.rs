@@ -37,10 +37,16 @@ pub(crate) fn postgres(
             .filter(|password| !password.is_empty());
     }
     postgres.name.clone_from(&config.name);
-    postgres.slot.clone_from(&config.postgres.slot);
-    postgres
-        .publication
-        .clone_from(&config.postgres.publication);
+    // What the configuration names goes before what the address names, and that before the default.
+    let default = PostgresConfig::default();
+    if config.postgres.slot != default.slot {
+        postgres.slot.clone_from(&config.postgres.slot);
+    }
+    if config.postgres.publication != default.publication {
+        postgres
+            .publication
+            .clone_from(&config.postgres.publication);
+    }
     postgres.tables.clone_from(&config.postgres.publish_tables);
     postgres
         .schemas
@@ -206,4 +212,33 @@ pub(crate) fn wal_error(dir: &Path, error: cdc_wal::LogError) -> CliError {
         .with_cause(error);
     }
     SourceError::from(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Layers, load};
+
+    fn names(sets: &[&str]) -> (String, String) {
+        let layers = Layers {
+            sets: sets.iter().map(|&set| set.to_owned()).collect(),
+            ..Layers::default()
+        };
+        let config = load(&layers).unwrap_or_else(|error| panic!("{error:?}"));
+        let Some(Source::Postgres(url)) = &config.source else {
+            panic!("a PostgreSQL source");
+        };
+        let postgres = postgres(&config, url, false).unwrap();
+        (postgres.slot, postgres.publication)
+    }
+
+    #[test]
+    fn slot_and_publication_may_stand_in_the_address() {
+        let plain = "source=postgres://h/db";
+        let named = "source=postgres://h/db?slot=page&publication=p";
+        let of = |slot: &str, publication: &str| (slot.to_owned(), publication.to_owned());
+        assert_eq!(names(&[plain]), of("weftkit_cdc", "weftkit_cdc"));
+        assert_eq!(names(&[named]), of("page", "p"));
+        assert_eq!(names(&[named, "postgres.slot=mine"]), of("mine", "p"));
+    }
 }

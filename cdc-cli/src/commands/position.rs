@@ -114,6 +114,13 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
             ),
         ));
     }
+    let view = LogView::Directory(log.clone());
+    if let Ok(extent) = view.extent()
+        && position < extent.oldest
+    {
+        // As `position:` is refused.
+        view.locate(&format!("position:{position}").parse::<Start>()?)?;
+    }
     if !args.yes
         && stored
             .as_ref()

@@ -17,6 +17,7 @@ use cdc_wal::sqlite::{Mode, SqliteConfig, SqliteSource};
 use cdc_wal::{StartAt, WalTail};
 
 use crate::args::{Global, OutputFormat, TailArgs, WireFormat, require_source};
+use crate::assemble::runner::Signals;
 use crate::assemble::source;
 use crate::config::{Paint, Source};
 use crate::exit::Exit;
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
             Source::Postgres(url) => {
                 let mut postgres = PostgresConfig {
                     temporary: true,
+                    without_keyless: true,
                     // Slots and publications of two tails beside each other must not meet.
                     slot: format!("weftkit_tail_{}", std::process::id()),
                     publication: format!("weftkit_tail_{}", std::process::id()),
@@ -130,21 +132,13 @@ async fn sqlite(
     outcome
 }
 
-/// Shows events until ctrl-c, SIGTERM, the limit, or a reader that went away.
+/// Shows events until ctrl-c, SIGTERM, SIGHUP, the limit, or a reader that went away.
 async fn follow(
     source: &mut impl WalSource,
     shown: &mut Shown,
     limit: Option<u64>,
 ) -> Result<(), CliError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|cause| CliError::new(Exit::Runtime, "listen for signals").with_cause(cause))
-    };
-    let (mut interrupt, mut terminate) = (
-        listen(SignalKind::interrupt())?,
-        listen(SignalKind::terminate())?,
-    );
+    let mut signals = Signals::new()?;
     shown.note(&format!(
         "tailing {} (ctrl-c ends it)",
         source.source().name
@@ -155,8 +149,7 @@ async fn follow(
     };
     loop {
         let batch = tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            _ = signals.next() => break,
             batch = source.next_batch(batch_limit) => {
                 batch.map_err(|error| ended(error, source.source().lineage.kind))?
             }

@@ -76,6 +76,9 @@ pub struct PostgresConfig {
     /// Create it even if it has tables without replica identity (no primary key, or none set), of
     /// which the server then refuses every UPDATE and DELETE. Default false.
     pub accept_keyless: bool,
+    /// Create it for all tables but those; neither they nor tables that are created later are
+    /// captured then. Counts where neither tables nor schemas are named. Default false.
+    pub without_keyless: bool,
     /// Use a slot that vanishes with the connection, and drop a publication this reader created
     /// when it is closed. Nothing is kept for a restart. Default false.
     pub temporary: bool,
@@ -117,6 +120,7 @@ impl Default for PostgresConfig {
             create_slot: true,
             create_publication: true,
             accept_keyless: false,
+            without_keyless: false,
             temporary: false,
             accept_gap: false,
             captured: None,

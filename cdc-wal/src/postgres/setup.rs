@@ -350,8 +350,12 @@ async fn ensure_publication(
             ),
         ));
     }
-    refuse_keyless(connection, config).await?;
     let mut targets = Vec::new();
+    if let Some(keyed) = without_keyless(connection, config).await? {
+        targets.push(format!("TABLE {}", keyed.join(", ")));
+    } else {
+        refuse_keyless(connection, config).await?;
+    }
     if !config.tables.is_empty() {
         let tables: Vec<String> = config.tables.iter().map(|t| sql::table(t)).collect();
         targets.push(format!("TABLE {}", tables.join(", ")));
@@ -380,6 +384,62 @@ async fn ensure_publication(
 
 /// Tables without replica identity that are named.
 const KEYLESS_MAX: usize = 5;
+/// Tables that a publication names one by one, at most.
+const NAMED_MAX: usize = 10_000;
+
+/// The tables whose rows are in the log.
+const PLAIN_TABLES: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+
+/// Those of which updates and deletes cannot be told.
+const KEYLESS: &str = "(c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS \
+    (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)))";
+
+/// The tables that a publication is to name, where all but those without replica identity are asked for
+/// and there are some of these.
+async fn without_keyless(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<Option<Vec<String>>, SourceError> {
+    let all = config.tables.is_empty() && config.schemas.is_empty();
+    if !config.without_keyless || !all {
+        return Ok(None);
+    }
+    let left_out = keyless(connection, config, KEYLESS_MAX + 1).await?;
+    if left_out.is_empty() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) {PLAIN_TABLES} AND NOT {KEYLESS} \
+         ORDER BY 1 LIMIT {}",
+        NAMED_MAX + 1
+    );
+    let rows = connection
+        .query(&sql, "look for tables with replica identity")
+        .await?;
+    let keyed = rows.into_iter().filter_map(|row| row.into_iter().next()?);
+    let keyed: Vec<String> = keyed.collect();
+    if keyed.is_empty() || keyed.len() > NAMED_MAX {
+        return Ok(None);
+    }
+    tracing::warn!(
+        tables = %named(left_out),
+        source = %config.address(),
+        "left out: tables without primary key or replica identity; name them to see their inserts"
+    );
+    Ok(Some(keyed))
+}
+
+/// The first few names.
+fn named(mut tables: Vec<String>) -> String {
+    let more = if tables.len() > KEYLESS_MAX {
+        ", ..."
+    } else {
+        ""
+    };
+    tables.truncate(KEYLESS_MAX);
+    tables.join(", ") + more
+}
 
 /// The tables of a publication that is created here whose updates and deletes the server refuses
 /// from then on, whoever does them; at most `max`.
@@ -404,11 +464,7 @@ pub(crate) async fn keyless(
         )
     };
     let sql = format!(
-        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
-            AND (c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS \
-                (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))){published} \
-         ORDER BY 1 LIMIT {max}"
+        "SELECT n.nspname || '.' || c.relname {PLAIN_TABLES} AND {KEYLESS}{published} ORDER BY 1 LIMIT {max}"
     );
     let rows = connection
         .query(&sql, "look for tables without replica identity")
@@ -427,24 +483,18 @@ async fn refuse_keyless(
     if config.accept_keyless {
         return Ok(());
     }
-    let mut tables = keyless(connection, config, KEYLESS_MAX + 1).await?;
+    let tables = keyless(connection, config, KEYLESS_MAX + 1).await?;
     if tables.is_empty() {
         return Ok(());
     }
-    let more = if tables.len() > KEYLESS_MAX {
-        ", ..."
-    } else {
-        ""
-    };
-    tables.truncate(KEYLESS_MAX);
     Err(SourceError::new(
         SourceErrorKind::Configuration,
         format!(
-            "create publication {} on {}: from then on the server would refuse every UPDATE and DELETE of tables without replica identity: {}{more}; \
+            "create publication {} on {}: from then on the server would refuse every UPDATE and DELETE of tables without replica identity: {}; \
              give them a primary key or ALTER TABLE ... REPLICA IDENTITY FULL, publish other tables only (publish_tables, publish_schemas), or set accept_keyless if they are only inserted into",
             config.publication,
             config.address(),
-            tables.join(", ")
+            named(tables)
         ),
     ))
 }

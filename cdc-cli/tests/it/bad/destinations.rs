@@ -315,3 +315,44 @@ done
     let starts = std::fs::read_to_string(shop.tool.path("starts")).unwrap();
     assert_eq!(starts.trim(), "5", "started again once for each bad habit");
 }
+
+/// A terminal that is closed ends a run as SIGTERM does; under `nohup` it goes on.
+#[test]
+fn a_closed_terminal_ends_a_run_in_good_order() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    let mut run = Running::start(shop.tool.command(&["-q", "run"]));
+    run.until_status("all is delivered", |status| {
+        (status["lanes"][0]["counts"]["delivered"] == 3).then_some(())
+    });
+    run.signal("-HUP");
+    let run = run.end();
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(shop.delivered(), [1, 2, 3]);
+
+    shop.commit(3);
+    let mut ignoring = std::process::Command::new("sh");
+    let tool = shop.tool.command(&["-q", "run"]);
+    ignoring
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(tool.get_program())
+        .args(tool.get_args())
+        .current_dir(tool.get_current_dir().unwrap());
+    for (name, value) in tool.get_envs() {
+        match value {
+            Some(value) => ignoring.env(name, value),
+            None => ignoring.env_remove(name),
+        };
+    }
+    let mut run = Running::start(ignoring);
+    run.until_status("it runs", |status| {
+        (status["lanes"][0]["counts"]["delivered"] == 3).then_some(())
+    });
+    run.signal("-HUP");
+    shop.commit(2);
+    run.until_status("it goes on", |status| {
+        (status["lanes"][0]["counts"]["delivered"] == 5).then_some(())
+    });
+    run.ask_to_stop();
+    assert_eq!(run.end().code, 0);
+}

@@ -272,8 +272,12 @@ impl Running {
 
     /// SIGTERM.
     pub(crate) fn ask_to_stop(&self) {
+        self.signal("-TERM");
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
         let mut kill = Command::new("kill");
-        kill.args(["-TERM", &self.child.id().to_string()]);
+        kill.args([signal, &self.child.id().to_string()]);
         assert!(kill.status().unwrap().success());
     }
 

@@ -74,6 +74,12 @@ fn an_expired_position_is_named_with_the_oldest_there_is() {
     assert_eq!(shop.token(), expired);
     assert_eq!(shop.delivered(), [1, 2, 3]);
 
+    // Nor can it be moved there, by token or position.
+    for to in [expired.as_str(), "0/1:0"] {
+        let set = ["position", "set", "--emitter", "file", to, "--yes"];
+        refused(&shop.tool.run(&set), 5, &words);
+    }
+
     // The decision is a person's, and it is the one command that the error leads to.
     let skip = ["position", "set", "--emitter", "file", "earliest"];
     refused(

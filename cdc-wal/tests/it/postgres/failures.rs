@@ -336,3 +336,29 @@ async fn a_publication_that_would_break_the_application_is_not_created() {
         .await;
     db.remove().await;
 }
+
+/// What only looks leaves out the tables a publication would harm, and nothing of theirs is refused.
+#[tokio::test]
+async fn tables_without_identity_are_left_out_where_that_is_asked_for() {
+    let mut db = Db::new("failures_without_keyless").await;
+    db.run(
+        "CREATE TABLE public.keyed (id int PRIMARY KEY); CREATE TABLE public.\"No key\" (a int); \
+         CREATE SCHEMA \"Other\"; CREATE TABLE \"Other\".whole (a int); ALTER TABLE \"Other\".whole REPLICA IDENTITY FULL",
+    )
+    .await;
+    db.config.accept_keyless = false;
+    db.config.without_keyless = true;
+    let mut source = db.connect(None).await;
+    let published = db
+        .one("SELECT string_agg(schemaname || '.' || tablename, ' ' ORDER BY tablename) FROM pg_publication_tables")
+        .await;
+    assert_eq!(published, "public.keyed Other.whole");
+    let events = db
+        .changes(
+            &mut source,
+            "INSERT INTO public.\"No key\" VALUES (2); UPDATE public.\"No key\" SET a = 3; INSERT INTO \"Other\".whole VALUES (1)",
+        )
+        .await;
+    assert_eq!(events.len(), 1);
+    db.finish(source).await;
+}
