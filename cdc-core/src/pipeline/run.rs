@@ -123,6 +123,10 @@ pub(super) struct Running {
     pub(super) hold_until: Duration,
     /// Failures of resuming in a row.
     failures: u32,
+    /// Times in a row that the emitter lost what it had accepted, and where the checkpoint was then:
+    /// until something behind that is durable, taking events is no sign that it is well.
+    losses: u32,
+    pub(super) lost_at: Option<Position>,
     /// Events refused in a row, with no success between them.
     pub(super) culprits: u32,
     trouble: Option<Trouble>,
@@ -176,6 +180,8 @@ impl Running {
             probe: 0,
             hold_until: Duration::ZERO,
             failures: 0,
+            losses: 0,
+            lost_at: None,
             culprits: 0,
             trouble: None,
             shown_running: false,
@@ -408,13 +414,14 @@ impl Running {
 
     /// An emitter lost what it had accepted: waits, then the session goes back to the checkpoint.
     pub(super) async fn lost(&mut self, cause: EmitError) -> Result<(), LaneError> {
-        let failures = self.failures;
-        self.failures = failures.saturating_add(1);
+        let losses = self.losses;
+        self.losses = losses.saturating_add(1);
+        self.lost_at = Some(self.stored);
         let wait = match failure_action(cause.kind) {
             FailureAction::Halt => return Err(self.emit_error(cause)),
             FailureAction::Probe => self.config.retry.probe_interval,
-            FailureAction::Retry { floor } => self.backoff.wait_after(failures, floor),
-            FailureAction::Isolate => self.backoff.wait_after(failures, Duration::ZERO),
+            FailureAction::Retry { floor } => self.backoff.wait_after(losses, floor),
+            FailureAction::Isolate => self.backoff.wait_after(losses, Duration::ZERO),
         };
         warn!(emitter = %self.config.name, error = %cause, "what the emitter had accepted is not safe; back to the checkpoint");
         self.ill(&cause);
@@ -433,6 +440,11 @@ impl Running {
         }
         self.durable_through(w, mark.through);
         self.marked = self.marked.max(mark.through);
+        if self.lost_at.is_some_and(|at| mark.through > at) {
+            self.lost_at = None;
+            self.losses = 0;
+            self.well();
+        }
         if self.state != mark.state {
             self.state = mark.state;
             self.state_changed = true;
@@ -475,6 +487,9 @@ impl Running {
     pub(super) fn well(&mut self) {
         self.breaker.answered();
         self.culprits = 0;
+        if self.lost_at.is_some() {
+            return;
+        }
         if self.trouble.take().is_some() {
             info!(emitter = %self.config.name, "destination takes events again");
             self.show();

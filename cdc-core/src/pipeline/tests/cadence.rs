@@ -190,3 +190,72 @@ async fn what_is_acknowledged_before_a_redrive_is_stored_before_it_gives_anythin
     assert_eq!(again.len(), 1, "{given:?}");
     assert!(again[0].1 >= at(3, 0), "{given:?}");
 }
+
+/// Takes what it is given and cannot keep it, as a file on a full disk whose writes are behind.
+#[derive(Clone, Default)]
+struct FullDisk(Arc<Mutex<Disk>>);
+
+#[derive(Default)]
+struct Disk {
+    has_room: bool,
+    resumes: u32,
+    taken: Vec<Position>,
+}
+
+impl Emitter for FullDisk {
+    async fn resume(&mut self, _from: Option<&crate::Checkpoint>) -> Result<(), EmitError> {
+        let mut disk = self.0.lock().unwrap();
+        disk.resumes += 1;
+        disk.taken.clear();
+        Ok(())
+    }
+
+    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        let mut disk = self.0.lock().unwrap();
+        disk.taken.extend(batch.events().iter().map(|e| e.position));
+        Ok(Receipt::ACCEPTED)
+    }
+
+    fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        let disk = self.0.lock().unwrap();
+        let Some(&through) = disk.taken.last() else {
+            return Ok(None);
+        };
+        if !disk.has_room {
+            let kind = EmitErrorKind::EndpointRetry { retry_after: None };
+            return Err(EmitError::new(kind, "write: the disk is full"));
+        }
+        Ok(Some(DurableMark {
+            through,
+            state: Bytes::from_static(b"state"),
+        }))
+    }
+
+    async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        self.durable()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emitter_that_keeps_losing_what_it_takes_is_asked_less_and_less_often() {
+    let rig = Rig::new();
+    for commit in 1..50 {
+        rig.log.push(transaction(commit, 10 * commit as i64, 3));
+    }
+    let disk = FullDisk::default();
+    let (trigger, shutdown) = Shutdown::new();
+    let config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    let (lane, _control) = rig.lane_to(BoxEmitter::new(disk.clone()), config, &shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let resumes = disk.0.lock().unwrap().resumes;
+        assert!((3..30).contains(&resumes), "{resumes} times in two minutes");
+        assert_eq!(rig.stored(), Position::ZERO);
+        disk.0.lock().unwrap().has_room = true;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(rig.stored(), Position::end_of(Lsn(49)));
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, lane);
+    end.unwrap();
+}
