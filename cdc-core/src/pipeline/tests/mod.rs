@@ -23,6 +23,9 @@ struct Rig {
     parked_keys_max: usize,
     filter: fn(&ChangeEvent) -> bool,
     transform: Option<Change>,
+    /// Its log begins with its first event wherever it is to begin, as a journal behind which a crash left less
+    /// than the checkpoint says.
+    gives_again: bool,
 }
 
 type Change = fn(ChangeEvent) -> Result<Option<ChangeEvent>, TransformError>;
@@ -48,6 +51,7 @@ impl Rig {
             parked_keys_max: 65_536,
             filter: |_| true,
             transform: None,
+            gives_again: false,
         }
     }
 
@@ -75,9 +79,12 @@ impl Rig {
         LaneControl,
     ) {
         let (control, commands) = LaneControl::new();
-        let log = self.log.clone();
+        let (log, gives_again) = (self.log.clone(), self.gives_again);
         let lane = Lane {
-            open: move |after| Ok(log.tail(after)),
+            open: move |after| {
+                let after = if gives_again { Position::ZERO } else { after };
+                Ok(log.tail(after))
+            },
             filter: Box::new(self.filter),
             transforms: self
                 .transform
@@ -175,6 +182,27 @@ async fn resumes_strictly_behind_its_checkpoint() {
         rig.emitter.state().resumed,
         [None, Some(Position::end_of(Lsn(1)))]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_log_gives_again_is_not_delivered_again() {
+    let mut rig = Rig::new();
+    rig.log.push(transaction(1, 1, 2));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, _control) = rig.lane(&shutdown);
+    let ((), end) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            trigger.trigger();
+        },
+        lane
+    );
+    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    rig.log.push(transaction(2, 9, 2));
+    rig.gives_again = true;
+    rig.metrics = Arc::default();
+    rig.finish().await.unwrap();
+    assert_eq!(rig.emitter.taken(), all(1..3, 2), "nothing twice");
 }
 
 #[tokio::test(start_paused = true)]
