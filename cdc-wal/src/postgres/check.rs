@@ -211,12 +211,8 @@ async fn publication(
     const ATTEMPTED: &str = "look at the publication";
     let name = sql::literal(&config.publication);
     let subject = format!("publication {}", config.publication);
-    let sql = format!(
-        "SELECT concat_ws(', ', CASE WHEN NOT pubinsert THEN 'insert' END, CASE WHEN NOT pubupdate THEN 'update' END, \
-            CASE WHEN NOT pubdelete THEN 'delete' END, CASE WHEN NOT pubtruncate THEN 'truncate' END) \
-         FROM pg_publication WHERE pubname = {name}"
-    );
-    let Some(left_out) = single(connection.query(&sql, ATTEMPTED).await?) else {
+    let sql = format!("SELECT 1 FROM pg_publication WHERE pubname = {name}");
+    if connection.query(&sql, ATTEMPTED).await?.is_empty() {
         let (severity, remedy) = if config.create_publication {
             creation(connection, config).await?
         } else {
@@ -241,27 +237,71 @@ async fn publication(
             }
         }
         return Ok(());
-    };
+    }
     let tables = format!("FROM pg_publication_tables WHERE pubname = {name}");
     let tables = count(connection, &format!("SELECT count(*) {tables}")).await?;
-    if tables == 0 {
-        let remedy = "add tables to it, or nothing will ever come";
-        findings.add(Severity::Warning, &*subject, "has no tables", remedy);
-    } else {
+    if tables > 0 {
         findings.good(&subject, format!("{tables} tables"));
     }
-    if !left_out.is_empty() {
-        findings.add(
-            Severity::Warning,
-            &*subject,
-            format!("does not publish {left_out}"),
-            format!(
-                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
-                sql::identifier(&config.publication)
-            ),
-        );
+    for (what, remedy) in left_out_of(connection, config).await? {
+        findings.add(Severity::Warning, &*subject, what, remedy);
     }
     identity(connection, findings, &name).await
+}
+
+/// What a publication that is there keeps from us without a word: each with its remedy.
+pub(super) async fn left_out_of(
+    connection: &mut Connection,
+    config: &PostgresConfig,
+) -> Result<Vec<(String, String)>, SourceError> {
+    const ATTEMPTED: &str = "look at what the publication leaves out";
+    let name = sql::literal(&config.publication);
+    let identifier = sql::identifier(&config.publication);
+    let mut found = Vec::new();
+    let tables = format!("SELECT count(*) FROM pg_publication_tables WHERE pubname = {name}");
+    if count(connection, &tables).await? == 0 {
+        let remedy = "add tables to it, or nothing will ever come";
+        found.push(("has no tables".to_owned(), remedy.to_owned()));
+    }
+    let sql = format!(
+        "SELECT concat_ws(', ', CASE WHEN NOT pubinsert THEN 'insert' END, CASE WHEN NOT pubupdate THEN 'update' END, \
+            CASE WHEN NOT pubdelete THEN 'delete' END, CASE WHEN NOT pubtruncate THEN 'truncate' END) \
+         FROM pg_publication WHERE pubname = {name}"
+    );
+    let operations = single(connection.query(&sql, ATTEMPTED).await?).unwrap_or_default();
+    if !operations.is_empty() {
+        found.push((
+            format!("does not publish {operations}"),
+            format!(
+                "ALTER PUBLICATION {identifier} SET (publish = 'insert, update, delete, truncate')"
+            ),
+        ));
+    }
+    // By their names: servers before version 15 have no such columns.
+    let sql = format!(
+        "SELECT n.nspname || '.' || c.relname, concat_ws(' and ', \
+            CASE WHEN to_jsonb(r) ->> 'prqual' IS NOT NULL THEN 'a row filter' END, \
+            CASE WHEN to_jsonb(r) ->> 'prattrs' IS NOT NULL THEN 'a column list' END) \
+         FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+         JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE p.pubname = {name} \
+            AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL) \
+         ORDER BY 1 LIMIT {TABLES_MAX}"
+    );
+    for row in connection.query(&sql, ATTEMPTED).await? {
+        let mut cells = row.into_iter().map(Option::unwrap_or_default);
+        let (table, what) = (
+            cells.next().unwrap_or_default(),
+            cells.next().unwrap_or_default(),
+        );
+        found.push((
+            format!("has {what} for {table}: what that leaves out is not captured"),
+            format!(
+                "filter here instead (tables, where, include, exclude), and ALTER PUBLICATION {identifier} SET TABLE without it"
+            ),
+        ));
+    }
+    Ok(found)
 }
 
 /// Tables whose updates and deletes fail, or carry less than one may expect.

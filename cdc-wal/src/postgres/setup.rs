@@ -146,6 +146,11 @@ pub(crate) async fn start(
     refuse_gone_slot(&mut connection, config, resume).await?;
     let server_end = settled_end(&mut connection, wal_end).await?;
     let created_publication = ensure_publication(&mut connection, config).await?;
+    if !created_publication {
+        for (what, remedy) in super::check::left_out_of(&mut connection, config).await? {
+            tracing::warn!(publication = %config.publication, source = %config.address(), remedy, "the publication {what}");
+        }
+    }
     let (confirmed, fresh) = ensure_slot(&mut connection, config).await?;
     let floor = floor(config, resume, confirmed, fresh)?;
     let status_interval = status_interval(

@@ -331,7 +331,7 @@ fn a_closed_terminal_ends_a_run_in_good_order() {
     assert_eq!(shop.delivered(), [1, 2, 3]);
 
     shop.commit(3);
-    let mut ignoring = std::process::Command::new("sh");
+    let mut ignoring = Command::new("sh");
     let tool = shop.tool.command(&["-q", "run"]);
     ignoring
         .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])

@@ -280,6 +280,34 @@ async fn check_finds_what_is_wrong_and_changes_nothing() {
     db.finish(source).await;
 }
 
+/// A publication that somebody made may keep changes from us without a word: `check` says which.
+#[tokio::test]
+async fn what_a_publication_leaves_out_is_named() {
+    let mut db = Db::new("fail_left_out").await;
+    db.run(&format!(
+        "CREATE TABLE public.t (id int PRIMARY KEY, a int, b int); \
+         CREATE PUBLICATION {} FOR TABLE public.t (id, a) WHERE (id > 5) WITH (publish = 'insert')",
+        db.config.publication
+    ))
+    .await;
+    let findings = check(&db.config).await.unwrap();
+    let subject = format!("publication {}", db.config.publication);
+    let found: Vec<_> = findings
+        .iter()
+        .filter(|f| f.subject == subject && f.severity == Severity::Warning)
+        .map(|f| f.found.as_str())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "does not publish update, delete, truncate",
+            "has a row filter and a column list for public.t: what that leaves out is not captured"
+        ]
+    );
+    let source = db.connect(None).await;
+    db.finish(source).await;
+}
+
 #[tokio::test]
 async fn a_lost_connection_gives_empty_batches_until_it_is_back() {
     let mut db = Db::new("fail_away").await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use cdc_core::{ChangeEvent, Lineage, Lsn, Op, Position, SourceError, SourceErrorKind, WalSource};
 use cdc_wal::sqlite::{Downstream, Mode, SqliteConfig, SqliteSource};
 
-use super::support::{Application, Stage, error, events, is_merged as merged, show};
+use super::support::{Application, LIMIT, Stage, error, events, is_merged as merged, show};
 
 const TABLE: &str = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(id INTEGER PRIMARY KEY, x);";
 
@@ -336,16 +336,16 @@ async fn a_database_that_is_restored_in_its_place_is_followed_without_a_lock() {
     for suffix in ["-wal", "-shm"] {
         std::fs::remove_file(stage.dir.path().join(format!("shop.db{suffix}"))).unwrap();
     }
-    let path = stage.path.clone();
-    let restore = std::thread::spawn(move || {
-        // Long enough for a look or a hundred; the test holds however long it is.
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        std::fs::write(&path, backup).unwrap();
-    });
+    // It is looked at while it is empty, for as long as this takes.
+    let look = std::time::Duration::from_millis(100);
+    let looked = tokio::time::timeout(look, source.next_batch(LIMIT)).await;
+    if let Ok(batch) = looked {
+        assert!(batch.unwrap().is_none_or(|batch| batch.is_empty()));
+    }
+    std::fs::write(&stage.path, backup).unwrap();
     let found = events(&mut source, 1).await;
     assert_eq!(shown(&found), ["delete t 2,'b' ."]);
     assert!(found.iter().all(merged));
-    restore.join().unwrap();
     source.close().await.unwrap();
 }
 
