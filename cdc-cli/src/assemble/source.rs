@@ -228,7 +228,7 @@ mod tests {
         let Some(Source::Postgres(url)) = &config.source else {
             panic!("a PostgreSQL source");
         };
-        let postgres = postgres(&config, url, false).unwrap();
+        let postgres = postgres(&config, url, false).expect("an address");
         (postgres.slot, postgres.publication)
     }
 

@@ -38,7 +38,7 @@ struct WatchedFile(Box<dyn StorageFile>, Watched);
 
 impl Watched {
     fn next(&self) -> MutexGuard<'_, Next> {
-        self.0.0.lock().unwrap()
+        self.0.0.lock().expect("no panic")
     }
 
     fn change(&self, change: impl FnOnce(&mut Next)) {
@@ -51,7 +51,7 @@ impl Watched {
             .0
             .1
             .wait_timeout_while(self.next(), PATIENCE, |next| !until(next));
-        let (next, timeout) = waited.unwrap();
+        let (next, timeout) = waited.expect("no panic");
         assert!(!timeout.timed_out(), "still {next:?}");
         next
     }
@@ -118,7 +118,7 @@ fn open(dir: &Path, disk: &Watched, sync: SyncPolicy) -> Log {
         background: true,
         ..config(dir)
     })
-    .unwrap()
+    .expect("a new log")
 }
 
 /// Commits until so much of the first segment is used; where the last commit is.
@@ -126,8 +126,8 @@ fn fill(log: &Log, bytes: u32) -> Lsn {
     loop {
         let mut tx = log.begin(1);
         tx.insert(&relation(), &row(1, &"x".repeat(8000), "1"))
-            .unwrap();
-        let commit = tx.commit().unwrap().commit;
+            .expect("insert");
+        let commit = tx.commit().expect("commit").commit;
         if commit.0 >= u64::from(bytes) {
             return commit;
         }

@@ -259,8 +259,8 @@ async fn a_database_that_is_replaced_is_told_and_compared_only_if_asked() {
 
 /// Copies a file over another, as `cp` does: the file stays the same one.
 fn copy_over(from: &Path, to: &Path) {
-    let bytes = std::fs::read(from).unwrap();
-    std::fs::write(to, bytes).unwrap();
+    let bytes = std::fs::read(from).expect("the file");
+    std::fs::write(to, bytes).expect("the other");
 }
 
 /// A backup is copied over the database that is open, and its log removed: what we hold belongs to no file
