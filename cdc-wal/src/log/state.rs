@@ -396,6 +396,8 @@ impl Shared {
     ) -> Result<MutexGuard<'a, State>, LogError> {
         // The helper may be preparing the file: let it finish rather than make two.
         if state.preparing && state.prepared.is_none() {
+            // It may be in a pause.
+            self.work.notify_all();
             return Ok(self.wait_for_file(state));
         }
         let mut seal = vec![0; FRAME_HEADER];
