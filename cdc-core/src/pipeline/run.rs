@@ -126,7 +126,7 @@ pub(super) struct Running {
     /// Times in a row that the emitter lost what it had accepted, and where the checkpoint was then:
     /// until something behind that is durable, taking events is no sign that it is well.
     losses: u32,
-    pub(super) lost_at: Option<Position>,
+    lost_at: Option<Position>,
     /// Events refused in a row, with no success between them.
     pub(super) culprits: u32,
     trouble: Option<Trouble>,
@@ -315,6 +315,7 @@ impl Running {
         self.parking = Parking::default();
         self.window.rewind(checkpoint.position);
         self.marked = checkpoint.position;
+        self.lost_at = self.lost_at.map(|at| at.min(checkpoint.position));
         self.metrics.broken_off(0);
         self.stored = checkpoint.position;
         self.state = checkpoint.state.clone();
@@ -409,7 +410,18 @@ impl Running {
                 }
             }
         }
+        // All that was accepted is safe, letters too, which no mark tells of.
+        if self.lost_at.is_some() {
+            self.recovered();
+        }
         Ok(Settled::Done)
+    }
+
+    /// What the emitter accepts is safe again.
+    fn recovered(&mut self) {
+        self.lost_at = None;
+        self.losses = 0;
+        self.well();
     }
 
     /// An emitter lost what it had accepted: waits, then the session goes back to the checkpoint.
@@ -441,9 +453,7 @@ impl Running {
         self.durable_through(w, mark.through);
         self.marked = self.marked.max(mark.through);
         if self.lost_at.is_some_and(|at| mark.through > at) {
-            self.lost_at = None;
-            self.losses = 0;
-            self.well();
+            self.recovered();
         }
         if self.state != mark.state {
             self.state = mark.state;

@@ -517,7 +517,6 @@ impl Running {
             warn!(emitter = %self.config.name, "emitter lost what it had accepted; it is moved all the same");
         }
         let checkpoint = self.checkpoint_at(to);
-        self.lost_at = None;
         self.checkpoints
             .reset(&self.config.name, Some(&checkpoint))
             .map_err(|cause| self.checkpoint_error(cause))?;

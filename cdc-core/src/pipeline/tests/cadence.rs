@@ -16,21 +16,29 @@ struct Full {
     stateful: bool,
 }
 
+/// Takes all but what it refuses.
+fn all_but(poison: Option<Position>, batch: &EventBatch) -> (Receipt, Vec<Position>) {
+    let mut receipt = Receipt::ACCEPTED;
+    let mut taken = Vec::new();
+    for (index, event) in batch.events().iter().enumerate() {
+        if Some(event.position) == poison {
+            receipt.rejected.push(Rejection {
+                index,
+                message: "refused".into(),
+                status: None,
+            });
+        } else {
+            taken.push(event.position);
+        }
+    }
+    (receipt, taken)
+}
+
 impl Emitter for Full {
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let mut receipt = Receipt::ACCEPTED;
-        for (index, event) in batch.events().iter().enumerate() {
-            if Some(event.position) == self.poison {
-                receipt.rejected.push(Rejection {
-                    index,
-                    message: "refused".into(),
-                    status: None,
-                });
-            } else {
-                self.taken.push(event.position);
-            }
-        }
+        let (receipt, taken) = all_but(self.poison, batch);
+        self.taken.extend(taken);
         Ok(receipt)
     }
 
@@ -117,18 +125,9 @@ impl Emitter for Fetched {
         let stored = self.checkpoints.load("hook").unwrap();
         let stored = stored.map_or(Position::ZERO, |checkpoint| checkpoint.position);
         let poison = *self.poison.lock().unwrap();
-        let mut receipt = Receipt::ACCEPTED;
-        for (index, event) in batch.events().iter().enumerate() {
-            if Some(event.position) == poison {
-                receipt.rejected.push(Rejection {
-                    index,
-                    message: "refused".into(),
-                    status: None,
-                });
-            } else {
-                self.given.lock().unwrap().push((event.position, stored));
-            }
-        }
+        let (receipt, taken) = all_but(poison, batch);
+        let taken = taken.into_iter().map(|position| (position, stored));
+        self.given.lock().unwrap().extend(taken);
         Ok(receipt)
     }
 
@@ -200,6 +199,7 @@ struct Disk {
     has_room: bool,
     resumes: u32,
     taken: Vec<Position>,
+    poison: Option<Position>,
 }
 
 impl Emitter for FullDisk {
@@ -212,8 +212,9 @@ impl Emitter for FullDisk {
 
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
         let mut disk = self.0.lock().unwrap();
-        disk.taken.extend(batch.events().iter().map(|e| e.position));
-        Ok(Receipt::ACCEPTED)
+        let (receipt, taken) = all_but(disk.poison, batch);
+        disk.taken.extend(taken);
+        Ok(receipt)
     }
 
     fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
@@ -254,6 +255,41 @@ async fn an_emitter_that_keeps_losing_what_it_takes_is_asked_less_and_less_often
         disk.0.lock().unwrap().has_room = true;
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(rig.stored(), Position::end_of(Lsn(49)));
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(orders, lane);
+    end.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emitter_that_lost_letters_is_well_once_they_are_safe() {
+    let rig = Rig::new();
+    rig.log.push(transaction(1, 1, 1));
+    let disk = FullDisk::default();
+    let set = |has_room, poison| {
+        let mut disk = disk.0.lock().unwrap();
+        (disk.has_room, disk.poison) = (has_room, poison);
+    };
+    set(true, Some(at(1, 0)));
+    let (trigger, shutdown) = Shutdown::new();
+    let config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    let (lane, control) = rig.lane_to(BoxEmitter::new(disk.clone()), config, &shutdown);
+    let pause = || tokio::time::sleep(Duration::from_secs(5));
+    let orders = async {
+        pause().await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+        set(false, None);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!(report.delivered, 0);
+        pause().await;
+        let health = rig.metrics.counts().health;
+        assert_ne!(health, LaneHealth::Running, "it lost the letter");
+        // Nothing comes but the letter.
+        set(true, None);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!(report.delivered, 1, "{report:?}");
+        pause().await;
+        assert_eq!(rig.metrics.counts().health, LaneHealth::Running);
         trigger.trigger();
     };
     let ((), end) = tokio::join!(orders, lane);

@@ -116,6 +116,20 @@ impl Rig {
         end
     }
 
+    /// Runs a lane over what is there, and lets it drain.
+    async fn run_for_a_second(&self) {
+        let (trigger, shutdown) = Shutdown::new();
+        let (lane, _control) = self.lane(&shutdown);
+        let ((), end) = tokio::join!(
+            async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                trigger.trigger();
+            },
+            lane
+        );
+        assert_eq!(end.unwrap(), LaneEnd::Drained);
+    }
+
     fn stored(&self) -> Position {
         self.checkpoints
             .load("hook")
@@ -165,16 +179,7 @@ async fn delivers_in_order_and_checkpoints_the_end() {
 async fn resumes_strictly_behind_its_checkpoint() {
     let rig = Rig::new();
     rig.log.push(transaction(1, 1, 2));
-    let (trigger, shutdown) = Shutdown::new();
-    let (lane, _control) = rig.lane(&shutdown);
-    let ((), end) = tokio::join!(
-        async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            trigger.trigger();
-        },
-        lane
-    );
-    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    rig.run_for_a_second().await;
     rig.log.push(transaction(2, 9, 2));
     rig.finish().await.unwrap();
     assert_eq!(rig.emitter.taken(), all(1..3, 2), "nothing twice");
@@ -188,16 +193,7 @@ async fn resumes_strictly_behind_its_checkpoint() {
 async fn what_a_log_gives_again_is_not_delivered_again() {
     let mut rig = Rig::new();
     rig.log.push(transaction(1, 1, 2));
-    let (trigger, shutdown) = Shutdown::new();
-    let (lane, _control) = rig.lane(&shutdown);
-    let ((), end) = tokio::join!(
-        async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            trigger.trigger();
-        },
-        lane
-    );
-    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    rig.run_for_a_second().await;
     rig.log.push(transaction(2, 9, 2));
     rig.gives_again = true;
     rig.metrics = Arc::default();
@@ -638,16 +634,7 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
     let rig = Rig::new();
     rig.emitter.state().script.push_back(Answer::Hang);
     rig.log.push(transaction(1, 1, 1));
-    let (trigger, shutdown) = Shutdown::new();
-    let (lane, _control) = rig.lane(&shutdown);
-    let ((), end) = tokio::join!(
-        async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            trigger.trigger();
-        },
-        lane
-    );
-    assert_eq!(end.unwrap(), LaneEnd::Drained);
+    rig.run_for_a_second().await;
     assert_eq!(rig.stored(), Position::ZERO);
 }
 
