@@ -110,13 +110,23 @@ impl Exit {
     }
 
     /// The code of a dead letter queue's error.
-    pub(crate) const fn of_dead_letters(error: &DlqError) -> Self {
+    pub(crate) fn of_dead_letters(error: &DlqError) -> Self {
         match error {
             DlqError::Corrupt { .. } | DlqError::InUse { .. } => Self::State,
             DlqError::Full { .. } => Self::EmitterStopped,
+            DlqError::Io { cause, .. } if not_writable(cause) => Self::State,
             _ => Self::Runtime,
         }
     }
+}
+
+/// True if no retry will help before somebody changes rights or the mount.
+fn not_writable(cause: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(
+        cause.kind(),
+        NotADirectory | PermissionDenied | ReadOnlyFilesystem
+    )
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -149,6 +159,18 @@ mod tests {
         ] {
             let error = SourceError::new(kind.clone(), "x");
             assert_eq!(Exit::of_source(&error).code(), code, "{kind:?}");
+        }
+        for (cause, code) in [
+            (std::io::ErrorKind::ReadOnlyFilesystem, 7),
+            (std::io::ErrorKind::PermissionDenied, 7),
+            (std::io::ErrorKind::StorageFull, 1),
+        ] {
+            let error = DlqError::Io {
+                what: "open",
+                path: "dlq".into(),
+                cause: cause.into(),
+            };
+            assert_eq!(Exit::of_dead_letters(&error).code(), code, "{cause:?}");
         }
         for (at, exit) in Exit::ALL.into_iter().enumerate() {
             assert_eq!(usize::from(exit.code()), at);

@@ -1,6 +1,6 @@
 //! Which events go on: by schema, table, operation and row.
 
-use cdc_core::{ChangeEvent, EngineKind, Filter, Meta, Op, Relation, Value};
+use cdc_core::{ChangeEvent, EngineKind, Filter, GAP_PREFIX, Meta, Op, Relation, Value};
 
 use crate::cache::VerdictCache;
 use crate::glob::{Pattern, Patterns};
@@ -19,7 +19,8 @@ pub const PATTERNS_MAX: usize = 4096;
 /// no pattern with `!` fits; the order does not matter. Names are compared exactly, case included.
 ///
 /// Logical messages ([`Op::Message`]) have no schema: `schemas` does not apply to them, and `tables`
-/// is matched against their prefix.
+/// is matched against their prefix. What the stream says of itself, that changes are missing
+/// ([`accepted_gap`](cdc_core::accepted_gap)), is kept by every filter.
 ///
 /// A node of a graph is matched by any of its labels, before or after the change: `tables` keeps it
 /// if any label fits a pattern without `!` and none fits one with `!`. A Markdown document that
@@ -195,11 +196,21 @@ impl Filter for TableFilter {
             return self.keep_with_meta(event, meta);
         }
         if event.op == Op::Message {
+            if tells_of_gap(event) {
+                return true;
+            }
             // Prefixes are free text: they would fill the cache with names that never come again.
             return self.tables.is_empty() || self.tables.keep("", &event.relation.table);
         }
         self.keep_relation(&event.relation)
     }
+}
+
+/// True for the message that says what is missing: nobody who gets a part of a stream has chosen not
+/// to know that.
+#[cold]
+fn tells_of_gap(event: &ChangeEvent) -> bool {
+    event.op == Op::Message && *event.relation.table == *GAP_PREFIX
 }
 
 /// A set of operations.
@@ -290,11 +301,12 @@ impl EventFilter {
 impl Filter for EventFilter {
     #[inline]
     fn keep(&self, event: &ChangeEvent) -> bool {
-        self.ops.contains(event.op)
+        let kept = self.ops.contains(event.op)
             && self.tables.keep(event)
             && self
                 .predicate
                 .as_ref()
-                .is_none_or(|predicate| predicate.keep(event))
+                .is_none_or(|predicate| predicate.keep(event));
+        kept || (event.op == Op::Message && tells_of_gap(event))
     }
 }

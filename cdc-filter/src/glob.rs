@@ -112,6 +112,11 @@ impl Pattern {
                         "one `!` may stand in front of the whole pattern; put a name that starts with `!` in double quotes",
                     );
                 }
+                '[' | ']' | '{' | '}' => {
+                    return Err(
+                        "it has brackets, which patterns do not know, only `*` and `?`; write one pattern for each name, or put a name that holds brackets in double quotes",
+                    );
+                }
                 literal => part.push(Token::Character(literal)),
             }
         }
@@ -282,10 +287,18 @@ mod tests {
             ("a.\"\"", "empty double quotes"),
             (" a", "space"),
             ("! a", "space"),
+            ("line_[ab]", "brackets"),
+            ("{a,b}", "brackets"),
         ] {
             let error = Pattern::parse(text).unwrap_err();
             assert!(error.contains(what), "{text:?}: {error}");
         }
         assert!(Pattern::parse(&"a".repeat(1025)).is_err());
+        assert!(
+            Pattern::parse("\"line_[ab]\"")
+                .unwrap()
+                .name
+                .matches("line_[ab]")
+        );
     }
 }

@@ -84,8 +84,9 @@ impl LogError {
         Self::new(
             LogErrorKind::Corrupt,
             format!(
-                "read the log segment {}: {what} at byte {offset}; the file is damaged: restore it, or see what a repair would keep",
-                path.display()
+                "read the log segment {}: {what} at byte {offset}; the file is damaged: restore it, or see what a repair would keep (`cdc-cli wal repair {}`)",
+                path.display(),
+                path.parent().unwrap_or(path).display()
             ),
         )
     }

@@ -231,6 +231,21 @@ fn emitter_row(name: &str, held: &Held, source: Option<&SourceState>) -> Row {
 
 fn source_row(held: &Held, source: &SourceState) -> Row {
     const SUBJECT: &str = "resume";
+    // Positions of two sources cannot be compared.
+    if let Some(log) = &held.log
+        && !log.source.lineage.same_source(&source.lineage)
+    {
+        return Row::new(
+            Severity::Error,
+            Exit::Position,
+            SUBJECT,
+            format!(
+                "what was captured before belongs to source {}, this is {}",
+                log.source.lineage, source.lineage
+            ),
+            "use another state_path for another source",
+        );
+    }
     let Some(end) = held.end() else {
         return Row::ok(
             SUBJECT,
@@ -329,6 +344,10 @@ mod tests {
                 end: Lsn(1000),
             })
         };
+        let other = source(Some(9000)).map(|source| SourceState {
+            lineage: lineage(3),
+            ..source
+        });
         for (log, checkpoint, source, exit, words) in [
             (
                 None,
@@ -408,6 +427,13 @@ mod tests {
                 "belongs to source",
             ),
             (Some((0, 500)), Some((2, 400)), None, 5, "belongs to source"),
+            (
+                Some((0, 5000)),
+                Some((1, 5000)),
+                other.clone(),
+                5,
+                "what was captured before belongs to source",
+            ),
             (
                 Some((300, 500)),
                 Some((1, 200)),

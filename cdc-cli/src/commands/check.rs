@@ -130,7 +130,8 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
             })?
         }
         Source::Sqlite(path) => {
-            let sqlite = source::sqlite(config, path);
+            let mut sqlite = source::sqlite(config, path);
+            sqlite.state_dir = Some(StatePaths::new(&config.state_path).sqlite());
             match super::block_on(cdc_wal::sqlite::check(&sqlite))? {
                 Ok(found) => {
                     tables = sqlite_tables(&found);
@@ -298,12 +299,17 @@ fn sqlite_row(found: cdc_wal::sqlite::Finding) -> Row {
         cdc_wal::sqlite::Severity::Warning => Severity::Warning,
         cdc_wal::sqlite::Severity::Error => Severity::Error,
     };
-    Row::configured(Finding {
+    let gap = severity == Severity::Error && found.subject == cdc_wal::sqlite::RESUME;
+    let mut row = Row::configured(Finding {
         severity,
         subject: found.subject,
         found: found.found,
         remedy: found.remedy,
-    })
+    });
+    if gap {
+        row.exit = Exit::Position;
+    }
+    row
 }
 
 /// What an emitter would get.

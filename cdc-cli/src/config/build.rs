@@ -67,7 +67,9 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
         .path(cdc, "state_path")
         .map(|(path, _)| path)
         .unwrap_or_default();
-    let dlq_path = reading.path(cdc, "dlq_path").map(|(path, _)| path);
+    let dlq_path = reading
+        .path(cdc, "dlq_path")
+        .unwrap_or_else(|| (state_path.join("dlq"), Origin::Default));
     let retain_bytes = reading
         .size(cdc, "retain_bytes")
         .map_or(0, |(size, _)| size);
@@ -85,7 +87,7 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
         _ => Confirm::Delivered,
     };
     let dead_letters = DeadLetterConfig {
-        path: dlq_path.unwrap_or_else(|| state_path.join("dlq")),
+        path: dlq_path.0.clone(),
         bytes_max: reading
             .size_above_zero(cdc, "dlq_bytes_max")
             .unwrap_or_default(),
@@ -97,7 +99,12 @@ fn whole(reading: &mut Reading<'_>, merged: &Merged) -> Config {
             .map_or(0, |(count, _)| count),
     };
     let mut warnings = Vec::new();
-    let emitters = emitters(reading, merged, &mut warnings);
+    let (emitters, places) = emitters(reading, merged, &mut warnings);
+    let placed: Vec<_> = emitters.iter().zip(places).collect();
+    shared::check(reading, &placed);
+    if !state_path.as_os_str().is_empty() && !dlq_path.0.as_os_str().is_empty() {
+        shared::check_state(reading, &state_path, &dlq_path, &placed);
+    }
     let http = http::read(reading, cdc, &mut warnings);
     pull_needs_http(reading, merged, &emitters, http.as_ref());
     Config {
@@ -267,7 +274,7 @@ fn emitters(
     reading: &mut Reading<'_>,
     merged: &Merged,
     warnings: &mut Vec<String>,
-) -> Vec<EmitterConfig> {
+) -> (Vec<EmitterConfig>, Vec<Origin>) {
     let cdc = &merged.table;
     let Some(list) = cdc.get("emitters") else {
         let section = Section {
@@ -275,21 +282,15 @@ fn emitters(
             parent: None,
         };
         let Some((kind, _)) = reading.choice(section, "emitter") else {
-            return Vec::new();
+            return Default::default();
         };
         let whole = cdc.get("emitter").map_or_else(
             || merged.file.clone().unwrap_or(Origin::Default),
             |node| node.at.clone(),
         );
         unused(reading, section, &[kind], warnings);
-        return vec![emitter(
-            reading,
-            section,
-            kind.to_owned(),
-            kind,
-            &whole,
-            warnings,
-        )];
+        let built = emitter(reading, section, kind.to_owned(), kind, &whole, warnings);
+        return (vec![built], vec![place(cdc, kind).unwrap_or(whole)]);
     };
     if let Some(short) = cdc.get("emitter") {
         reading.refuse(
@@ -305,14 +306,14 @@ fn emitters(
             "a list of tables",
             "write [[cdc.emitters]] with two brackets, once for every emitter",
         );
-        return Vec::new();
+        return Default::default();
     };
     if items.is_empty() || items.len() > EMITTERS_MAX {
         reading.refuse(
             Problem::new(format!("`emitters` must have 1 to {EMITTERS_MAX} entries"), &list.at)
                 .help("write [[cdc.emitters]] once for every emitter, or use the short form: emitter = \"queue\""),
         );
-        return Vec::new();
+        return Default::default();
     }
     let mut names: BTreeMap<String, Origin> = BTreeMap::new();
     let mut kinds = Vec::new();
@@ -345,11 +346,7 @@ fn emitters(
         };
         kinds.push(kind);
         unused(reading, section, &[kind], warnings);
-        let written = ["file.stream", "file.path"]
-            .iter()
-            .filter(|_| kind == "file")
-            .find_map(|key| super::tree::find(own, key));
-        places.push(written.map_or_else(|| at.clone(), |node| node.at.clone()));
+        places.push(place(own, kind).unwrap_or_else(|| at.clone()));
         built.push(emitter(
             reading,
             section,
@@ -359,8 +356,6 @@ fn emitters(
             warnings,
         ));
     }
-    let places: Vec<_> = built.iter().zip(places).collect();
-    shared::check(reading, &places);
     unused(
         reading,
         Section {
@@ -370,7 +365,16 @@ fn emitters(
         &kinds,
         warnings,
     );
-    built
+    (built, places)
+}
+
+/// Where the destination of an emitter is written down in its table, if it is.
+fn place(own: &Table, kind: &str) -> Option<Origin> {
+    ["file.stream", "file.path"]
+        .iter()
+        .filter(|_| kind == "file")
+        .find_map(|key| super::tree::find(own, key))
+        .map(|node| node.at.clone())
 }
 
 fn emitter_name(

@@ -554,7 +554,7 @@ fn file(reading: &mut Reading<'_>, section: Section<'_>, name: &str, at: &Origin
     }
 }
 
-fn file_sync(reading: &mut Reading<'_>, section: Section<'_>) -> FileSync {
+pub(super) fn file_sync(reading: &mut Reading<'_>, section: Section<'_>) -> FileSync {
     let Some((text, at)) = reading.text(section, "file.fsync") else {
         return FileSync::Batch;
     };

@@ -349,9 +349,10 @@ impl Reading<'_> {
             };
             let path = key.path;
             match key.kind {
-                Kind::Text | Kind::Interpolated | Kind::Secret | Kind::Path | Kind::Sync => {
+                Kind::Text | Kind::Interpolated | Kind::Secret | Kind::Path => {
                     self.node_text(path, node);
                 }
+                Kind::Sync => drop(super::destination::file_sync(self, own)),
                 Kind::Size => drop(self.size(own, path)),
                 Kind::Duration => drop(self.duration(own, path)),
                 Kind::Count(..) => drop(self.count(own, path)),

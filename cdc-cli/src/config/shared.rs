@@ -1,4 +1,4 @@
-//! Destinations that two emitters would both write to.
+//! Places that two would both write to.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::document::Origin;
 use super::model::{Destination, EmitterConfig};
 use super::problem::Problem;
-use super::read::Reading;
+use super::read::{Placed, Reading};
+use crate::assemble::state::StatePaths;
 
 /// An emitter, and where its destination is written down.
 pub(crate) type Place<'a> = (&'a EmitterConfig, Origin);
@@ -57,6 +58,64 @@ pub(crate) fn check(reading: &mut Reading<'_>, emitters: &[Place<'_>]) {
             }
             _ => {}
         }
+    }
+}
+
+/// Refuses dead letters and files where the pipeline keeps its own state, and files among dead letters:
+/// each names what it writes as it likes, and takes what it finds for its own.
+pub(crate) fn check_state(
+    reading: &mut Reading<'_>,
+    state: &Path,
+    dead_letters: &Placed<PathBuf>,
+    emitters: &[Place<'_>],
+) {
+    let paths = StatePaths::new(state);
+    let kept = [
+        paths.journal(),
+        paths.sqlite(),
+        paths.rocksdb(),
+        paths.checkpoints(),
+    ];
+    let kept = kept.map(|path| same(&path));
+    let state = same(state);
+    let of_state = |path: &Path| *path == state || kept.iter().any(|kept| path.starts_with(kept));
+    let letters = same(&dead_letters.0);
+    if of_state(&letters) {
+        let path = dead_letters.0.display();
+        reading.refuse(
+            Problem::new(
+                format!("`dlq_path` is where the pipeline keeps its own state, {path}"),
+                &dead_letters.1,
+            )
+            .help("give dead letters a directory of their own; without dlq_path it is `dlq` below state_path"),
+        );
+    }
+    for (emitter, at) in emitters {
+        let Destination::File(file) = &emitter.destination else {
+            continue;
+        };
+        if file.path.as_os_str().is_empty() {
+            continue;
+        }
+        let files = same(&file.path);
+        let whose = if of_state(&files) {
+            "the pipeline keeps its own state"
+        } else if files.starts_with(&letters) {
+            "dead letters are kept"
+        } else {
+            continue;
+        };
+        reading.refuse(
+            Problem::new(
+                format!(
+                    "the emitter `{}` would write where {whose}, {}",
+                    emitter.name,
+                    file.path.display()
+                ),
+                at,
+            )
+            .help("give it a file.path of its own"),
+        );
     }
 }
 

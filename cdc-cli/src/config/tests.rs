@@ -320,6 +320,55 @@ fn problems_are_all_told_and_each_once() {
     );
 }
 
+/// Each of these directories belongs to one part, which takes what it finds there for its own.
+#[test]
+fn nothing_else_is_written_into_the_state() {
+    let at = |state: &str, letters: &str, files: &str| {
+        let letters = match letters {
+            "" => String::new(),
+            path => format!("dlq_path = \"{path}\"\n"),
+        };
+        format!(
+            "[cdc]\nstate_path = \"{state}\"\n{letters}emitter = \"file\"\nfile = {{ path = \"{files}\" }}"
+        )
+    };
+    for (state, letters, files, words) in [
+        ("/s", "/s/", "/o", "`dlq_path` is where the pipeline"),
+        ("/s", "/s/journal", "/o", "`dlq_path` is where the pipeline"),
+        (
+            "/s",
+            "/s/sqlite/x",
+            "/o",
+            "`dlq_path` is where the pipeline",
+        ),
+        ("/s", "", "/s", "would write where the pipeline"),
+        ("/s", "", "/s/checkpoints", "would write where the pipeline"),
+        ("/s", "", "/s/dlq", "would write where dead letters"),
+        ("/s", "/d", "/d/o", "would write where dead letters"),
+    ] {
+        let report = given(&at(state, letters, files)).load().unwrap_err();
+        assert!(report.contains(words), "{report}");
+        assert!(report.contains('^') && report.contains("--> "), "{report}");
+        assert_eq!(report.matches("error:").count(), 1, "{report}");
+    }
+    for (state, letters, files) in [
+        ("/s", "", "/s/out"),
+        ("/s", "/s/letters", "/s/out"),
+        ("/v/s", "/v", "/v2"),
+        ("/v/s", "/d", "/v"),
+    ] {
+        given(&at(state, letters, files)).load().unwrap();
+    }
+}
+
+#[test]
+fn a_table_nobody_uses_is_read_all_the_same() {
+    let report = given("[cdc]\nemitter = \"queue\"\n[cdc.file]\nfsync = \"sometimes\"")
+        .load()
+        .unwrap_err();
+    assert!(report.contains("`file.fsync` cannot be"), "{report}");
+}
+
 #[test]
 fn two_emitters_do_not_write_to_one_place() {
     let two = |a: &str, b: &str| {

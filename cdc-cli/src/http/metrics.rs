@@ -2,11 +2,13 @@
 //!
 //! Labels are names of emitters and fixed words: never anything from a row.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use cdc_core::pipeline::{LaneCounts, LaneHealth};
 use cdc_core::{EmitErrorKind, LetterState, Position, wall_micros};
+use cdc_dlq::DlqCount;
 
 use super::route::{Live, Surface};
 use crate::assemble::status::age_seconds;
@@ -104,21 +106,16 @@ fn dead_letters(out: &mut Text, surface: &Surface) {
         "gauge",
         "Open dead letters; parked ones wait behind a pending one of their key.",
     );
+    // Zero too: a series that is missing cannot be told from one that was never there.
+    let mut names: BTreeSet<&str> = counts.iter().map(|count| count.emitter.as_str()).collect();
+    let lanes = surface.pipeline().map_or(&[][..], |live| &live.lanes);
+    names.extend(lanes.iter().map(|lane| &*lane.reading.name));
     for state in STATES {
-        let of_state = counts.iter().filter(|count| count.state == state);
-        let mut none = true;
-        for count in of_state {
-            none = false;
-            let labels = [("emitter", count.emitter.as_str()), ("state", state.name())];
-            out.sample("cdc_dlq_records", &labels, count.letters);
-        }
-        if none {
-            // A series that is missing cannot be told from one that was never there.
-            out.sample(
-                "cdc_dlq_records",
-                &[("emitter", ""), ("state", state.name())],
-                0,
-            );
+        for &name in &names {
+            let of = |count: &&DlqCount| count.state == state && count.emitter == name;
+            let letters = counts.iter().find(of).map_or(0, |count| count.letters);
+            let labels = [("emitter", name), ("state", state.name())];
+            out.sample("cdc_dlq_records", &labels, letters);
         }
     }
     out.one(

@@ -201,6 +201,15 @@ fn a_dry_run_changes_nothing_and_a_redrive_keeps_order() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "one a second");
     assert_eq!(taken(&shop)[5..], ["2b", "2c"]);
     assert_eq!(answer(&shop, &["redrive"]), "no dead letters\n");
+    assert_eq!(
+        answer(&shop, &["redrive", "--emitter", "custom"]),
+        "no dead letters\n"
+    );
+    for command in [&["redrive"][..], &["discard", "--yes"]] {
+        let run = dlq(&shop, &[command, &["--emitter", "costum"]].concat());
+        assert_eq!(run.code, 2, "{}", run.err);
+        assert!(run.err.contains("only custom"), "{}", run.err);
+    }
     assert_eq!(answer(&shop, &["ls"]), "no dead letters\n");
 }
 

@@ -155,6 +155,17 @@ fn what_passing_programs_write_between_runs_is_seen() {
         let next = id + 1;
         sqlite3(&tool, "app.db", &format!("INSERT INTO t VALUES({next});"));
     }
+    // What is remembered is of this file: a look at another says what a start would say.
+    assert!(tool.answer(&["check"]).contains("followed before"));
+    sqlite3(
+        &tool,
+        "other.db",
+        "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY);",
+    );
+    for command in [&["check"][..], &["run", "--once"]] {
+        let run = tool.run(&[command, &["--source", "sqlite:other.db"]].concat());
+        assert_eq!(run.code, 5, "{}{}", run.out, run.err);
+    }
 }
 
 /// Keeps the files of the source's state, or puts them back: a loss of power does that to what was not

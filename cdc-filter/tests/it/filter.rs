@@ -106,6 +106,29 @@ fn quoted_names_hold_dots_and_wildcards() {
     assert!(filter.keep(&event("x", "a\"b", Op::Insert)));
 }
 
+/// Who chose a part of the stream did not choose not to know that some of it is missing.
+#[test]
+fn what_the_stream_says_is_missing_passes_every_filter() {
+    let gap = event("", cdc_core::GAP_PREFIX, Op::Message);
+    let config = FilterConfig {
+        schemas: texts(&["public"]),
+        tables: texts(&["orders"]),
+        operations: vec![Op::Insert],
+        predicate: Some("after.id == 7".into()),
+    };
+    assert!(EventFilter::new(&config).unwrap().keep(&gap));
+    assert!(
+        TableFilter::new(&[], &texts(&["orders"]))
+            .unwrap()
+            .keep(&gap)
+    );
+    assert!(
+        !EventFilter::new(&config)
+            .unwrap()
+            .keep(&event("", "weftkit.cdc.other", Op::Message))
+    );
+}
+
 #[test]
 fn operations_and_messages() {
     let config = FilterConfig {

@@ -268,7 +268,7 @@ impl Shared {
             Some(why) => Err(LogError::new(
                 LogErrorKind::Dead,
                 format!(
-                    "use the log {}: an earlier write failed ({why}), so what is on disk is unknown; close the log and open it again",
+                    "use the log {}: an earlier write failed ({why}), so what is on disk is unknown; mend that, then open the log anew (start the program again)",
                     self.dir.display()
                 ),
             )),

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose, Row};
-use super::key::Attribute;
+use super::key::{Attribute, KeySince};
 use super::relation::OwnedDef;
 use super::types::{Kind, Scalar, TypeInfo};
 
@@ -20,6 +20,8 @@ pub(crate) struct Lookup {
     pub(crate) types: Vec<(u32, TypeInfo)>,
     /// The table's columns, if the key is among them only the catalog knows; dropped ones too.
     pub(crate) attributes: Vec<Attribute>,
+    /// When that key came to be, if the catalog can tell.
+    pub(crate) key_since: Option<KeySince>,
 }
 
 /// Asks the catalog over a connection of its own, opened when first needed.
@@ -76,29 +78,54 @@ async fn ask(
         lookup.types = look_up_types(connection, types).await?;
     }
     if def.needs_primary_key() {
+        // One question, so that nobody alters the table between two.
         let sql = format!(
             "SELECT a.attname, a.atttypid, a.attisdropped, a.attgenerated <> '', EXISTS ( \
                 SELECT 1 FROM pg_index i \
                 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n) \
-                WHERE i.indrelid = a.attrelid AND i.indisprimary AND k.n <= i.indnkeyatts AND k.attnum = a.attnum) \
+                WHERE i.indrelid = a.attrelid AND i.indisprimary AND k.n <= i.indnkeyatts AND k.attnum = a.attnum), \
+                (SELECT d.xmin FROM pg_constraint c \
+                    JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = c.oid \
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.conrelid AND d.refobjsubid = a.attnum \
+                    WHERE c.conrelid = a.attrelid AND c.contype = 'p' AND {XID_COMPARES} LIMIT 1), \
+                (SELECT d.xmin FROM pg_depend d \
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = a.attrelid AND d.objsubid = 0 \
+                        AND d.refclassid = 'pg_namespace'::regclass AND {XID_COMPARES} LIMIT 1) \
              FROM pg_attribute a WHERE a.attrelid = {} AND a.attnum > 0 ORDER BY a.attnum",
             def.oid
         );
         let rows = connection.query(&sql, "look up a primary key").await?;
-        lookup.attributes = rows.into_iter().filter_map(attribute).collect();
+        for row in rows {
+            let Some((attribute, key, table)) = attribute(row) else {
+                continue;
+            };
+            if let Some(key) = key
+                && attribute.key
+            {
+                lookup.key_since = Some(KeySince { table, key });
+            }
+            lookup.attributes.push(attribute);
+        }
     }
     Ok(lookup)
 }
 
-fn attribute(row: Row) -> Option<Attribute> {
-    let [name, type_oid, dropped, generated, key] = <[Option<String>; 5]>::try_from(row).ok()?;
-    Some(Attribute {
+/// True of an xmin that is neither frozen by an old server nor more than half the circle ago.
+const XID_COMPARES: &str = "age(d.xmin) >= 0 AND d.xmin::text::bigint > 2";
+
+/// A column, and the transactions that made its key and its table.
+fn attribute(row: Row) -> Option<(Attribute, Option<u32>, Option<u32>)> {
+    let [name, type_oid, dropped, generated, key, key_by, table_by] =
+        <[Option<String>; 7]>::try_from(row).ok()?;
+    let attribute = Attribute {
         name: name?,
         type_oid: type_oid?.parse().ok()?,
         dropped: dropped? == "t",
         generated: generated? == "t",
         key: key? == "t",
-    })
+    };
+    let xid = |text: Option<String>| text.and_then(|text| text.parse().ok());
+    Some((attribute, xid(key_by), xid(table_by)))
 }
 
 /// A row of pg_type.

@@ -80,7 +80,7 @@ pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, SourceError>
     let slot = slot_state(&mut connection, &config.slot).await?;
     settings(&mut connection, &mut findings, slot.is_some()).await?;
     role(&mut connection, &mut findings, config).await?;
-    publication(&mut connection, &mut findings, config).await?;
+    publication(&mut connection, &mut findings, config, slot.is_some()).await?;
     let limit = setting(&mut connection, "max_slot_wal_keep_size").await?;
     slot_findings(&mut findings, config, slot, &limit);
     connection.close().await;
@@ -207,6 +207,7 @@ async fn publication(
     connection: &mut Connection,
     findings: &mut Findings,
     config: &PostgresConfig,
+    slot_exists: bool,
 ) -> Result<(), SourceError> {
     const ATTEMPTED: &str = "look at the publication";
     let name = sql::literal(&config.publication);
@@ -222,7 +223,23 @@ async fn publication(
                 format!("CREATE PUBLICATION {identifier} FOR ALL TABLES"),
             )
         };
-        findings.add(severity, subject, "does not exist", remedy);
+        if slot_exists {
+            // Changes are decoded with the publications there were when they were made.
+            findings.add(
+                Severity::Error,
+                subject,
+                format!(
+                    "does not exist, and slot {} is there: the server cannot decode what was changed before the publication is made",
+                    config.slot
+                ),
+                format!(
+                    "drop the slot (`cdc-cli drop-slot`, or SELECT pg_drop_replication_slot({})), copy the tables anew, and let both be created anew; where changes were captured before, start with --accept-gap",
+                    sql::literal(&config.slot)
+                ),
+            );
+        } else {
+            findings.add(severity, subject, "does not exist", remedy);
+        }
         if config.create_publication && !config.accept_keyless {
             for table in keyless(connection, config, TABLES_MAX).await? {
                 findings.add(

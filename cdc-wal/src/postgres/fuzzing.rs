@@ -45,7 +45,7 @@ pub(crate) fn pgoutput(data: &[u8]) {
         };
         if let Message::Relation(def) = &message {
             let def = OwnedDef::from(def);
-            let table = Table::new(&def, &Types::new(), &[0]);
+            let table = Table::new(&def, &Types::new(), &[0], None);
             assembler.define(&def, table);
         }
         if assembler.push(&message, 77).is_err() {

@@ -6,6 +6,35 @@
 
 use super::relation::OwnedDef;
 
+/// When a table and its primary key came to be, by the transactions that made them.
+///
+/// PostgreSQL says neither; but the rows of pg_depend that tie a key to its columns and a table to its
+/// schema are written once, and not again when an index is rebuilt or a constraint renamed. Numbers of
+/// transactions go round after 2³²: what is too old to be compared counts as always there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeySince {
+    /// None if it was always there.
+    pub(crate) table: Option<u32>,
+    pub(crate) key: u32,
+}
+
+impl KeySince {
+    /// True if changes of this transaction may be from before the key, in a table that was there: one
+    /// numbered earlier than the key's own, or that one itself. (An earlier one that still ran when the
+    /// key came counts, too: no number tells.)
+    pub(crate) fn may_be_after(self, transaction: u32) -> bool {
+        let table_was_there = self
+            .table
+            .is_none_or(|table| table != self.key && !precedes(transaction, table));
+        table_was_there && !precedes(self.key, transaction)
+    }
+}
+
+/// PostgreSQL's own order of transaction numbers: of two, the one less than half the circle behind.
+const fn precedes(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
+}
+
 /// A column as the catalog has it; dropped ones too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attribute {
@@ -200,5 +229,30 @@ mod tests {
         let some = def(&[("id", INT), ("v", TEXT)]);
         let all = attributes(&[("*id", INT), ("a", INT), ("v", TEXT)]);
         assert_eq!(key_of(&some, &all), Some(vec![0]));
+    }
+
+    #[test]
+    fn a_key_is_of_changes_from_after_it() {
+        let at = |table, key| KeySince { table, key };
+        for (what, since, transaction, older) in [
+            ("long after", at(Some(10), 20), 30, false),
+            (
+                "before the key, after the table",
+                at(Some(10), 20),
+                15,
+                true,
+            ),
+            ("the table's own transaction", at(Some(10), 20), 10, true),
+            ("the key's own transaction", at(Some(10), 20), 20, true),
+            ("made together", at(Some(20), 20), 20, false),
+            ("made together, in a savepoint", at(Some(21), 21), 20, false),
+            ("made in two savepoints", at(Some(21), 22), 20, false),
+            ("a table from ever", at(None, 20), 15, true),
+            ("a table from ever, after", at(None, 20), 21, false),
+            ("around the circle, after", at(None, u32::MAX - 5), 7, false),
+            ("around the circle, before", at(None, 7), u32::MAX - 5, true),
+        ] {
+            assert_eq!(since.may_be_after(transaction), older, "{what}");
+        }
     }
 }

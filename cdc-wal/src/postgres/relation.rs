@@ -1,11 +1,13 @@
 //! Tables as the stream describes them, made ready for decoding rows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cdc_core::row::RowWriter;
 use cdc_core::{Column, EngineKind, Relation};
 
 use super::decode::{Cell, ColumnDef, Old, RelationDef, Tuple};
+use super::key::KeySince;
 use super::types::{Kind, Scalar, Types, display_name};
 use super::value::{self, Scratch};
 
@@ -56,12 +58,27 @@ pub(crate) struct Table {
     pub(super) kinds: Vec<Kind>,
     /// Columns of the replica identity: what an old key row holds.
     pub(super) identity: Vec<bool>,
+    /// What changes come with that may be older than the key.
+    pub(super) unkeyed: Option<Unkeyed>,
+}
+
+/// A table as it is told while its primary key may have been another: without one.
+#[derive(Debug)]
+pub(super) struct Unkeyed {
+    since: KeySince,
+    pub(super) relation: Arc<Relation>,
+    warned: AtomicBool,
 }
 
 impl Table {
     /// Makes a table from its message, the types it uses, and (replica identity full) its primary key's
-    /// columns.
-    pub(crate) fn new(def: &OwnedDef, types: &Types, primary_key: &[usize]) -> Self {
+    /// columns and since when they are it.
+    pub(crate) fn new(
+        def: &OwnedDef,
+        types: &Types,
+        primary_key: &[usize],
+        since: Option<KeySince>,
+    ) -> Self {
         let mut columns = Vec::with_capacity(def.columns.len());
         let mut kinds = Vec::with_capacity(def.columns.len());
         for (_, name, oid, modifier) in &def.columns {
@@ -90,10 +107,32 @@ impl Table {
             key,
         );
         relation.version = fingerprint(def, &relation);
+        let unkeyed = since.filter(|_| def.needs_primary_key() && !relation.key.is_empty());
+        let unkeyed = unkeyed.map(|since| {
+            let mut relation = relation.clone();
+            relation.key.clear();
+            relation.version = fingerprint(def, &relation);
+            Unkeyed {
+                since,
+                relation: Arc::new(relation),
+                warned: AtomicBool::new(false),
+            }
+        });
         Self {
             relation: Arc::new(relation),
             kinds,
             identity,
+            unkeyed,
+        }
+    }
+
+    /// The relation of a transaction's changes.
+    #[inline]
+    pub(crate) fn relation_in(&self, transaction: u64) -> &Arc<Relation> {
+        match &self.unkeyed {
+            // The stream's numbers have 32 bits.
+            Some(unkeyed) if unkeyed.since.may_be_after(transaction as u32) => unkeyed.told(),
+            _ => &self.relation,
         }
     }
 
@@ -189,6 +228,19 @@ impl Table {
         }
         row.finish();
         full
+    }
+}
+
+impl Unkeyed {
+    #[cold]
+    fn told(&self) -> &Arc<Relation> {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                table = %self.relation.qualified_name(),
+                "the primary key of this table may be younger than these changes of it: they come without a key, and their rows are told apart by all columns"
+            );
+        }
+        &self.relation
     }
 }
 

@@ -310,7 +310,7 @@ impl PostgresSource {
     /// Dropping the future loses nothing: the task asks on, and its answer is waited for again.
     async fn describe(&mut self, def: &OwnedDef) -> Result<(), SourceError> {
         let unknown = def.unknown_types(&self.types);
-        let mut primary_key = Vec::new();
+        let (mut primary_key, mut since) = (Vec::new(), None);
         if !unknown.is_empty() || def.needs_primary_key() {
             let task = self.lookup.get_or_insert_with(|| {
                 let (catalog, def) = (self.catalog.clone(), def.clone());
@@ -324,9 +324,10 @@ impl PostgresSource {
             }
             if def.needs_primary_key() {
                 primary_key = self.primary_key(def, &lookup.attributes);
+                since = lookup.key_since;
             }
         }
-        let table = Table::new(def, &self.types, &primary_key);
+        let table = Table::new(def, &self.types, &primary_key, since);
         self.assembler.define(def, table);
         if let Link::Up(session) = &mut self.link
             && let Some(chunk) = &mut session.chunk

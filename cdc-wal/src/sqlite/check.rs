@@ -1,12 +1,15 @@
 //! What is wrong with a database, found before anything is captured.
 
+use cdc_core::storage::StdStorage;
 use cdc_core::{SourceError, SourceErrorKind};
 
 use super::begin::header;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
+use super::files::FileId;
 use super::log_file::{Scanned, Scanner, wal_header};
 use super::pins::Pins;
+use super::state;
 use super::view::LogView;
 use super::wal_index::WalIndex;
 
@@ -89,6 +92,7 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
         ),
         "",
     ));
+    findings.extend(resume(config, geometry.page_size));
     let pins = match Pins::open(config) {
         Ok(pins) => pins,
         Err(error) => {
@@ -123,6 +127,37 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
         Err(error) => findings.push(refused("tables", &error)),
     }
     Ok(findings)
+}
+
+/// The subject of a finding about what was captured before: with an error, capture would end with
+/// [`SourceErrorKind::Gap`].
+pub const RESUME: &str = "resume";
+
+/// Whether this is the file that the state remembers.
+fn resume(config: &SqliteConfig, page_size: u32) -> Option<Finding> {
+    let dir = config.state_dir.as_ref()?;
+    let known = match state::remembered(StdStorage::shared().as_ref(), dir) {
+        Ok(known) => known?,
+        Err(error) => {
+            let remedy = "see what was found";
+            return Some(finding(Severity::Error, "state", error.to_string(), remedy));
+        }
+    };
+    let file = FileId::of(&config.path).ok()?;
+    if known.file == file && known.page_size == page_size {
+        return Some(finding(
+            Severity::Ok,
+            RESUME,
+            "it is the file that was followed before",
+            "",
+        ));
+    }
+    Some(finding(
+        Severity::Error,
+        RESUME,
+        "gap: it is not the file that was followed before: it was replaced, or restored from a copy, or is another database",
+        "give every database a state_path of its own; for a restored copy, take what changed as one merged transaction with `run --accept-gap`",
+    ))
 }
 
 /// Maps the database as it is now, held by `pins`; `None` if it could not be read at rest.

@@ -224,28 +224,37 @@ impl StateDir {
 
     /// What was remembered; `None` if nothing was.
     pub(crate) fn load(&self) -> Result<Option<Known>, SourceError> {
-        if !self.storage.exists(&self.saver.path) {
-            return Ok(None);
-        }
-        let read = || -> std::io::Result<Vec<u8>> {
-            let file = self.storage.open(&self.saver.path, OpenMode::Read)?;
-            let length = file.len()?.min(LENGTH_MAX);
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-            read_exact_at(file.as_ref(), &mut bytes, 0)?;
-            Ok(bytes)
-        };
-        let bytes = read().map_err(|cause| failed("read", &self.saver.path, cause))?;
-        let text = String::from_utf8_lossy(&bytes);
-        match decode(&text) {
-            Some(known) => Ok(Some(known)),
-            None => Err(SourceError::new(
-                SourceErrorKind::Corrupt,
-                format!(
-                    "read the source's state {}: it is damaged or of a newer version; move it away and begin with a new snapshot",
-                    self.saver.path.display()
-                ),
-            )),
-        }
+        load(self.storage.as_ref(), &self.saver.path)
+    }
+}
+
+/// What is remembered in a directory, without its lock: for a look from beside.
+pub(crate) fn remembered(storage: &dyn Storage, dir: &Path) -> Result<Option<Known>, SourceError> {
+    load(storage, &dir.join(NAME))
+}
+
+fn load(storage: &dyn Storage, path: &Path) -> Result<Option<Known>, SourceError> {
+    if !storage.exists(path) {
+        return Ok(None);
+    }
+    let read = || -> std::io::Result<Vec<u8>> {
+        let file = storage.open(path, OpenMode::Read)?;
+        let length = file.len()?.min(LENGTH_MAX);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        read_exact_at(file.as_ref(), &mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|cause| failed("read", path, cause))?;
+    let text = String::from_utf8_lossy(&bytes);
+    match decode(&text) {
+        Some(known) => Ok(Some(known)),
+        None => Err(SourceError::new(
+            SourceErrorKind::Corrupt,
+            format!(
+                "read the source's state {}: it is damaged or of a newer version; move it away and begin with a new snapshot",
+                path.display()
+            ),
+        )),
     }
 }
 

@@ -118,6 +118,29 @@ fn selected(
     Ok(found)
 }
 
+/// Refuses to work on the letters of an emitter that nobody knows: most likely its name is misspelt.
+fn known(
+    config: &Config,
+    selection: &LetterSelection,
+    found: &BTreeMap<String, Vec<EventId>>,
+) -> Result<(), CliError> {
+    let Some(name) = &selection.emitter else {
+        return Ok(());
+    };
+    if !found.is_empty() || config.emitter(name).is_some() {
+        return Ok(());
+    }
+    let name: String = name.chars().take(80).collect();
+    let names = config.emitters.iter().map(|emitter| emitter.name.as_str());
+    Err(CliError::new(
+        Exit::Usage,
+        format!(
+            "select dead letters of emitter {name:?}: none are open, and the configuration has no such emitter, only {}; `dlq ls` lists all",
+            names.collect::<Vec<_>>().join(", ")
+        ),
+    ))
+}
+
 fn ls(args: &DlqLsArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
     let reader = reader(config)?;
     let (mut letters, mut more) = (Vec::new(), false);
@@ -232,6 +255,7 @@ fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, Cl
 
 fn discard(args: &DlqDiscardArgs, global: &Global, config: &Config) -> Result<Exit, CliError> {
     let found = selected(&reader(config)?, &args.ids, &args.selection)?;
+    known(config, &args.selection, &found)?;
     if !args.yes && args.ids.is_empty() {
         counted("would be discarded", &found, global)?;
         return Err(CliError::new(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cdc_core::EventId;
 use serde_json::json;
 
-use super::{ask, counted, reader, refused, selected};
+use super::{ask, counted, known, reader, refused, selected};
 use crate::args::{DlqRedriveArgs, Global};
 use crate::assemble::control::{Redriven, Reply, Request};
 use crate::assemble::redrive::Offline;
@@ -29,6 +29,7 @@ pub(super) fn run(
     config: &Config,
 ) -> Result<Exit, CliError> {
     let mut found = selected(&reader(config)?, &args.ids, &args.selection)?;
+    known(config, &args.selection, &found)?;
     if args.dry_run {
         return counted("would be redriven", &found, global);
     }

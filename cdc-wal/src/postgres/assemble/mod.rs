@@ -330,7 +330,7 @@ impl Assembler {
         }
         self.hold(Draft {
             position,
-            relation: table.relation.clone(),
+            relation: table.relation_in(transaction.id).clone(),
             transaction,
             last: false,
             op,
@@ -345,7 +345,7 @@ impl Assembler {
             let Some((position, transaction)) = self.place()? else {
                 return Ok(());
             };
-            let relation = self.table(oid)?.relation.clone();
+            let relation = self.table(oid)?.relation_in(transaction.id).clone();
             self.hold(Draft {
                 position,
                 relation,

@@ -11,7 +11,7 @@ fn push(assembler: &mut Assembler, bytes: &[u8]) -> Result<(), SourceError> {
     let message = message(bytes).unwrap();
     if let Message::Relation(def) = &message {
         let def = OwnedDef::from(def);
-        let table = Table::new(&def, &Types::new(), &[0]);
+        let table = Table::new(&def, &Types::new(), &[0], None);
         assembler.define(&def, table);
     }
     assembler.push(&message, 77)

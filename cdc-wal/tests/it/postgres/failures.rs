@@ -221,6 +221,14 @@ async fn a_publication_younger_than_its_changes_is_explained() {
         &SourceErrorKind::Configuration,
         &["publication", "drop the slot"],
     );
+    // What a look says before the start is what the start says.
+    db.run(&format!("DROP PUBLICATION {}", db.config.publication))
+        .await;
+    let findings = check(&db.config).await.unwrap();
+    let subject = format!("publication {}", db.config.publication);
+    let finding = findings.iter().find(|f| f.subject == subject).unwrap();
+    assert_eq!(finding.severity, Severity::Error);
+    assert!(finding.remedy.contains("drop the slot"), "{finding:?}");
     db.finish(source).await;
 }
 

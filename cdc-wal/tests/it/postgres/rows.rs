@@ -201,6 +201,62 @@ async fn the_key_of_a_full_identity_is_found_after_its_columns_were_renamed() {
     db.finish(source).await;
 }
 
+/// A key that moved to columns which were there before: no message tells, and the wrong key is worse
+/// than none. What merely touches the key's index or name is no move.
+#[tokio::test]
+async fn changes_older_than_a_full_identitys_key_come_without_one() {
+    let mut db = Db::new("rows_moved").await;
+    for table in ["moved", "given", "rebuilt"] {
+        let key = if table == "given" { "" } else { "PRIMARY KEY" };
+        db.run(&format!(
+            "CREATE TABLE public.{table} (id int NOT NULL {key}, code int NOT NULL); \
+             ALTER TABLE public.{table} REPLICA IDENTITY FULL"
+        ))
+        .await;
+    }
+    let source = db.connect(None).await;
+    source.close().await.unwrap();
+    for sql in [
+        "INSERT INTO public.moved VALUES (1, 2); INSERT INTO public.given VALUES (1, 2); \
+         INSERT INTO public.rebuilt VALUES (1, 2)",
+        "ALTER TABLE public.moved DROP CONSTRAINT moved_pkey, ADD PRIMARY KEY (code)",
+        "ALTER TABLE public.given ADD PRIMARY KEY (code)",
+        "REINDEX TABLE CONCURRENTLY public.rebuilt",
+        "ALTER TABLE public.rebuilt RENAME CONSTRAINT rebuilt_pkey TO k",
+        "VACUUM FREEZE pg_catalog.pg_depend",
+        "UPDATE public.moved SET id = 3; UPDATE public.given SET id = 3; UPDATE public.rebuilt SET code = 3",
+        // Made and filled in one transaction, with savepoints of their own.
+        "CREATE TABLE public.made (id int, code int); ALTER TABLE public.made REPLICA IDENTITY FULL; \
+         DO $$ BEGIN BEGIN ALTER TABLE public.made ADD PRIMARY KEY (id); EXCEPTION WHEN others THEN NULL; END; END $$; \
+         INSERT INTO public.made VALUES (1, 2)",
+        "DO $$ BEGIN \
+           BEGIN CREATE TABLE public.nested (id int PRIMARY KEY); ALTER TABLE public.nested REPLICA IDENTITY FULL; \
+           EXCEPTION WHEN others THEN NULL; END; INSERT INTO public.nested VALUES (1); END $$",
+    ] {
+        db.run(sql).await;
+    }
+    let mut source = db.connect(None).await;
+    let events = db.pending(&mut source).await;
+    let found: Vec<_> = events
+        .iter()
+        .filter(|event| &*event.relation.schema == "public")
+        .map(|event| (&*event.relation.table, event.relation.key.clone()))
+        .collect();
+    let expected: [(&str, Vec<u16>); 8] = [
+        ("moved", vec![]),
+        ("given", vec![]),
+        ("rebuilt", vec![0]),
+        ("moved", vec![1]),
+        ("given", vec![1]),
+        ("rebuilt", vec![0]),
+        // Its key is younger than the table, and both than the transaction's number.
+        ("made", vec![]),
+        ("nested", vec![0]),
+    ];
+    assert_eq!(found, expected);
+    db.finish(source).await;
+}
+
 #[tokio::test]
 async fn an_unchanged_large_value_is_unavailable_or_filled_from_the_old_row() {
     let mut db = Db::new("rows_toast").await;
