@@ -120,6 +120,17 @@ impl Exit {
     }
 }
 
+impl From<&std::io::Error> for Exit {
+    /// The code of a failed look at the state, or of a write to it.
+    fn from(cause: &std::io::Error) -> Self {
+        if not_writable(cause) {
+            Self::State
+        } else {
+            Self::Runtime
+        }
+    }
+}
+
 /// True if no retry will help before somebody changes rights or the mount.
 fn not_writable(cause: &std::io::Error) -> bool {
     use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};

@@ -11,12 +11,47 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 
-/// Answers requests on a free port, on a thread of its own that lives as long as the process.
+/// A receiver that answers as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    address: SocketAddr,
+    /// Dropped, it ends the thread.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Receiver {
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets it answer as long as the process lives.
+    pub(crate) fn keep(mut self) -> SocketAddr {
+        self.thread = None;
+        if let Some(stop) = self.stop.take() {
+            std::mem::forget(stop);
+        }
+        self.address
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say that anybody would hear.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Answers requests on a free port, on a thread of its own.
 ///
 /// # Errors
 /// Loopback has no port for it, or there is no thread to be had.
-pub(crate) fn serve<H, F>(handler: H) -> io::Result<SocketAddr>
+pub(crate) fn serve<H, F>(handler: H) -> io::Result<Receiver>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = StatusCode> + Send + 'static,
@@ -27,10 +62,22 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    thread::Builder::new()
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = thread::Builder::new()
         .name("receiver".into())
-        .spawn(move || runtime.block_on(accept(listener, handler)))?;
-    Ok(address)
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, handler) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+    Ok(Receiver {
+        address,
+        stop: Some(stop),
+        thread: Some(thread),
+    })
 }
 
 async fn accept<H, F>(listener: std::net::TcpListener, handler: H)

@@ -73,9 +73,15 @@ impl LogError {
     }
 
     pub(crate) fn io(what: &str, path: &std::path::Path, cause: std::io::Error) -> Self {
+        let full = match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                "; the disk is full: free some space, then start again"
+            }
+            _ => "",
+        };
         Self {
             kind: LogErrorKind::Io,
-            message: format!("{what} {}", path.display()),
+            message: format!("{what} {}{full}", path.display()),
             cause: Some(cause),
         }
     }

@@ -190,7 +190,10 @@ impl Job {
         let opened = Opened {
             source: journal.log().source().clone(),
             log: journal.log().clone(),
-            server_end: source.as_ref().map(Foreign::end_at_start),
+            // What stands in the journal already, such as word of an accepted gap, is before the end.
+            server_end: source
+                .as_ref()
+                .map(|source| source.end_at_start().max(journal.end())),
         };
         drop(tell.send(Ok(opened)));
         if started.await.is_err() {

@@ -8,7 +8,7 @@ use cdc_core::{Checkpoint, Lineage, Lsn, Position};
 use cdc_wal::postgres::{Finding, Severity};
 
 use super::start::{Extent, LogView};
-use super::state::StatePaths;
+use super::state::{StatePaths, is_there};
 use crate::config::{Config, Source};
 use crate::exit::Exit;
 use crate::output::bytes_text;
@@ -88,7 +88,7 @@ impl Held {
             Source::Wal(dir) => (dir.clone(), 0),
             _ => (paths.journal(), directory_bytes(&paths.journal())),
         };
-        let log = if dir.join("control").exists() {
+        let log = if is_there(&dir.join("control"))? {
             let extent = LogView::Directory(dir).extent();
             Some(extent.map_err(cdc_core::SourceError::from)?)
         } else {
@@ -160,6 +160,14 @@ pub(crate) fn rows(config: &Config, held: &Held, source: Option<&SourceState>) -
         rows.push(source_row(held, source));
     }
     rows
+}
+
+/// True if what is held is of another source than this: a start would stumble over that first.
+pub(crate) fn of_other(held: &Held, source: &SourceState) -> bool {
+    let log = held.log.iter().map(|log| log.source.lineage);
+    let checkpoints = held.checkpoints.iter().map(|(_, c)| c.lineage);
+    log.chain(checkpoints)
+        .any(|lineage| !lineage.same_source(&source.lineage))
 }
 
 fn emitter_row(name: &str, held: &Held, source: Option<&SourceState>) -> Row {
@@ -247,9 +255,13 @@ fn source_row(held: &Held, source: &SourceState) -> Row {
         );
     }
     let Some(end) = held.end() else {
+        let where_from = match source.confirmed {
+            Some(confirmed) => format!("with what the slot holds, behind {confirmed}"),
+            None => "where the source stands at the first start".to_owned(),
+        };
         return Row::ok(
             SUBJECT,
-            "nothing was captured yet: capture begins where the source stands at the first start",
+            format!("nothing was captured yet: capture begins {where_from}"),
         );
     };
     let Some(confirmed) = source.confirmed else {
@@ -361,7 +373,7 @@ mod tests {
                 None,
                 source(Some(100)),
                 0,
-                "this would be a first start",
+                "capture begins with what the slot holds, behind 0/64",
             ),
             (
                 Some((0, 500)),

@@ -12,6 +12,7 @@ use cdc_core::{
     SystemClock, TokenRefusal,
 };
 use cdc_dlq::FileDlq;
+use cdc_wal::postgres::PostgresConfig;
 use cdc_wal::{Log, StartAt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -196,15 +197,44 @@ fn stop_position(
         Until::Stopped => Ok(None),
         Until::CaughtUp => Ok(Some(end)),
         Until::Token(token) if token.lineage().same_source(lineage) => Ok(Some(token.position())),
-        Until::Token(token) => {
-            let refusal = TokenRefusal::OtherSource {
-                token: token.position(),
-                token_lineage: *token.lineage(),
-                source_lineage: *lineage,
-            };
-            Err(CliError::from_error(Exit::Position, refusal))
-        }
+        Until::Token(token) => Err(of_another(token, lineage)),
     }
+}
+
+/// A token of another source is refused before a slot is made at this one, which nobody would miss. A server
+/// that cannot be asked is for the start to report.
+async fn refuse_foreign_tokens(
+    postgres: &PostgresConfig,
+    options: &RunOptions,
+) -> Result<(), CliError> {
+    let from = match &options.from {
+        Start::Token(token) => Some(token),
+        _ => None,
+    };
+    let until = match &options.until {
+        Until::Token(token) => Some(token),
+        _ => None,
+    };
+    let mut tokens = from.into_iter().chain(until).peekable();
+    if tokens.peek().is_none() {
+        return Ok(());
+    }
+    let Ok(found) = cdc_wal::postgres::look(postgres).await else {
+        return Ok(());
+    };
+    match tokens.find(|token| !token.lineage().same_source(&found.lineage)) {
+        None => Ok(()),
+        Some(token) => Err(of_another(token, &found.lineage)),
+    }
+}
+
+fn of_another(token: &ResumeToken, source: &Lineage) -> CliError {
+    let refusal = TokenRefusal::OtherSource {
+        token: token.position(),
+        token_lineage: *token.lineage(),
+        source_lineage: *source,
+    };
+    CliError::from_error(Exit::Position, refusal)
 }
 
 /// Starts capture, and says where lanes begin and end.
@@ -216,6 +246,9 @@ async fn start_capture(
     watermark: &Watermark,
     ended: mpsc::UnboundedSender<Ended>,
 ) -> Result<Ready, CliError> {
+    if let ForeignConfig::Postgres(postgres) = &foreign {
+        refuse_foreign_tokens(postgres, options).await?;
+    }
     let catch_up = matches!(options.until, Until::CaughtUp);
     let asked = (options.accept_gap, catch_up);
     let (opened, capture) = capture::start(config, foreign, asked, state, watermark, ended).await?;

@@ -53,6 +53,23 @@ impl StatePaths {
     }
 }
 
+/// True if a file of the state is there. One that may not be looked at is not absent.
+///
+/// # Errors
+/// Exit code 7 if the directory may not be looked into, or is none.
+pub(crate) fn is_there(path: &Path) -> Result<bool, CliError> {
+    path.try_exists().map_err(|cause| {
+        CliError::new(
+            Exit::State,
+            format!(
+                "look for {}; run this as the user the pipeline runs as, and let state_path be a directory",
+                path.display()
+            ),
+        )
+        .with_cause(cause)
+    })
+}
+
 /// A state directory held by this process alone.
 #[derive(Debug)]
 pub(crate) struct State {

@@ -106,6 +106,8 @@ pub(crate) struct Destination {
     kind: BenchEmitter,
     meter: Arc<Meter>,
     emitter: Mutex<Option<BoxEmitter>>,
+    /// Answers until the counts were taken.
+    _receiver: Option<loopback::Receiver>,
 }
 
 impl Destination {
@@ -124,6 +126,7 @@ impl Destination {
         let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
             CliError::new(Exit::Runtime, "open the emitter of the benchmark").with_cause(error)
         };
+        let mut receiver = None;
         let emitter = match kind {
             BenchEmitter::Queue | BenchEmitter::All => {
                 let emitter =
@@ -138,8 +141,10 @@ impl Destination {
             }
             BenchEmitter::Webhook => {
                 let meter = meter.clone();
-                let address = loopback::serve(move |request| take(meter.clone(), request))
+                let serving = loopback::serve(move |request| take(meter.clone(), request))
                     .map_err(|cause| failed("start a receiver", cause))?;
+                let address = serving.address();
+                receiver = Some(serving);
                 let mut config = WebhookConfig::new("bench", format!("http://{address}/"));
                 config.secrets = vec![Secret::parse(SECRET).map_err(|e| wrong(e.into()))?];
                 BoxEmitter::new(WebhookEmitter::new(config).map_err(|e| wrong(e.into()))?)
@@ -149,6 +154,7 @@ impl Destination {
             kind,
             meter,
             emitter: Mutex::new(Some(emitter)),
+            _receiver: receiver,
         })
     }
 

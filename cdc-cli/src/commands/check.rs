@@ -6,7 +6,7 @@ use std::path::Path;
 use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, EngineKind, Position, Relation};
 use cdc_filter::TableFilter;
-use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity};
+use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity, SlotState};
 use cdc_wal::rocksdb::RocksDbCheck;
 use cdc_wal::{LogError, StartAt};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::assemble::start::{LogView, Start};
 use crate::assemble::state::StatePaths;
 use crate::config::{Config, EmitterConfig, Source};
 use crate::exit::Exit;
-use crate::output::answer;
+use crate::output::{answer, bytes_text};
 use crate::report::CliError;
 
 /// Tables of the source listed for one emitter.
@@ -122,7 +122,7 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
         Source::Postgres(url) => {
             let postgres = source::postgres(config, url, false)?;
             super::block_on(async {
-                let found = server(&postgres).await;
+                let found = server(config, &postgres).await;
                 if found.1.is_some() {
                     tables = source::tables(&postgres).await.ok();
                 }
@@ -156,6 +156,16 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     };
     let held = match Held::read(config, source) {
         Ok(held) => {
+            if let Some(state) = &state
+                && outlook::of_other(&held, state)
+            {
+                // A start looks at that before it looks at the slot.
+                let slots = rows.iter_mut();
+                slots
+                    .filter(|row| row.finding.subject.starts_with("slot "))
+                    .filter(|row| row.finding.severity == Severity::Error)
+                    .for_each(|row| row.exit = Exit::Position);
+            }
             rows.extend(outlook::rows(config, &held, state.as_ref()));
             Some(held)
         }
@@ -219,18 +229,25 @@ fn sqlite_tables(found: &[cdc_wal::sqlite::Finding]) -> Option<Vec<Relation>> {
 }
 
 /// Everything about a server, and where it stands.
-async fn server(postgres: &PostgresConfig) -> (Vec<Row>, Option<SourceState>) {
+async fn server(config: &Config, postgres: &PostgresConfig) -> (Vec<Row>, Option<SourceState>) {
     let found = match postgres::check(postgres).await {
         Ok(found) => found,
         Err(error) => return (vec![unreachable(&error)], None),
     };
     let mut rows: Vec<Row> = found.into_iter().map(Row::configured).collect();
     let state = match postgres::look(postgres).await {
-        Ok(state) => Some(SourceState {
-            lineage: state.lineage,
-            confirmed: state.slot.map(|slot| slot.confirmed_flush),
-            end: state.end,
-        }),
+        Ok(state) => {
+            let ours = |slot: &SlotState| slot.database == postgres.database;
+            let slot = state.slot.filter(ours);
+            if let Some(slot) = &slot {
+                judge_slot(config, postgres, slot, &mut rows);
+            }
+            Some(SourceState {
+                lineage: state.lineage,
+                confirmed: slot.map(|slot| slot.confirmed_flush),
+                end: state.end,
+            })
+        }
         // The role may not replicate: that is a finding already.
         Err(_) if rows.iter().any(|r| r.finding.severity == Severity::Error) => None,
         Err(error) => {
@@ -239,6 +256,28 @@ async fn server(postgres: &PostgresConfig) -> (Vec<Row>, Option<SourceState>) {
         }
     };
     (rows, state)
+}
+
+/// What a slot's state means for a start on this state directory: lost log is a gap, and a slot in use
+/// keeps a start out, unless it is our own pipeline that runs.
+fn judge_slot(config: &Config, postgres: &PostgresConfig, slot: &SlotState, rows: &mut [Row]) {
+    let control = StatePaths::new(&config.state_path).control();
+    let runs = std::os::unix::net::UnixStream::connect(control).is_ok();
+    let subject = slot_subject(postgres);
+    for row in rows.iter_mut().filter(|row| row.finding.subject == subject) {
+        match row.finding.severity {
+            Severity::Error if slot.wal_status == "lost" => row.exit = Exit::Position,
+            Severity::Warning if row.finding.found.starts_with("in use") && !runs => {
+                row.finding.severity = Severity::Error;
+                row.exit = Exit::State;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn slot_subject(postgres: &PostgresConfig) -> String {
+    format!("slot {}", postgres.slot)
 }
 
 fn unreachable(error: &cdc_core::SourceError) -> Row {
@@ -455,11 +494,19 @@ fn directories(config: &Config) -> Vec<Row> {
         let here = |path: &Path| path.as_os_str().is_empty();
         let nearest = path.ancestors().find(|p| p.exists() || here(p));
         let nearest = nearest.filter(|path| !here(path)).unwrap_or(Path::new("."));
-        match rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK) {
-            Ok(()) => Row::ok(key, format!("{} is writable", path.display())),
+        let writable = if nearest.is_dir() {
+            let all = rustix::fs::Access::READ_OK
+                | rustix::fs::Access::WRITE_OK
+                | rustix::fs::Access::EXEC_OK;
+            rustix::fs::access(nearest, all)
+        } else {
+            Err(rustix::io::Errno::NOTDIR)
+        };
+        match writable {
+            Ok(()) => room(key, path, nearest),
             Err(error) => Row::new(
                 Severity::Error,
-                Exit::Configuration,
+                Exit::State,
                 key,
                 format!(
                     "{} cannot be written: {}",
@@ -471,6 +518,28 @@ fn directories(config: &Config) -> Vec<Row> {
         }
     })
     .collect()
+}
+
+/// A directory that may be written, and the room it has.
+fn room(key: &str, path: &Path, nearest: &Path) -> Row {
+    /// A segment of the journal: less would stop capture at the next one.
+    const NEEDED: u64 = 64 << 20;
+    let found = format!("{} is writable", path.display());
+    let Ok(disk) = rustix::fs::statvfs(nearest) else {
+        return Row::ok(key, found);
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let found = format!("{found}, {} free", bytes_text(free));
+    if free >= NEEDED {
+        return Row::ok(key, found);
+    }
+    Row::new(
+        Severity::Warning,
+        Exit::Done,
+        key,
+        found,
+        "free some space: capture and dead letters wait or stop where there is none",
+    )
 }
 
 const fn name(severity: Severity) -> &'static str {

@@ -29,16 +29,27 @@ pub(crate) fn run(args: &DropSlotArgs, global: &Global) -> Result<Exit, CliError
             ),
         ));
     }
-    block_on(drop_slot_and_publication(&postgres))??;
+    let dropped = block_on(drop_slot_and_publication(&postgres))??;
+    let was = |there: bool| if there { "dropped" } else { "there was none" };
     answer(
         global.output,
         || {
             format!(
-                "slot {} and publication {} are gone\n",
-                postgres.slot, postgres.publication
+                "slot {}: {}\npublication {}: {}\n",
+                postgres.slot,
+                was(dropped.slot),
+                postgres.publication,
+                was(dropped.publication)
             )
         },
-        || json!({ "slot": postgres.slot, "publication": postgres.publication, "dropped": true }),
+        || {
+            json!({
+                "slot": postgres.slot,
+                "publication": postgres.publication,
+                "slot_dropped": dropped.slot,
+                "publication_dropped": dropped.publication,
+            })
+        },
     )?;
     Ok(Exit::Done)
 }

@@ -11,7 +11,7 @@ use crate::args::{Global, PositionCommand, PositionSetArgs, PositionShowArgs};
 use crate::assemble::control::{self, Reply, Request};
 use crate::assemble::source::wal_error;
 use crate::assemble::start::{LogView, Start};
-use crate::assemble::state::{State, StatePaths};
+use crate::assemble::state::{State, StatePaths, is_there};
 use crate::config::{Config, Source};
 use crate::exit::Exit;
 use crate::output::{answer, pairs};
@@ -30,7 +30,7 @@ pub(crate) fn run(command: &PositionCommand, global: &Global) -> Result<Exit, Cl
 /// Exit code 7 if the file is damaged; a directory without checkpoints has none.
 pub(crate) fn checkpoints(paths: &StatePaths) -> Result<Vec<(String, Checkpoint)>, CliError> {
     let path = paths.checkpoints();
-    if !path.exists() {
+    if !is_there(&path)? {
         return Ok(Vec::new());
     }
     Ok(FileCheckpoints::peek(&StdStorage, &path)?)

@@ -35,7 +35,7 @@ pub(crate) fn run(_args: &StatusArgs, global: &Global) -> Result<Exit, CliError>
         ) => stopped(&config, &paths)?,
         Err(cause) => {
             return Err(CliError::new(
-                Exit::Runtime,
+                Exit::from(&cause),
                 format!(
                     "ask the process that runs on {}",
                     config.state_path.display()

@@ -51,6 +51,7 @@ impl Receiver {
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<SocketAddr> {
         let receiver = self.clone();
         loopback::serve(move |request| answer(receiver.clone(), request))
+            .map(loopback::Receiver::keep)
     }
 
     fn take(&self, body: &[u8]) -> StatusCode {

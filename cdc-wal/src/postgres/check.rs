@@ -223,19 +223,17 @@ async fn publication(
                 format!("CREATE PUBLICATION {identifier} FOR ALL TABLES"),
             )
         };
-        if slot_exists {
-            // Changes are decoded with the publications there were when they were made.
+        if slot_exists && severity == Severity::Ok {
+            // Changes are decoded with the publications there were when they were made; whether any wait,
+            // only decoding tells.
             findings.add(
-                Severity::Error,
+                Severity::Warning,
                 subject,
                 format!(
-                    "does not exist, and slot {} is there: the server cannot decode what was changed before the publication is made",
+                    "does not exist, and slot {} is there: it will be created at the start, and the server cannot decode what was changed before",
                     config.slot
                 ),
-                format!(
-                    "drop the slot (`cdc-cli drop-slot`, or SELECT pg_drop_replication_slot({})), copy the tables anew, and let both be created anew; where changes were captured before, start with --accept-gap",
-                    sql::literal(&config.slot)
-                ),
+                "nothing, if no table was changed since it was dropped; else the start says so, and the slot must be dropped (`cdc-cli drop-slot`), the tables copied anew and --accept-gap be said",
             );
         } else {
             findings.add(severity, subject, "does not exist", remedy);
@@ -392,7 +390,9 @@ fn slot_findings(
             "of plugin {:?} and database {:?}",
             slot.plugin, slot.database
         );
-        findings.add(Severity::Error, &*subject, found, "use another slot");
+        let remedy = "use another slot (postgres.slot): names of slots are the whole server's";
+        findings.add(Severity::Error, &*subject, found, remedy);
+        return;
     }
     match slot.wal_status.as_str() {
         "lost" => findings.add(

@@ -61,5 +61,5 @@ mod value;
 pub use check::{Finding, ServerState, Severity, check, look};
 pub use config::{PostgresConfig, SslMode};
 pub use session::SqlSession;
-pub use setup::{SlotState, drop_slot_and_publication};
+pub use setup::{Dropped, SlotState, drop_slot_and_publication};
 pub use source::PostgresSource;

@@ -129,9 +129,11 @@ impl Table {
     /// The relation of a transaction's changes.
     #[inline]
     pub(crate) fn relation_in(&self, transaction: u64) -> &Arc<Relation> {
-        match &self.unkeyed {
-            // The stream's numbers have 32 bits.
-            Some(unkeyed) if unkeyed.since.may_be_after(transaction as u32) => unkeyed.told(),
+        let Some(unkeyed) = &self.unkeyed else {
+            return &self.relation;
+        };
+        match u32::try_from(transaction) {
+            Ok(transaction) if unkeyed.since.may_be_after(transaction) => unkeyed.told(),
             _ => &self.relation,
         }
     }

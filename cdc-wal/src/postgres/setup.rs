@@ -151,7 +151,18 @@ pub(crate) async fn start(
             tracing::warn!(publication = %config.publication, source = %config.address(), remedy, "the publication {what}");
         }
     }
-    let (confirmed, fresh) = ensure_slot(&mut connection, config).await?;
+    let (confirmed, fresh) = match ensure_slot(&mut connection, config).await {
+        Ok(slot) => slot,
+        Err(error) => {
+            // Nothing is left of a start that came to nothing. What failed first is what is told.
+            if created_publication
+                && let Err(also) = drop_publication(&mut connection, &config.publication).await
+            {
+                tracing::warn!(publication = %config.publication, error = %also, "the publication that was just made could not be dropped");
+            }
+            return Err(error);
+        }
+    };
     let floor = floor(config, resume, confirmed, fresh)?;
     let status_interval = status_interval(
         config.status_interval,
@@ -514,15 +525,7 @@ async fn ensure_slot(
     let error = |kind, what: String| SourceError::new(kind, what);
     let deadline = Instant::now() + config.slot_wait;
     while let Some(state) = slot_state(connection, slot).await? {
-        if state.plugin != "pgoutput" || state.database != config.database {
-            return Err(error(
-                SourceErrorKind::Configuration,
-                format!(
-                    "use replication slot {slot} on {address}: it belongs to plugin {:?} and database {:?}; use another slot",
-                    state.plugin, state.database
-                ),
-            ));
-        }
+        refuse_others_slot(&state, config, "use")?;
         if state.wal_status == "lost" {
             if !config.accept_gap {
                 return Err(error(
@@ -606,23 +609,78 @@ fn floor(
     Ok(Position::before(confirmed))
 }
 
-/// Drops the slot, then the publication, if they are there. The only way they are ever dropped,
-/// but for what is temporary. Without the slot the log it held is freed at the next checkpoint.
+/// What there was to drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// The slot was there.
+    pub slot: bool,
+    /// The publication was there.
+    pub publication: bool,
+}
+
+/// Drops the slot, then the publication, if they are there. Nothing else ever drops them, but for
+/// what is temporary, and for a slot that the server has given up (`wal_status = lost`) at a start
+/// with [`accept_gap`](PostgresConfig::accept_gap). Without the slot the log it held is freed at the
+/// next checkpoint.
 ///
 /// # Errors
-/// [`SourceErrorKind::InUse`] while somebody streams from the slot; else as for connecting.
-pub async fn drop_slot_and_publication(config: &PostgresConfig) -> Result<(), SourceError> {
+/// [`SourceErrorKind::Configuration`] if the slot is another database's or plugin's: names of slots
+/// are the whole server's; nothing is dropped then. [`SourceErrorKind::InUse`] while somebody streams
+/// from the slot; else as for connecting.
+pub async fn drop_slot_and_publication(config: &PostgresConfig) -> Result<Dropped, SourceError> {
     config.validate()?;
     let mut connection = Connection::open(config, Purpose::Sql).await?;
-    let slot = sql::literal(&config.slot);
+    let there = slot_state(&mut connection, &config.slot).await?;
+    if let Some(state) = &there {
+        refuse_others_slot(state, config, "drop")?;
+    }
+    let (slot, publication) = (
+        sql::literal(&config.slot),
+        sql::literal(&config.publication),
+    );
+    // Asked again in the same breath: somebody may have made another one of the name.
     let sql = format!(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}"
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = {slot} AND plugin = 'pgoutput' AND database = current_database()"
     );
     let attempted = format!("drop replication slot {}", config.slot);
-    connection.query(&sql, &attempted).await?;
+    let slot = !connection.query(&sql, &attempted).await?.is_empty();
+    let sql = format!("SELECT 1 FROM pg_publication WHERE pubname = {publication}");
+    let published = connection.query(&sql, "look for the publication").await?;
     drop_publication(&mut connection, &config.publication).await?;
     connection.close().await;
-    Ok(())
+    Ok(Dropped {
+        slot,
+        publication: !published.is_empty(),
+    })
+}
+
+/// Names of slots are the whole server's: one of this name may be of another database.
+fn refuse_others_slot(
+    state: &SlotState,
+    config: &PostgresConfig,
+    verb: &str,
+) -> Result<(), SourceError> {
+    if state.plugin == "pgoutput" && state.database == config.database {
+        return Ok(());
+    }
+    let whose = if state.plugin.is_empty() {
+        "it is a physical one".to_owned()
+    } else {
+        format!(
+            "it belongs to plugin {:?} and database {:?}",
+            state.plugin, state.database
+        )
+    };
+    Err(SourceError::new(
+        SourceErrorKind::Configuration,
+        format!(
+            "{verb} replication slot {} on {}: {whose}; use another slot (postgres.slot): names of slots are the whole server's",
+            config.slot,
+            config.address()
+        ),
+    ))
 }
 
 pub(crate) async fn drop_publication(

@@ -162,8 +162,8 @@ fn parts(settings: &Settings) -> Vec<Part> {
     parts.extend([queue, webhook].map(|part| on(part, &disk)));
     parts.push(Part {
         name: "dead keys",
-        // In sixteen runs: each must last longer than what the machine does between two seconds.
-        arguments: words(&format!("--poison --events {}", 4 * events)),
+        // In thirty-two runs: each must last longer than what the machine does between two seconds.
+        arguments: words(&format!("--poison --events {}", 6 * events)),
         measures: &[
             ("poison_others_lose_percent", "/others_lose_percent", 1.0),
             (
@@ -176,6 +176,8 @@ fn parts(settings: &Settings) -> Vec<Part> {
                 "/others_lose_percent_high",
                 1.0,
             ),
+            ("poison_cpu_s_m", "/poison_cpu_seconds_per_million", 1.0),
+            ("poison_none_cpu_s_m", "/clean_cpu_seconds_per_million", 1.0),
             ("poison_m_events_s", "/poison_events_per_second", 1e-6),
             ("poison_none_m_events_s", "/clean_events_per_second", 1e-6),
         ],

@@ -106,7 +106,9 @@ impl<'a> Answers<'a> {
             .ok_or_else(|| "it rejected an event that is not in the batch".to_owned())?;
         if let Err(at) = self.rejected.binary_search_by_key(&index, |r| r.index) {
             let reason = text("reason").unwrap_or("no reason given");
-            let reason: String = reason.chars().take(REASON_MAX).collect();
+            // It is shown on terminals and in logs, line by line.
+            let plain = |c: char| if c.is_control() { ' ' } else { c };
+            let reason: String = reason.chars().take(REASON_MAX).map(plain).collect();
             self.rejected.insert(
                 at,
                 Rejection {

@@ -325,6 +325,11 @@ fn a_slot_in_use_is_named_with_its_process() {
             "stop that consumer, or use another slot",
         ],
     );
+    // `check` foresees it, and does not take our own pipeline for another consumer.
+    let look = db.tool.run(&[&["check"][..], &other].concat());
+    assert_eq!(look.code, 7, "{}{}", look.out, look.err);
+    let look = db.tool.run(&["check"]);
+    assert_eq!(look.code, 0, "{}{}", look.out, look.err);
     db.insert(1);
     until("the first goes on", || {
         (db.delivered() == [1, 2, 3]).then_some(())
@@ -373,6 +378,7 @@ fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
     }
     let run = db.once(&["--accept-gap"]);
     assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(db.gaps().len(), 1, "told by the run that accepted it");
     assert!(
         run.err.contains("gap accepted") && run.err.contains("are gone"),
         "{}",
@@ -474,6 +480,31 @@ fn a_state_directory_belongs_to_one_database() {
     assert!(db.delivered().is_empty());
     assert_eq!(db.once(&[]).code, 0);
     assert_eq!(db.delivered(), [2]);
+    // So does a token: refused before anything is made for it.
+    let token = db.tool.answer(&["position", "show"]);
+    let token = token
+        .split_whitespace()
+        .find(|word| word.starts_with("cdc1_"))
+        .expect("a token");
+    for option in ["--from", "--until"] {
+        let run = other.tool.run(&["-q", "run", option, token]);
+        refused(&run, 5, &["belongs to source"]);
+        assert_eq!(other.slots(), 0);
+    }
+    // Names of slots are the whole server's, and another database's slot is not ours to drop.
+    let slot = format!("postgres.slot={}", db.config.slot);
+    refused(
+        &other.tool.run(&["drop-slot", "--yes", "--set", &slot]),
+        3,
+        &[&db.config.slot, &db.config.database, "another slot"],
+    );
+    assert_eq!(db.slots(), 1);
+    for command in [&["check"][..], &["run", "--once"]] {
+        let run = other.tool.run(&[command, &["--set", &slot]].concat());
+        assert_eq!(run.code, 3, "{}{}", run.out, run.err);
+        let run = db.tool.run(&[command, &["--source", &source]].concat());
+        assert_eq!(run.code, 5, "{}{}", run.out, run.err);
+    }
     other.remove(&server());
     db.remove(&server());
 }

@@ -48,6 +48,10 @@ fn a_state_directory_that_cannot_be_written_is_named() {
         ],
     );
     assert!(shop.delivered().is_empty());
+    let look = shop.tool.run(&["check", "--set", "state_path=file/state"]);
+    assert_eq!(look.code, 7, "{}{}", look.out, look.err);
+    let look = shop.tool.run(&["check", "--set", "state_path=file"]);
+    assert_eq!(look.code, 7, "{}{}", look.out, look.err);
 
     std::fs::create_dir(shop.tool.path("state")).unwrap();
     mode(&shop.tool.path("state"), 0o555);
@@ -63,6 +67,15 @@ fn a_state_directory_that_cannot_be_written_is_named() {
             ],
         );
         assert!(shop.delivered().is_empty());
+    }
+    // A state that may not be looked into is not an empty one.
+    mode(&shop.tool.path("state"), 0o000);
+    for arguments in [&["position", "show"][..], &["check"]] {
+        if let Some(command) = bound_by_permissions(&shop, arguments) {
+            let run = Running::start(command).end();
+            assert_eq!(run.code, 7, "{}{}", run.out, run.err);
+            assert!((run.out + &run.err).contains("ermission denied"));
+        }
     }
     mode(&shop.tool.path("state"), 0o700);
     shop.goes_on();
