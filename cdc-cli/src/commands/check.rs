@@ -338,15 +338,19 @@ fn sqlite_row(found: cdc_wal::sqlite::Finding) -> Row {
         cdc_wal::sqlite::Severity::Warning => Severity::Warning,
         cdc_wal::sqlite::Severity::Error => Severity::Error,
     };
-    let gap = severity == Severity::Error && found.subject == cdc_wal::sqlite::RESUME;
+    let exit = match &*found.subject {
+        cdc_wal::sqlite::RESUME => Exit::Position,
+        cdc_wal::sqlite::STATE => Exit::State,
+        _ => Exit::Configuration,
+    };
     let mut row = Row::configured(Finding {
         severity,
         subject: found.subject,
         found: found.found,
         remedy: found.remedy,
     });
-    if gap {
-        row.exit = Exit::Position;
+    if severity == Severity::Error {
+        row.exit = exit;
     }
     row
 }

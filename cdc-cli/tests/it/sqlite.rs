@@ -166,6 +166,11 @@ fn what_passing_programs_write_between_runs_is_seen() {
         let run = tool.run(&[command, &["--source", "sqlite:other.db"]].concat());
         assert_eq!(run.code, 5, "{}{}", run.out, run.err);
     }
+    tool.write("state/sqlite/sqlite-source", "no state");
+    for command in [&["check"][..], &["run", "--once"]] {
+        let run = tool.run(command);
+        assert_eq!(run.code, 7, "{}{}", run.out, run.err);
+    }
 }
 
 /// Keeps the files of the source's state, or puts them back: a loss of power does that to what was not

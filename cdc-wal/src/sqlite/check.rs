@@ -133,6 +133,9 @@ fn look(config: &SqliteConfig) -> Result<Vec<Finding>, SourceError> {
 /// [`SourceErrorKind::Gap`].
 pub const RESUME: &str = "resume";
 
+/// The subject of a finding about what is remembered itself: with an error it cannot be read.
+pub const STATE: &str = "state";
+
 /// Whether this is the file that the state remembers.
 fn resume(config: &SqliteConfig, page_size: u32) -> Option<Finding> {
     let dir = config.state_dir.as_ref()?;
@@ -140,7 +143,7 @@ fn resume(config: &SqliteConfig, page_size: u32) -> Option<Finding> {
         Ok(known) => known?,
         Err(error) => {
             let remedy = "see what was found";
-            return Some(finding(Severity::Error, "state", error.to_string(), remedy));
+            return Some(finding(Severity::Error, STATE, error.to_string(), remedy));
         }
     };
     let file = FileId::of(&config.path).ok()?;

@@ -82,7 +82,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Finding, RESUME, Severity, check};
+pub use check::{Finding, RESUME, STATE, Severity, check};
 pub use config::{Assist, Mode, SqliteConfig};
 pub use downstream::{Downstream, TakeBack};
 pub use source::SqliteSource;
