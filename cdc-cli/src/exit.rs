@@ -114,7 +114,7 @@ impl Exit {
         match error {
             DlqError::Corrupt { .. } | DlqError::InUse { .. } => Self::State,
             DlqError::Full { .. } => Self::EmitterStopped,
-            DlqError::Io { cause, .. } if not_writable(cause) => Self::State,
+            DlqError::Io { cause, .. } => Self::from(cause),
             _ => Self::Runtime,
         }
     }

@@ -196,11 +196,10 @@ impl Filter for TableFilter {
             return self.keep_with_meta(event, meta);
         }
         if event.op == Op::Message {
-            if tells_of_gap(event) {
-                return true;
-            }
             // Prefixes are free text: they would fill the cache with names that never come again.
-            return self.tables.is_empty() || self.tables.keep("", &event.relation.table);
+            return self.tables.is_empty()
+                || self.tables.keep("", &event.relation.table)
+                || tells_of_gap(event);
         }
         self.keep_relation(&event.relation)
     }
@@ -208,7 +207,7 @@ impl Filter for TableFilter {
 
 /// True for the message that says what is missing: nobody who gets a part of a stream has chosen not
 /// to know that.
-#[cold]
+#[inline]
 fn tells_of_gap(event: &ChangeEvent) -> bool {
     event.op == Op::Message && *event.relation.table == *GAP_PREFIX
 }
@@ -307,6 +306,6 @@ impl Filter for EventFilter {
                 .predicate
                 .as_ref()
                 .is_none_or(|predicate| predicate.keep(event));
-        kept || (event.op == Op::Message && tells_of_gap(event))
+        kept || tells_of_gap(event)
     }
 }

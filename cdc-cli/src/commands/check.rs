@@ -263,7 +263,7 @@ async fn server(config: &Config, postgres: &PostgresConfig) -> (Vec<Row>, Option
 fn judge_slot(config: &Config, postgres: &PostgresConfig, slot: &SlotState, rows: &mut [Row]) {
     let control = StatePaths::new(&config.state_path).control();
     let runs = std::os::unix::net::UnixStream::connect(control).is_ok();
-    let subject = slot_subject(postgres);
+    let subject = format!("slot {}", postgres.slot);
     for row in rows.iter_mut().filter(|row| row.finding.subject == subject) {
         match row.finding.severity {
             Severity::Error if slot.wal_status == "lost" => row.exit = Exit::Position,
@@ -274,10 +274,6 @@ fn judge_slot(config: &Config, postgres: &PostgresConfig, slot: &SlotState, rows
             _ => {}
         }
     }
-}
-
-fn slot_subject(postgres: &PostgresConfig) -> String {
-    format!("slot {}", postgres.slot)
 }
 
 fn unreachable(error: &cdc_core::SourceError) -> Row {

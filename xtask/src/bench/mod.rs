@@ -196,7 +196,7 @@ fn verdict((name, least, bound): &Target, measures: &Map<String, Value>) -> Opti
     let side = if *least { "at least" } else { "at most" };
     let mut text = format!("{word}: {value:.2}, {side} {bound} is asked for");
     if let Some((low, high)) = range {
-        text += &format!("; at 95 % between {low:.2} and {high:.2}");
+        text += &format!("; with 95 % or more between {low:.2} and {high:.2}");
     }
     if let Some((low, high)) = get("_of_nothing_low").zip(get("_of_nothing_high")) {
         text += &format!("; nothing against nothing: {low:.2} to {high:.2}");
