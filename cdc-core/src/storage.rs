@@ -2,9 +2,9 @@
 //! unsynced writes, tear sectors and fail the n-th call.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -116,6 +116,34 @@ pub trait StorageFile: Send + Sync + Debug {
     /// # Errors
     /// From the operating system.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Says that what is in the file is being read: until this handle and every map of it are gone,
+    /// nobody can [`claim`](Self::claim) it. False if somebody has claimed it, and is about to write
+    /// something else into it.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn share(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Takes the file for something else, until [`release`](Self::release). False if a reader of
+    /// this or another process shares it, it has a second name (a hard link), or the storage cannot
+    /// tell: then it must be left as it is.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn claim(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Gives a claimed file back to readers.
+    ///
+    /// # Errors
+    /// From the operating system.
+    fn release(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The file of the operating system behind this, for memory mapping; `None` in simulations.
     fn as_std(&self) -> Option<&File> {
@@ -270,6 +298,29 @@ impl StorageFile for StdFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn share(&self) -> io::Result<bool> {
+        match self.0.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Ok(false),
+            // A file system without locks: then nobody can claim the file either.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(true),
+        }
+    }
+
+    fn claim(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) if self.0.metadata()?.nlink() == 1 => Ok(true),
+            Ok(()) => {
+                self.0.unlock()?;
+                Ok(false)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.0.unlock()
     }
 
     fn as_std(&self) -> Option<&File> {

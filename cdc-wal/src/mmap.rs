@@ -19,12 +19,15 @@
 //! What a map shows must not change while anybody holds a slice of it. [`window`] therefore takes
 //! only a [`Sealed`] range, which a reader makes of a segment of our own that ends at or below an
 //! LSN known to be **flushed**:
-//! - The writer never writes to a segment behind whose seal it has synced.
+//! - The writer never writes to a segment behind whose seal it has synced, as long as it is one.
 //! - Recovery cuts only at or above what is known to be flushed, and refuses the log otherwise. A
 //!   segment that is merely sealed is not enough: under
 //!   [`SyncPolicy::Never`](crate::SyncPolicy::Never) a sealed one may still be torn and cut.
-//! - A segment is created at full size, never shrunk or used again. Trimming unlinks it and a repair
+//! - A segment is created at full size and never shrunk. Trimming renames or unlinks it and a repair
 //!   puts another file in its place; a map keeps the old one, as it was, until the last slice is gone.
+//!   A renamed one is written over only by who can lock its file exclusively
+//!   ([`claim`](cdc_core::storage::StorageFile::claim)); a reader shares that lock before it looks at
+//!   the header, and on Linux the lock lasts as long as the open file, which a map of it holds.
 //! - The directory has mode 0700 and files 0600: only the same user could break this, by writing
 //!   into a segment by other means. Whoever restores a log replaces the directory while nothing
 //!   reads it, as is needed for any reader.
@@ -86,8 +89,8 @@ pub(crate) fn window(file: &File, range: Sealed) -> io::Result<Bytes> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     // SAFETY: `Sealed` is made only of ranges of our own segments that are durable to their end.
-    // Those are never written, truncated or shrunk again by writer, recovery or trimming (see the
-    // contract above), so the bytes stay as they are while the map or a slice of it lives, and the
+    // Those are never written, truncated or shrunk again by writer, recovery or trimming while the
+    // open file, which the map holds, is shared (see the contract above), so the bytes stay as they are while the map or a slice of it lives, and the
     // range was seen to lie within the file. The map is read-only and owned by the `Bytes`, so no
     // slice outlives it.
     let map = unsafe {

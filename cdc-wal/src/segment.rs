@@ -10,6 +10,8 @@ use crate::{LogError, LogErrorKind};
 
 /// The next segment while it is being prepared.
 pub(crate) const PREPARED: &str = "next.tmp";
+/// A trimmed segment, to be written over with the next one.
+pub(crate) const SPARE: &str = "spare.tmp";
 /// How often a list of segments is taken anew when some of it is trimmed before it was looked at. A
 /// writer trims far less often than a look takes.
 const LOOKS: u32 = 16;
@@ -49,25 +51,43 @@ impl Segment {
         mode: OpenMode,
     ) -> Result<Self, LogError> {
         let path = dir.join(file_name(base));
-        let file = storage.open(&path, mode).map_err(|cause| {
-            if cause.kind() == std::io::ErrorKind::NotFound {
-                LogError::new(
-                    LogErrorKind::Trimmed,
-                    format!(
-                        "open the log segment {}: it was trimmed away; begin at a newer position",
-                        path.display()
-                    ),
-                )
+        let trimmed = || {
+            LogError::new(
+                LogErrorKind::Trimmed,
+                format!(
+                    "open the log segment {}: it was trimmed away; begin at a newer position",
+                    path.display()
+                ),
+            )
+        };
+        let io = |cause: std::io::Error| match cause.kind() {
+            std::io::ErrorKind::NotFound => trimmed(),
+            _ => LogError::io("open the log segment", &path, cause),
+        };
+        let file = storage.open(&path, mode).map_err(io)?;
+        // Trimmed between the two calls, the file may be on its way to be another segment; once it
+        // is shared, it stays what it is.
+        if mode == OpenMode::Read && !file.share().map_err(io)? {
+            return Err(trimmed());
+        }
+        Self::read(base, &path, file).map_err(|error| {
+            let again = mode == OpenMode::Read && error.kind == LogErrorKind::Corrupt;
+            if again && !storage.exists(&path) {
+                trimmed()
             } else {
-                LogError::io("open the log segment", &path, cause)
+                error
             }
-        })?;
+        })
+    }
+
+    /// Reads the header of an open segment.
+    fn read(base: u64, path: &Path, file: Box<dyn StorageFile>) -> Result<Self, LogError> {
         let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or_default()];
         match read_exact_at(file.as_ref(), &mut bytes, 0) {
             Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Err(LogError::corrupt(&path, 0, "the header is cut off"));
+                return Err(LogError::corrupt(path, 0, "the header is cut off"));
             }
-            result => result.map_err(|cause| LogError::io("read the log segment", &path, cause))?,
+            result => result.map_err(|cause| LogError::io("read the log segment", path, cause))?,
         }
         let header = SegmentHeader::decode(&bytes).map_err(|error| match error {
             HeaderError::Version(version) => LogError::new(
@@ -77,11 +97,11 @@ impl Segment {
                     path.display()
                 ),
             ),
-            HeaderError::Invalid(what) => LogError::corrupt(&path, 0, what),
+            HeaderError::Invalid(what) => LogError::corrupt(path, 0, what),
         })?;
         if header.base != base {
             return Err(LogError::corrupt(
-                &path,
+                path,
                 36,
                 "the file's name and its base LSN differ",
             ));
@@ -90,7 +110,7 @@ impl Segment {
         Ok(Self {
             header,
             seed,
-            path,
+            path: path.to_owned(),
             file,
         })
     }
@@ -128,8 +148,9 @@ impl Segment {
 
 /// Makes the file of a next segment: of full size, so that a sync of what is written into it needs
 /// no metadata; zeros are really written if `zero`, since unwritten extents cost a journal commit
-/// at every first sync. Between two pieces of zeros `between` is called with the file and the bytes
-/// that are written.
+/// at every first sync. A trimmed segment is written over if there is one, since a new file costs
+/// the file system's journal commits that every other sync waits for. Between two pieces of zeros
+/// `between` is called with the file and the bytes that are written.
 pub(crate) fn prepare(
     storage: &dyn Storage,
     dir: &Path,
@@ -142,7 +163,10 @@ pub(crate) fn prepare(
     if storage.exists(&path) {
         storage.remove(&path).map_err(io)?;
     }
-    let file = storage.open(&path, OpenMode::CreateNew).map_err(io)?;
+    let file = match spare(storage, dir, segment_bytes, zero).map_err(io)? {
+        Some(file) => file,
+        None => storage.open(&path, OpenMode::CreateNew).map_err(io)?,
+    };
     if zero {
         let total = u64::from(segment_bytes);
         let zeros = vec![0; ZERO_BYTES.min(segment_bytes as usize)];
@@ -162,6 +186,40 @@ pub(crate) fn prepare(
         file.set_len(u64::from(segment_bytes)).map_err(io)?;
     }
     Ok(file)
+}
+
+/// Gives a trimmed segment's file up to be the next one, unless another one waits for that. Whoever
+/// reads it may go on: see [`spare`]. False if it must be removed.
+pub(crate) fn set_aside(storage: &dyn Storage, dir: &Path, path: &Path) -> bool {
+    let spare = dir.join(SPARE);
+    !storage.exists(&spare) && storage.rename(path, &spare).is_ok()
+}
+
+/// The file that was set aside, as that of the next segment; `None` if there is none that can be
+/// used, such as one that is still read: that goes away.
+fn spare(
+    storage: &dyn Storage,
+    dir: &Path,
+    segment_bytes: u32,
+    zero: bool,
+) -> std::io::Result<Option<Box<dyn StorageFile>>> {
+    let spare = dir.join(SPARE);
+    if !storage.exists(&spare) {
+        return Ok(None);
+    }
+    // Nothing is written into it before its old name is gone for good: after a crash it would be
+    // a segment again.
+    storage.sync_dir(dir)?;
+    let file = storage.open(&spare, OpenMode::ReadWrite)?;
+    if !zero || file.len()? != u64::from(segment_bytes) || !file.claim()? {
+        storage.remove(&spare)?;
+        return Ok(None);
+    }
+    // Who opened it by its old name and comes to read only now sees that it is no segment.
+    file.write_all_at(&[0; HEADER_BYTES as usize], 0)?;
+    file.release()?;
+    storage.rename(&spare, &dir.join(PREPARED))?;
+    Ok(Some(file))
 }
 
 /// The name of the segment with this base.

@@ -36,6 +36,9 @@ use crate::report::CliError;
 /// About what our JSON adds to the bytes of a row.
 const ENVELOPE_BYTES: u64 = 350;
 
+/// Segments that are written before latency is measured; one and the current one are kept.
+const AGE_SEGMENTS: u64 = 4;
+
 /// Deliveries to files, and plain appends in turn with them.
 const FILE_TURNS: usize = 3;
 
@@ -193,6 +196,7 @@ fn latency(
     rate: u64,
 ) -> Result<Value, CliError> {
     let log = open_log(dir, SyncPolicy::Always)?;
+    let from = age(&log, workload)?;
     let schedule = workload.schedule(rate);
     let measure = Measure {
         schedule: Some(schedule.clone()),
@@ -217,7 +221,7 @@ fn latency(
         let (emitter, log, dir) = (destination.emitter()?, log.clone(), dir.to_path_buf());
         let (trigger, shutdown) = Shutdown::new();
         let thread = crate::assemble::lanes::spawn("lane", move || {
-            deliver_until(&dir, &log, emitter, None, shutdown, |_| {})
+            deliver_until(&dir, &log, from, emitter, (None, shutdown), |_| {})
         })?;
         (trigger, thread)
     };
@@ -258,9 +262,27 @@ fn percentiles(latency: &histogram::Histogram) -> Value {
     })
 }
 
+/// Fills and trims segments until each new one is an old one that is written over, as in a log that has
+/// run for a while. Gives the end.
+fn age(log: &Log, workload: &Workload) -> Result<Position, CliError> {
+    let segment = u64::from(LogConfig::new(Path::new("")).segment_bytes);
+    let before = Workload {
+        events: AGE_SEGMENTS * segment / workload.row_bytes.max(1) as u64,
+        transaction: 1000,
+        ..workload.clone()
+    };
+    before.write_all(log)?;
+    log.flush().map_err(log_error)?;
+    log.trim().map_err(log_error)?;
+    Ok(log.end())
+}
+
 fn open_log(dir: &Path, sync: SyncPolicy) -> Result<Log, CliError> {
     let mut config = LogConfig::new(dir.join("wal"));
     config.sync = sync;
+    if sync == SyncPolicy::Always {
+        config.retain_bytes = u64::from(config.segment_bytes);
+    }
     config.name = Some("bench".into());
     Log::open(config).map_err(log_error)
 }
@@ -273,25 +295,22 @@ fn deliver(
     change: impl FnOnce(&mut LaneConfig),
 ) -> Result<(), CliError> {
     let (_trigger, shutdown) = Shutdown::new();
-    deliver_until(dir, log, emitter, stop_at, shutdown, change)
+    let from = log.oldest().map_err(log_error)?;
+    deliver_until(dir, log, from, emitter, (stop_at, shutdown), change)
 }
 
-/// Runs one lane over the log on this thread.
+/// Runs one lane over the log on this thread, from a position until another or until told.
 fn deliver_until(
     dir: &Path,
     log: &Log,
+    from: Position,
     emitter: cdc_core::BoxEmitter,
-    stop_at: Option<Position>,
-    shutdown: Shutdown,
+    (stop_at, shutdown): (Option<Position>, Shutdown),
     change: impl FnOnce(&mut LaneConfig),
 ) -> Result<(), CliError> {
     let state = crate::assemble::state::State::open(&dir.join("state"))?;
     let dlq = FileDlq::open(StdStorage::shared(), dir.join("dlq"), DlqOptions::default())?;
-    let mut config = LaneConfig::new(
-        "bench",
-        log.source().lineage,
-        log.oldest().map_err(log_error)?,
-    );
+    let mut config = LaneConfig::new("bench", log.source().lineage, from);
     config.stop_at = stop_at;
     change(&mut config);
     let log = log.clone();

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::storage::{OpenMode, Storage, StorageFile, StorageLock};
@@ -129,6 +130,9 @@ struct Node {
     data: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Write>,
+    /// Handles that share it.
+    shares: usize,
+    claimed: bool,
 }
 
 #[derive(Debug)]
@@ -238,7 +242,7 @@ impl SimStorage {
         disk.stopped = false;
         disk.full = false;
         disk.fail_at = None;
-        disk.locks.clear();
+        disk.unlock();
         let kept = usize::try_from(dice.roll() % (disk.renames.len() as u64 + 1)).unwrap_or(0);
         for op in disk.renames.drain(..).take(kept) {
             op.apply(&mut disk.durable_names);
@@ -284,7 +288,7 @@ impl SimStorage {
         disk.stopped = false;
         disk.full = false;
         disk.fail_at = None;
-        disk.locks.clear();
+        disk.unlock();
     }
 
     /// Changes one byte of a file behind everybody's back, durably.
@@ -322,6 +326,15 @@ impl From<Failed> for io::Error {
 }
 
 impl Disk {
+    /// The process is gone, and its locks with it.
+    fn unlock(&mut self) {
+        self.locks.clear();
+        for node in &mut self.files {
+            node.shares = 0;
+            node.claimed = false;
+        }
+    }
+
     /// Counts a changing call; fails the one that is to fail.
     fn call(&mut self, call: DiskCall, path: &Path, bytes: usize) -> Result<(), Failed> {
         if self.stopped {
@@ -405,6 +418,8 @@ impl Storage for SimStorage {
             node,
             path: path.to_owned(),
             generation: disk.generation,
+            shares: AtomicBool::new(false),
+            claims: AtomicBool::new(false),
         }))
     }
 
@@ -493,6 +508,21 @@ struct SimFile {
     node: usize,
     path: PathBuf,
     generation: u64,
+    /// It shares the file.
+    shares: AtomicBool,
+    /// It has claimed the file.
+    claims: AtomicBool,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut disk = self.disk.disk();
+        if disk.generation == self.generation {
+            let node = &mut disk.files[self.node];
+            node.shares -= usize::from(self.shares.load(Ordering::Relaxed));
+            node.claimed &= !self.claims.load(Ordering::Relaxed);
+        }
+    }
 }
 
 impl SimFile {
@@ -561,6 +591,30 @@ impl StorageFile for SimFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk()?.files[self.node].data.len() as u64)
+    }
+
+    fn share(&self) -> io::Result<bool> {
+        let node = &mut self.disk()?.files[self.node];
+        if !node.claimed && !self.shares.swap(true, Ordering::Relaxed) {
+            node.shares += 1;
+        }
+        Ok(!node.claimed)
+    }
+
+    fn claim(&self) -> io::Result<bool> {
+        let node = &mut self.disk()?.files[self.node];
+        let free = node.shares == 0 && !node.claimed;
+        if free {
+            node.claimed = true;
+            self.claims.store(true, Ordering::Relaxed);
+        }
+        Ok(free)
+    }
+
+    fn release(&self) -> io::Result<()> {
+        let node = &mut self.disk()?.files[self.node];
+        node.claimed &= !self.claims.swap(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

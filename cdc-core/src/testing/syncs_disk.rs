@@ -109,6 +109,15 @@ impl StorageFile for SyncsFile {
             Syncs::Work | Syncs::Wait => self.0.sync_data(),
         }
     }
+    fn share(&self) -> io::Result<bool> {
+        self.0.share()
+    }
+    fn claim(&self) -> io::Result<bool> {
+        self.0.claim()
+    }
+    fn release(&self) -> io::Result<()> {
+        self.0.release()
+    }
     fn as_std(&self) -> Option<&std::fs::File> {
         self.0.as_std()
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use cdc_core::{Position, TokenRefusal, wall_micros};
 
-use super::config::{LogConfig, OnLimit, Visibility};
+use super::config::{LogConfig, OnLimit, SyncPolicy, Visibility};
 use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
 use super::state::{SegmentMeta, Shared, State};
 use crate::format::HEADER_BYTES;
 use crate::read::frames::FrameReader;
 use crate::read::locate;
-use crate::segment::file_name;
+use crate::segment::{self, file_name};
 use crate::{LogError, LogErrorKind};
 
 /// LSN a reader that resumes after `position` may need, at the granularity of segments: never
@@ -168,11 +168,17 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
             break;
         };
         let path = shared.dir.join(file_name(base));
-        match shared.storage.remove(&path) {
-            // Removed before, by a trim whose sync of the directory failed.
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
-            removed => {
-                removed.map_err(|cause| LogError::io("remove the log segment", &path, cause))?;
+        let storage = shared.storage.as_ref();
+        // Files that are not filled ahead are not worth keeping.
+        let keep = shared.config.sync != SyncPolicy::Never;
+        if !(keep && segment::set_aside(storage, &shared.dir, &path)) {
+            match storage.remove(&path) {
+                // Removed before, by a trim whose sync of the directory failed.
+                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+                removed => {
+                    removed
+                        .map_err(|cause| LogError::io("remove the log segment", &path, cause))?;
+                }
             }
         }
         shared

@@ -17,6 +17,7 @@ mod misuse;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recovery;
+mod recycling;
 mod repair;
 mod rocksdb;
 mod savepoint;
