@@ -216,7 +216,8 @@ fn spare(
         return Ok(None);
     }
     // Who opened it by its old name and comes to read only now sees that it is no segment.
-    file.write_all_at(&[0; HEADER_BYTES as usize], 0)?;
+    let none = vec![0; usize::try_from(HEADER_BYTES).unwrap_or_default()];
+    file.write_all_at(&none, 0)?;
     file.release()?;
     storage.rename(&spare, &dir.join(PREPARED))?;
     Ok(Some(file))

@@ -188,14 +188,24 @@ fn old_seeds() -> impl Iterator<Item = u64> {
         .filter_map(|line| line.split_whitespace().next()?.parse().ok())
 }
 
+/// What a thread runs, and since when.
+type At = Mutex<Option<(u64, Instant)>>;
+
+/// The first of the old seeds that fails again.
+fn first_old(at: &At) -> Option<(u64, String)> {
+    let now = |work| *at.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    let failed = old_seeds().find_map(|seed| {
+        now(Some((seed, Instant::now())));
+        let violation = run(&Plan::new(seed), false).violation;
+        Some((seed, violation?))
+    });
+    now(None);
+    failed
+}
+
 /// Ends the process when a schedule turns in circles inside the code under test, where no count of
 /// steps sees it.
-fn watch(
-    at: &[Mutex<Option<(u64, Instant)>>],
-    next: &AtomicU64,
-    stop: &AtomicBool,
-    options: &Options,
-) {
+fn watch(at: &[At], next: &AtomicU64, stop: &AtomicBool, options: &Options) {
     loop {
         std::thread::park_timeout(Duration::from_millis(200));
         let mut busy = false;
@@ -219,24 +229,22 @@ fn watch(
 
 /// Many seeds on all processors, those that found a bug once first. True if everything held.
 fn many(options: &Options) -> bool {
-    for seed in old_seeds() {
-        if let Some(violation) = run(&Plan::new(seed), false).violation {
-            println!(
-                "seed {seed}: {violation}\n{} --minimise",
-                command(seed, &[])
-            );
-            return false;
-        }
-    }
     let next = AtomicU64::new(options.first);
     let stop = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
     let begin = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // What each thread is at, and since when.
-    let at: Vec<Mutex<Option<(u64, Instant)>>> = (0..threads).map(|_| Mutex::default()).collect();
+    let at: Vec<At> = (0..threads).map(|_| Mutex::default()).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| watch(&at, &next, &stop, options));
+        if let Some((seed, violation)) = at.first().and_then(first_old) {
+            println!("seed {seed}: {violation}");
+            let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.failed.push((seed, violation));
+            stop.store(true, Ordering::Relaxed);
+            return;
+        }
         for at in &at {
             scope.spawn(|| {
                 let now = |work| *at.lock().unwrap_or_else(PoisonError::into_inner) = work;

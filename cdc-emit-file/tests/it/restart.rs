@@ -120,6 +120,35 @@ fn files_of_an_older_history_with_higher_positions_survive_a_restart() {
     );
 }
 
+/// Redriven letters are older than the mark in front of them, and come again after a restart.
+#[test]
+fn files_begun_behind_the_checkpoint_with_an_older_event_go() {
+    for redriven in [1, 4] {
+        let disk = SimStorage::new();
+        let mut config = config(&disk);
+        config.rotate_bytes = 700;
+        let mut emitter = open(config.clone(), None);
+        for commit in [11, 12, 13] {
+            emit(&mut emitter, &transaction(commit, 1)).unwrap();
+        }
+        let mark = flush(&mut emitter);
+        let before = positions(&*shared(&disk));
+        for commit in 1..=redriven {
+            emit(&mut emitter, &transaction(commit, 1)).unwrap();
+        }
+        drop(emitter);
+        let storage = shared(&disk);
+        let begun = "shop-00000000000000000001-0000000000.ndjson";
+        let begun = names(&*storage)
+            .into_iter()
+            .find(|name| name.starts_with(begun));
+        let closed = begun.map(|name| !name.ends_with(".part"));
+        assert_eq!(closed, Some(redriven > 1), "{:?}", names(&*storage));
+        drop(open(config, Some(&checkpoint(&mark))));
+        assert_eq!(positions(&*storage), before, "{:?}", names(&*storage));
+    }
+}
+
 #[test]
 fn append_keeps_whole_lines_and_cuts_a_torn_one() {
     let disk = SimStorage::new();
