@@ -31,17 +31,27 @@ fn number(variable: &str, default: usize) -> usize {
 /// Runs a model under many schedules; what fails prints its schedule, which
 /// `WEFTKIT_MODEL_REPLAY` runs again.
 pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
-    explore_part(1, model);
+    explore_times((1, 1), model);
 }
 
 /// As [`explore`], with one schedule in `part`: for models that move much data.
 pub(crate) fn explore_part(part: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore_times((1, part), model);
+}
+
+/// As [`explore`], with so many times the schedules: for small models of a window that is hard to
+/// hit.
+pub(crate) fn explore_more(times: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore_times((times, 1), model);
+}
+
+fn explore_times((times, part): (usize, usize), model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
     if let Ok(schedule) = std::env::var("WEFTKIT_MODEL_REPLAY") {
         shuttle::replay(move || model(), &schedule);
         return;
     }
-    let schedules = (number("WEFTKIT_MODEL_SCHEDULES", SCHEDULES) / part).max(1);
+    let schedules = (number("WEFTKIT_MODEL_SCHEDULES", SCHEDULES) * times / part).max(1);
     let seed = number("WEFTKIT_MODEL_SEED", 1) as u64;
     run(RandomScheduler::new_from_seed(seed, schedules), &model);
     run(
