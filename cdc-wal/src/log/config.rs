@@ -80,7 +80,8 @@ pub struct LogConfig {
     /// Keep for replay also what was written within this time, by the wall clock, at the granularity
     /// of segments and up to `retain_bytes_max`; default no such bound.
     pub retain_age: Option<Duration>,
-    /// Bytes the log may grow to when a cursor holds it; default no bound.
+    /// Bytes the log may grow to when a cursor holds it; default no bound. Its directory may take two
+    /// segments more: one that is made ahead and one that was trimmed, to be written over.
     pub retain_bytes_max: Option<u64>,
     /// What happens there; default [`OnLimit::Hold`].
     pub on_limit: OnLimit,
