@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::command::Running;
 use crate::error::Context;
-use crate::{Error, Result, command};
+use crate::{Error, Result, command, ensure};
 
 /// A deliberate fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -243,11 +243,21 @@ pub fn parse(text: &str) -> Result<Vec<Bug>> {
 #[derive(Debug)]
 struct Tree {
     dir: PathBuf,
+    /// Two would break it at the same time.
+    _lock: fs::File,
 }
 
 impl Tree {
     /// Copies what git knows, changed files only, so that the copy's builds stay warm.
     fn open(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir).context(|| format!("create {}", dir.display()))?;
+        let path = dir.join("lock");
+        let lock = fs::File::create(&path).context(|| format!("create {}", path.display()))?;
+        ensure!(
+            lock.try_lock().is_ok(),
+            "judge the seeded bugs in {}: another call does; wait for it",
+            dir.display()
+        );
         let root = crate::root();
         let listed = Command::new("git")
             .args(["ls-files", "-z"])
@@ -268,7 +278,7 @@ impl Tree {
             }
             fs::write(&to, bytes).context(|| format!("write {}", to.display()))?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, _lock: lock })
     }
 
     fn results_file(&self) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::lane::LaneError;
 use super::metrics::Fate;
 use super::order::{Place, place};
-use super::parked::{KeyHash, key_hashes};
+use super::parked::{KeyHashes, key_hashes};
 use super::run::Running;
 use super::window::Numbers;
 use super::workers::{Item, Job, Pending, Slice, Worker};
@@ -30,7 +30,7 @@ impl Running {
         batch: EventBatch,
         originals: Vec<ChangeEvent>,
         numbers: Numbers,
-        hashes: &[Option<(KeyHash, KeyHash)>],
+        hashes: &[KeyHashes],
     ) {
         let (source, end) = (batch.source().clone(), batch.end());
         let last_commit = batch

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::OnDeadKey;
 use super::lane::LaneError;
 use super::metrics::Fate;
-use super::parked::{Behind, KeyHash, Scope};
+use super::parked::{Behind, KeyHashes, Scope, key_hashes};
 use super::run::Running;
 use super::window::Numbers;
 use crate::crash;
@@ -58,7 +58,7 @@ impl Running {
         &mut self,
         source: &Arc<SourceInfo>,
         event: &ChangeEvent,
-        hashes: Option<(KeyHash, KeyHash)>,
+        hashes: KeyHashes,
     ) -> Result<Option<DeadLetter>, LaneError> {
         if self.parked.is_empty() {
             return Ok(None);
@@ -69,6 +69,36 @@ impl Running {
         self.room_for_key(scope)?;
         self.parked.add(scope, event.position);
         Ok(Some(self.parked_letter(source, event.clone(), behind)))
+    }
+
+    /// Takes out the events that wait behind a letter: their letters, and the hashes of the keys of
+    /// the others. If one finds no room, how many are before it; then the events are as they were.
+    pub(super) fn take_waiting(
+        &mut self,
+        source: &Arc<SourceInfo>,
+        events: &mut Vec<ChangeEvent>,
+    ) -> Result<(Vec<DeadLetter>, Vec<KeyHashes>), Box<(usize, LaneError)>> {
+        let (mut letters, mut gone) = (Vec::new(), Vec::new());
+        let mut hashes = Vec::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            // Once for both questions: who waits, and whose it is.
+            let of_key = key_hashes(event).ok().flatten();
+            match self.park(source, event, of_key) {
+                Ok(Some(letter)) => {
+                    letters.push(letter);
+                    gone.push(index);
+                }
+                Ok(None) => hashes.push(of_key),
+                Err(error) => return Err(Box::new((index, error))),
+            }
+        }
+        let (mut index, mut gone) = (0, gone.into_iter().peekable());
+        events.retain(|_| {
+            let waits = gone.next_if_eq(&index).is_some();
+            index += 1;
+            !waits
+        });
+        Ok((letters, hashes))
     }
 
     /// Refuses one more key, or whole table, than may wait.

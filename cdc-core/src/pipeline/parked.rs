@@ -1,7 +1,7 @@
 //! Keys that wait behind a dead letter.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 
 use super::window::Numbers;
 use crate::row::RowError;
@@ -10,9 +10,11 @@ use crate::{ChangeEvent, DeadLetter, Op, Position, Relation};
 /// Hash of (table, key values). A collision parks one key too many, which keeps order and loses
 /// nothing.
 pub(super) type KeyHash = u64;
+/// Of the row before and the row after, if the event is of a row.
+pub(super) type KeyHashes = Option<(KeyHash, KeyHash)>;
 
 /// [`ChangeEvent::key_hashes`].
-pub(super) fn key_hashes(event: &ChangeEvent) -> Result<Option<(KeyHash, KeyHash)>, RowError> {
+pub(super) fn key_hashes(event: &ChangeEvent) -> Result<KeyHashes, RowError> {
     event.key_hashes()
 }
 
@@ -89,9 +91,29 @@ struct Waiting {
     first: Position,
 }
 
+/// What is a hash already needs none.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 /// Open letters of each key, or table.
 #[derive(Debug, Default)]
-struct Letters(HashMap<KeyHash, Waiting>);
+struct Letters(HashMap<KeyHash, Waiting, BuildHasherDefault<AsItIs>>);
 
 impl Letters {
     /// At or below the first letter of a key, if it has any.
@@ -255,14 +277,14 @@ impl ParkedKeys {
     pub(super) fn behind_of(
         &self,
         event: &ChangeEvent,
-        hashes: Option<(KeyHash, KeyHash)>,
+        hashes: KeyHashes,
     ) -> Option<(Scope, Behind)> {
         let position = event.position;
         // Nearly every event ends here.
         if self.whole.0.is_empty()
             && let Some((old, new)) = hashes
             && !self.keys.holds(old, position)
-            && !self.keys.holds(new, position)
+            && (new == old || !self.keys.holds(new, position))
         {
             return None;
         }

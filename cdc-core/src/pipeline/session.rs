@@ -311,9 +311,27 @@ impl Running {
         let (mut originals, mut dropped) = (Vec::new(), Vec::new());
         // Of the keys of what is kept, if they are known.
         let mut hashes = Vec::new();
-        if !self.transforms.is_empty() || !self.parked.is_empty() {
+        if self.transforms.is_empty() && !self.parked.is_empty() {
             self.parked.begin();
-            let changing = !self.transforms.is_empty();
+            match self.take_waiting(&source, &mut events) {
+                Ok(waiting) => (parked, hashes) = waiting,
+                Err(refused) => {
+                    let (fits, error) = *refused;
+                    if !is_full(&error) {
+                        return Err(error);
+                    }
+                    self.parked.undo(&[]);
+                    let read = Held {
+                        source,
+                        events,
+                        end,
+                        last_commit,
+                    };
+                    return Ok(Some((read, fits, error)));
+                }
+            }
+        } else if !self.transforms.is_empty() {
+            self.parked.begin();
             let hashing = !self.parked.is_empty();
             let (count, mut fits) = (events.len(), 0);
             let mut kept = Vec::with_capacity(count);
@@ -328,12 +346,6 @@ impl Running {
                 let letter = match self.park(&source, &original, of_key) {
                     Ok(Some(letter)) => {
                         parked.push(letter);
-                        fits += 1;
-                        continue;
-                    }
-                    Ok(None) if !changing => {
-                        kept.push(original);
-                        hashes.push(of_key);
                         fits += 1;
                         continue;
                     }
@@ -379,7 +391,7 @@ impl Running {
                     return Err(error);
                 }
                 self.parked.undo(&[]);
-                let mut events = if changing { originals } else { kept };
+                let mut events = originals;
                 events.extend(letters.into_iter().chain(parked).map(|letter| letter.event));
                 events.extend(dropped.into_iter().chain(rest));
                 events.sort_by_key(|event| event.position);
