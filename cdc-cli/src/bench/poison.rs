@@ -18,11 +18,11 @@ const KEYS: u64 = 10_000;
 const CONCURRENCY: usize = 8;
 /// Pairs of runs, each of a part of the events, the one that comes first in turn: what is compared stands
 /// side by side, for the machine changes within minutes.
-const PAIRS: usize = 16;
+const PAIRS: usize = 32;
 /// Of so many losses in order, the middle of all is between this one and the one as far from the other end
-/// with 97.9 % certainty, however they scatter (a sign test): some hours of a shared machine throw a few
+/// with 98.0 % certainty, however they scatter (a sign test): some hours of a shared machine throw a few
 /// pairs far off.
-const BOUND: usize = 3;
+const BOUND: usize = 9;
 
 /// # Errors
 /// Exit code 1 if a count at the destination is not what it must be.

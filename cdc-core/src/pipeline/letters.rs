@@ -28,6 +28,9 @@ pub(super) const fn is_full(error: &LaneError) -> bool {
     )
 }
 
+/// Letters of events that wait, and the hashes of the keys of those that do not.
+type Taken = (Vec<DeadLetter>, Vec<KeyHashes>);
+
 impl Running {
     /// The event as its transforms leave it, `None` if one drops it, or why one failed.
     pub(super) fn transform(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>, Failure> {
@@ -77,7 +80,7 @@ impl Running {
         &mut self,
         source: &Arc<SourceInfo>,
         events: &mut Vec<ChangeEvent>,
-    ) -> Result<(Vec<DeadLetter>, Vec<KeyHashes>), Box<(usize, LaneError)>> {
+    ) -> Result<Taken, Box<(usize, LaneError)>> {
         let (mut letters, mut gone) = (Vec::new(), Vec::new());
         let mut hashes = Vec::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
