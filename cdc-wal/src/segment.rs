@@ -163,7 +163,15 @@ pub(crate) fn prepare(
     if storage.exists(&path) {
         storage.remove(&path).map_err(io)?;
     }
-    let file = match spare(storage, dir, segment_bytes, zero).map_err(io)? {
+    let spare = dir.join(SPARE);
+    let used = match storage.exists(&spare) {
+        true => spare_file(storage, dir, segment_bytes, zero).unwrap_or_else(|cause| {
+            tracing::debug!(%cause, dir = %dir.display(), "trimmed log segment not used again");
+            None
+        }),
+        false => None,
+    };
+    let file = match used {
         Some(file) => file,
         None => storage.open(&path, OpenMode::CreateNew).map_err(io)?,
     };
@@ -189,24 +197,21 @@ pub(crate) fn prepare(
 }
 
 /// Gives a trimmed segment's file up to be the next one, unless another one waits for that. Whoever
-/// reads it may go on: see [`spare`]. False if it must be removed.
+/// reads it may go on: see [`spare_file`]. False if it must be removed.
 pub(crate) fn set_aside(storage: &dyn Storage, dir: &Path, path: &Path) -> bool {
     let spare = dir.join(SPARE);
     !storage.exists(&spare) && storage.rename(path, &spare).is_ok()
 }
 
-/// The file that was set aside, as that of the next segment; `None` if there is none that can be
-/// used, such as one that is still read: that goes away.
-fn spare(
+/// The file that was set aside, as that of the next segment; `None` if it cannot be used, since it
+/// is still read, say: then it goes away.
+fn spare_file(
     storage: &dyn Storage,
     dir: &Path,
     segment_bytes: u32,
     zero: bool,
 ) -> std::io::Result<Option<Box<dyn StorageFile>>> {
     let spare = dir.join(SPARE);
-    if !storage.exists(&spare) {
-        return Ok(None);
-    }
     // Nothing is written into it before its old name is gone for good: after a crash it would be
     // a segment again.
     storage.sync_dir(dir)?;
