@@ -302,9 +302,13 @@ impl StorageFile for StdFile {
 
     fn share(&self) -> io::Result<bool> {
         match self.0.try_lock_shared() {
+            Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             // A file system without locks: then nobody can claim the file either.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(true),
+            Err(TryLockError::Error(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
+                Ok(true)
+            }
+            Err(TryLockError::Error(cause)) => Err(cause),
         }
     }
 

@@ -501,6 +501,16 @@ impl Iterator for Frames {
                 self.given = Some(frame);
                 Ok(info)
             }
+            // Behind what the writer said is written it may be writing now, or have been torn off:
+            // the log ends there, as it does for a reader of events.
+            Err(error)
+                if error.kind == LogErrorKind::Corrupt
+                    && self.written > 0
+                    && self.at >= self.written =>
+            {
+                self.stop = self.at;
+                return None;
+            }
             Err(error) => {
                 self.stop = self.at;
                 Err(error)

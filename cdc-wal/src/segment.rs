@@ -166,7 +166,9 @@ pub(crate) fn prepare(
     let spare = dir.join(SPARE);
     let used = match storage.exists(&spare) {
         true => spare_file(storage, dir, segment_bytes, zero).unwrap_or_else(|cause| {
-            tracing::debug!(%cause, dir = %dir.display(), "trimmed log segment not used again");
+            tracing::warn!(%cause, file = %spare.display(), "trimmed log segment not used again");
+            // If it cannot be removed either, it stays, and what is trimmed later is removed.
+            _ = storage.remove(&spare);
             None
         }),
         false => None,

@@ -152,7 +152,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("name", Text, Cdc, "Name of the source in events. Default: the name of the database.").like("\"shop\""),
     key("state_path", Path, Cdc, "Directory of the journal, the checkpoints and the lock. One process at a time.").or("\"/var/lib/weftkit/cdc\""),
     key("confirm", Choice(&["delivered", "journaled"]), Cdc, "When the source may forget a transaction: when every emitter has it durably (losing this machine's disk then loses nothing), or when the journal has it on disk (a slow emitter then never fills the database's disk).").or("\"delivered\""),
-    key("retain_bytes", Size, Cdc, "Log kept for replay behind the slowest emitter. The journal's directory may take two segments of 64 MiB more.").or("\"1GiB\""),
+    key("retain_bytes", Size, Cdc, "Log kept for replay behind the slowest emitter.").or("\"1GiB\""),
     key("retain_bytes_max", Size, Cdc, "Log at which the source is held back until an emitter catches up. Default: no bound but the disk.").like("\"64GiB\""),
     key("retain_age", Duration, Cdc, "Log kept for replay if it is younger than this, however much that is (`retain_bytes_max` bounds it). Default: `retain_bytes` alone says.").like("\"24h\""),
     key("checkpoint_interval", Duration, Cdc, "How often checkpoints are written when they changed. What was acknowledged since the last one is repeated after a crash.").or("\"200ms\""),

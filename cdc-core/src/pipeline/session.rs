@@ -469,7 +469,13 @@ impl Running {
                     // redrive itself does.
                     None
                 } else {
-                    self.reason().map(str::to_owned)
+                    // Nothing of the redrive was tried.
+                    let why = |reason| {
+                        format!(
+                            "the lane has to deliver what failed before, and waits to try again ({reason}); redrive when it has"
+                        )
+                    };
+                    self.reason().map(why)
                 };
                 if stopped.is_some() {
                     drop(reply.send(RedriveReport {

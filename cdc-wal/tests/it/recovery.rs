@@ -214,3 +214,29 @@ fn the_name_of_a_segment_made_before_a_kill_becomes_durable() {
         survives_what_is_flushed_after(&disk, usize::try_from(count).unwrap(), seed);
     }
 }
+
+/// A frame that is being written while another process looks is not damage.
+#[test]
+fn a_look_at_the_frames_ends_where_the_writer_is_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(config(dir.path())).unwrap();
+    let mut tx = log.begin(1);
+    tx.insert(&relation(), &row(1, "x", "1")).unwrap();
+    tx.commit().unwrap();
+    let real = || cdc_core::storage::StdStorage::shared();
+    let look = Inspector::open(real(), dir.path()).unwrap();
+    let whole = look.frames(look.first_lsn()).map(Result::unwrap).count();
+    let written = look.written_lsn().unwrap().0;
+    let path = dir.path().join(format!("{:016x}.wal", 0));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = usize::try_from(written).unwrap();
+    bytes[at..at + 100].fill(0xee);
+    std::fs::write(&path, &bytes).unwrap();
+    let frames = look.frames(look.first_lsn());
+    assert_eq!(frames.map(Result::unwrap).count(), whole);
+    // Below, it is.
+    bytes[at - 20] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let frames = look.frames(look.first_lsn());
+    assert_eq!(frames.filter(Result::is_err).count(), 1);
+}

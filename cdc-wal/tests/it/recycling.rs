@@ -278,6 +278,40 @@ fn a_power_cut_after_a_trim_that_failed_leaves_a_log() {
     assert_eq!(reached, 30 * 8);
 }
 
+/// The machine's disk, on which a trimmed segment cannot be opened any more.
+#[derive(Debug)]
+struct ReadOnly;
+
+impl Storage for ReadOnly {
+    fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn StorageFile>> {
+        if path.ends_with("spare.tmp") {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        StdStorage.open(path, mode)
+    }
+
+    crate::support::as_the_real_disk!();
+}
+
+#[test]
+fn a_file_that_cannot_be_used_again_is_removed_and_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        segment_bytes: SEGMENT,
+        retain_bytes: 0,
+        storage: Arc::new(ReadOnly),
+        ..config(dir.path())
+    })
+    .unwrap();
+    fill(&log, 4);
+    let names: Vec<_> = files(dir.path())
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    log.trim().unwrap();
+}
+
 /// What happens to a segment's file in the moment after it was opened.
 #[derive(Clone, Copy, Debug)]
 enum Then {
