@@ -14,7 +14,7 @@ pub(crate) const PREPARED: &str = "next.tmp";
 pub(crate) const SPARE: &str = "spare.tmp";
 /// How often a list of segments is taken anew when some of it is trimmed before it was looked at. A
 /// writer trims far less often than a look takes.
-const LOOKS: u32 = 16;
+pub(crate) const LOOKS: u32 = 16;
 /// Zeros are written in pieces of this size: half a millisecond of a disk of 500 MB/s, which is what
 /// a commit beside it may have to wait for one.
 const ZERO_BYTES: usize = 256 << 10;

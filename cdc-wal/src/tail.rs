@@ -148,6 +148,7 @@ impl WalTail {
         let control = storage
             .open(&path, OpenMode::Read)
             .map_err(|cause| LogError::io("open the log's control file", &path, cause))?;
+        said(control.as_ref(), &path)?;
         let mut view = View::Remote {
             control,
             path,
@@ -309,6 +310,26 @@ impl WalTail {
             }
         }
     }
+}
+
+/// Refuses a control file that says nothing valid, whenever it is looked at: without it a log looks
+/// as if nothing were in it, and its oldest position like one that was trimmed. That of a log that is
+/// being created is empty.
+fn said(control: &dyn StorageFile, path: &Path) -> Result<(), LogError> {
+    let io = |cause| LogError::io("read the log's control file", path, cause);
+    for _ in 0..segment::LOOKS {
+        if Control::read(control).map_err(io)?.is_some() || control.is_empty().map_err(io)? {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    Err(LogError::new(
+        LogErrorKind::Corrupt,
+        format!(
+            "read the log's control file {}: it says nothing valid, since its writer was stopped while it wrote it; open the log once for writing (start the program), which mends it",
+            path.display()
+        ),
+    ))
 }
 
 impl Drop for WalTail {

@@ -113,3 +113,26 @@ fn a_tail_with_everything_goes_on_behind_what_was_aborted_and_trimmed() {
     let lost = drain(&mut behind, limit).unwrap_err();
     assert_eq!(lost.kind, LogErrorKind::Trimmed, "{lost}");
 }
+
+/// Without it a log looks as if nothing were in it: an operator would be told that everything is
+/// retained.
+#[test]
+fn a_control_file_that_says_nothing_is_told_until_a_writer_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(config(dir.path())).unwrap();
+    let mut tx = log.begin(1);
+    tx.insert(&relation(), &row(1, "x", "1")).unwrap();
+    tx.commit().unwrap();
+    drop(log);
+    let control = dir.path().join("control");
+    let mut bytes = std::fs::read(&control).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&control, bytes).unwrap();
+    let open = || WalTail::open(StdStorage::shared(), dir.path(), StartAt::Earliest, clock());
+    let error = open().unwrap_err();
+    assert_eq!(error.kind, LogErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("control"), "{error}");
+    drop(Log::open(config(dir.path())).unwrap());
+    let events = drain(&mut open().unwrap(), BatchLimit::default()).unwrap();
+    assert_eq!(events.len(), 1);
+}
