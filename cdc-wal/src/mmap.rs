@@ -90,9 +90,9 @@ pub(crate) fn window(file: &File, range: Sealed) -> io::Result<Bytes> {
     }
     // SAFETY: `Sealed` is made only of ranges of our own segments that are durable to their end.
     // Those are never written, truncated or shrunk again by writer, recovery or trimming while the
-    // open file, which the map holds, is shared (see the contract above), so the bytes stay as they are while the map or a slice of it lives, and the
-    // range was seen to lie within the file. The map is read-only and owned by the `Bytes`, so no
-    // slice outlives it.
+    // open file, which the map holds, is shared (see the contract above), so the bytes stay as they
+    // are while the map or a slice of it lives, and the range was seen to lie within the file. The
+    // map is read-only and owned by the `Bytes`, so no slice outlives it.
     let map = unsafe {
         MmapOptions::new()
             .offset(range.offset)
