@@ -252,7 +252,8 @@ fn config(files: &Path, hook: &str, spread: &str) -> String {
         )
     };
     [
-        "checkpoint_interval = \"50ms\"\nwindow_events = 5000\n".to_owned(),
+        // The child is slow: what it lags must not fill the state's disk for good.
+        "checkpoint_interval = \"50ms\"\nwindow_events = 5000\nretain_bytes = \"32MiB\"\nretain_bytes_max = \"256MiB\"\n".to_owned(),
         SETTINGS.to_owned(),
         emitter("files", "file", format!("path = {files:?}\n")),
         emitter("hook", "webhook", webhook(hook, 1)),
