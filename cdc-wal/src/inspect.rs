@@ -253,6 +253,7 @@ impl Inspector {
             at: from.0,
             stop: self.end(),
             written: self.control.map_or(0, |control| control.written),
+            tells_torn: false,
             given: None,
             shapes: Shapes::default(),
         }
@@ -307,6 +308,7 @@ impl Inspector {
             ..VerifyReport::default()
         };
         let mut frames = self.frames(self.first_lsn());
+        frames.tells_torn = true;
         loop {
             let at = frames.at;
             let error = match frames.next() {
@@ -347,6 +349,8 @@ pub struct Frames {
     at: u64,
     stop: u64,
     written: u64,
+    /// What cannot be read behind that is an error, not the end.
+    tells_torn: bool,
     /// The frame that was given last.
     given: Option<Frame>,
     shapes: Shapes,
@@ -502,9 +506,10 @@ impl Iterator for Frames {
                 Ok(info)
             }
             // Behind what the writer said is written it may be writing now, or have been torn off:
-            // the log ends there, as it does for a reader of events.
+            // the log ends there, as it does for a reader of events; `verify` tells of it.
             Err(error)
                 if error.kind == LogErrorKind::Corrupt
+                    && !self.tells_torn
                     && self.written > 0
                     && self.at >= self.written =>
             {

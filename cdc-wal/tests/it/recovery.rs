@@ -234,6 +234,7 @@ fn a_look_at_the_frames_ends_where_the_writer_is_writing() {
     std::fs::write(&path, &bytes).unwrap();
     let frames = look.frames(look.first_lsn());
     assert_eq!(frames.map(Result::unwrap).count(), whole);
+    assert!(look.verify().unwrap().damage.unwrap().torn_tail);
     // Below, it is.
     bytes[at - 20] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
