@@ -119,7 +119,8 @@ pub trait StorageFile: Send + Sync + Debug {
 
     /// Says that what is in the file is being read: until this handle and every map of it are gone,
     /// nobody can [`claim`](Self::claim) it. False if somebody has claimed it, and is about to write
-    /// something else into it.
+    /// something else into it. Whatever wraps another storage's file must hand this on, or the other
+    /// storage takes the file for one that nobody reads.
     ///
     /// # Errors
     /// From the operating system.

@@ -311,31 +311,19 @@ impl Running {
         let (mut originals, mut dropped) = (Vec::new(), Vec::new());
         // Of the keys of what is kept, if they are known.
         let mut hashes = Vec::new();
+        let mut refused = None;
         if self.transforms.is_empty() && !self.parked.is_empty() {
             self.parked.begin();
             match self.take_waiting(&source, &mut events) {
                 Ok(waiting) => (parked, hashes) = waiting,
-                Err(refused) => {
-                    let (fits, error) = *refused;
-                    if !is_full(&error) {
-                        return Err(error);
-                    }
-                    self.parked.undo(&[]);
-                    let read = Held {
-                        source,
-                        events,
-                        end,
-                        last_commit,
-                    };
-                    return Ok(Some((read, fits, error)));
-                }
+                Err(found) => refused = Some(*found),
             }
         } else if !self.transforms.is_empty() {
             self.parked.begin();
             let hashing = !self.parked.is_empty();
             let (count, mut fits) = (events.len(), 0);
             let mut kept = Vec::with_capacity(count);
-            let mut refused = None;
+            let mut failed = None;
             let mut rest = events.into_iter();
             for original in rest.by_ref() {
                 // Once for both questions: who waits, and whose it is.
@@ -372,41 +360,46 @@ impl Running {
                         fits += 1;
                     }
                     Err(error) => {
-                        refused = Some(error);
+                        failed = Some(error);
                         dropped.push(original);
                         break;
                     }
                 }
             }
-            if refused.is_none()
+            if failed.is_none()
                 && !letters.is_empty()
                 && let Err(error) = self.store_letters(&letters)
             {
                 // Which of them fits is found out by halves.
                 fits = count / 2;
-                refused = Some(error);
+                failed = Some(error);
             }
-            if let Some(error) = refused {
-                if !is_full(&error) {
-                    return Err(error);
-                }
-                self.parked.undo(&[]);
-                let mut events = originals;
-                events.extend(letters.into_iter().chain(parked).map(|letter| letter.event));
-                events.extend(dropped.into_iter().chain(rest));
-                events.sort_by_key(|event| event.position);
-                let read = Held {
-                    source,
-                    events,
-                    end,
-                    last_commit,
-                };
-                return Ok(Some((read, fits, error)));
+            if let Some(error) = failed {
+                kept = std::mem::take(&mut originals);
+                let letters = std::mem::take(&mut letters).into_iter();
+                let parked = std::mem::take(&mut parked).into_iter();
+                kept.extend(letters.chain(parked).map(|letter| letter.event));
+                kept.extend(std::mem::take(&mut dropped).into_iter().chain(rest));
+                kept.sort_by_key(|event| event.position);
+                refused = Some((fits, error));
             }
             events = kept;
             if !hashing {
                 hashes.clear();
             }
+        }
+        if let Some((fits, error)) = refused {
+            if !is_full(&error) {
+                return Err(error);
+            }
+            self.parked.undo(&[]);
+            let read = Held {
+                source,
+                events,
+                end,
+                last_commit,
+            };
+            return Ok(Some((read, fits, error)));
         }
         self.metrics.settle(Fate::Filtered, dropped.len() as u64);
         self.metrics

@@ -74,9 +74,7 @@ impl Storage for Watched {
 }
 
 impl StorageFile for WatchedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
+    crate::support::as_the_file!(read_at set_len len share);
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
         drop(
@@ -90,14 +88,6 @@ impl StorageFile for WatchedFile {
             next.most_unsynced = next.most_unsynced.max(next.unsynced);
         });
         Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
     }
 
     fn sync_data(&self) -> std::io::Result<()> {

@@ -30,28 +30,14 @@ impl Storage for Counted {
 }
 
 impl StorageFile for CountedFile {
+    crate::support::as_the_file!(write_all_at set_len len sync_data share);
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         // Behind a segment's header.
         if offset >= 4096 {
             self.1.fetch_add(1, Ordering::SeqCst);
         }
         self.0.read_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
-    }
-
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.0.sync_data()
     }
 }
 

@@ -182,29 +182,7 @@ impl Storage for Released {
 }
 
 impl StorageFile for ReleasedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
-    }
-
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn claim(&self) -> std::io::Result<bool> {
-        self.0.claim()
-    }
+    crate::support::as_the_file!(read_at write_all_at set_len len sync_data share claim);
 
     fn release(&self) -> std::io::Result<()> {
         let mut header = [1; 4096];

@@ -67,3 +67,46 @@ macro_rules! as_the_real_disk {
     };
 }
 pub(crate) use as_the_real_disk;
+
+/// These of a [`StorageFile`](cdc_core::storage::StorageFile), as the file a test wraps has them.
+macro_rules! as_the_file {
+    ($($name:ident)+) => {
+        $(crate::support::as_the_file!(@$name);)+
+    };
+    (@read_at) => {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            self.0.read_at(buffer, offset)
+        }
+    };
+    (@write_all_at) => {
+        fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+            self.0.write_all_at(bytes, offset)
+        }
+    };
+    (@set_len) => {
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.0.set_len(len)
+        }
+    };
+    (@len) => {
+        fn len(&self) -> std::io::Result<u64> {
+            self.0.len()
+        }
+    };
+    (@sync_data) => {
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.0.sync_data()
+        }
+    };
+    (@share) => {
+        fn share(&self) -> std::io::Result<bool> {
+            self.0.share()
+        }
+    };
+    (@claim) => {
+        fn claim(&self) -> std::io::Result<bool> {
+            self.0.claim()
+        }
+    };
+}
+pub(crate) use as_the_file;
