@@ -75,6 +75,10 @@ impl FileCheckpoints {
         file.write_all_at(&slot, offset)
             .and_then(|()| file.sync_data())
             .map_err(|cause| io("store again", cause))?;
+        // So it is with its name, if that process ended when it had created the file.
+        storage
+            .sync_dir(path.parent().unwrap_or(Path::new(".")))
+            .map_err(|cause| io("make durable the name of", cause))?;
         let inner = Mutex::new(Inner {
             file,
             generation,
