@@ -1,11 +1,13 @@
 //! `sim`: builds the simulator, with optimisations and debug assertions, and runs it.
+//!
+//! For a long run there is a second profile, half as fast again, of which nothing is kept for the next build.
 
 use std::process::{Command, ExitCode};
 
 use crate::ci::Counts;
 use crate::{Error, Result, command};
 
-/// `cargo xtask sim`.
+/// `cargo xtask sim [--long] …`; the rest goes to the simulator.
 ///
 /// # Errors
 /// It cannot be built or started.
@@ -23,6 +25,8 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
 /// # Errors
 /// As [`command()`].
 pub fn run(args: &[String]) -> Result<Counts> {
+    let (long, args): (Vec<&String>, Vec<_>) = args.iter().partition(|arg| *arg == "--long");
+    let profile = if long.is_empty() { "sim" } else { "sim-long" };
     let mut build = command::cargo(&[
         "build",
         "--quiet",
@@ -33,12 +37,12 @@ pub fn run(args: &[String]) -> Result<Counts> {
         "--bin",
         "cdc-sim",
         "--profile",
-        "sim",
+        profile,
     ]);
     if !command::status(&mut build)?.success() {
         return Err(Error::new("build the simulator: see above"));
     }
-    let mut simulator = Command::new(command::target_dir()?.join("sim/cdc-sim"));
+    let mut simulator = Command::new(command::target_dir()?.join(profile).join("cdc-sim"));
     simulator.args(args);
     Ok(Counts::one(command::status(&mut simulator)?.success()))
 }

@@ -31,12 +31,13 @@ const POINT: Duration = Duration::from_secs(5);
 /// Short waits between attempts.
 const SETTINGS: &str = "\n[cdc.retry]\nbase = \"20ms\"\nmax = \"200ms\"\nprobe = \"200ms\"\n";
 /// A child that writes down what it takes before it says so; a file a life, named by its begin.
-const CONSUMER: &str = r#"file=child/$(date +%s%N).ndjson
-while IFS= read -r line; do
-  id=${line#'{"id":"'}
-  printf '%s\n' "$line" >>"$file"
-  printf '%s\n' "${id%%'"'*}"
-done
+const CONSUMER: &str = r#"import os, sys, time
+file = open(f"child/{time.time_ns():020}.ndjson", "xb", buffering=0)
+for line in sys.stdin.buffer:
+    if not line.startswith(b'{"id":"'):
+        sys.exit("a line that does not begin with its id")
+    file.write(line)
+    os.write(1, line[7:line.index(b'"', 7)] + b"\n")
 "#;
 
 /// How the first webhook's receiver is.
@@ -195,7 +196,7 @@ fn run(plan: &Plan, time: Duration) -> Result<String> {
     for name in ["queue", "child"] {
         folder(name)?;
     }
-    let script = stage.dir.join("consumer.sh");
+    let script = stage.dir.join("consumer.py");
     fs::write(&script, CONSUMER).context(|| format!("write {}", script.display()))?;
     // The state lives on the disk that runs full.
     fs::create_dir_all(disk.path.join("state")).context(|| "create the state's folder")?;
@@ -216,27 +217,11 @@ fn run(plan: &Plan, time: Duration) -> Result<String> {
         writers: None,
         done: Done::default(),
     };
-    storm.catch_up()?;
-    workload::create(&storm.stage.postgres)?;
-    let begin = Instant::now();
-    while begin.elapsed() < time && storm.kills() < plan.kills {
-        storm.one()?;
-        receiver.check()?;
-        spread.check()?;
-        if storm.lives.is_multiple_of(25) {
-            println!("crash: {} s: {:?}", begin.elapsed().as_secs(), storm.done);
-        }
+    let report = storm.whole(time, [&receiver, &spread], &spread_ids);
+    if report.is_err() {
+        storm.keep();
     }
-    let writers = storm.writers.take();
-    writers.map_or(Ok(()), Writers::finish)?;
-    // A last whole round, so that every kind of change is there.
-    let (postgres, dir) = (&storm.stage.postgres, &storm.stage.dir);
-    Writers::start(postgres, dir, plan.seed, storm.round + 1, plan.transactions)?.finish()?;
-    storm.catch_up()?;
-    receiver.check()?;
-    let counters = storm.capture.counters()?;
-    let ids = spread_ids.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(format!("{}; {counters}", storm.judge(&ids)?))
+    report
 }
 
 /// Every emitter at once.
@@ -252,7 +237,7 @@ fn config(files: &Path, hook: &str, spread: &str) -> String {
         )
     };
     [
-        // The child is slow: what it lags must not fill the state's disk for good.
+        // What a consumer lags must not fill the state's disk for good.
         "checkpoint_interval = \"50ms\"\nwindow_events = 5000\nretain_bytes = \"32MiB\"\nretain_bytes_max = \"256MiB\"\n".to_owned(),
         SETTINGS.to_owned(),
         emitter("files", "file", format!("path = {files:?}\n")),
@@ -261,7 +246,7 @@ fn config(files: &Path, hook: &str, spread: &str) -> String {
         emitter(
             "child",
             "custom",
-            "command = [\"sh\", \"consumer.sh\"]\n".to_owned(),
+            "command = [\"python3\", \"consumer.py\"]\n".to_owned(),
         ),
         "\n[[cdc.emitters]]\nname = \"queue\"\nemitter = \"queue\"\n".to_owned(),
     ]
@@ -269,6 +254,47 @@ fn config(files: &Path, hook: &str, spread: &str) -> String {
 }
 
 impl Storm<'_> {
+    fn whole(
+        &mut self,
+        time: Duration,
+        receivers: [&Receiver; 2],
+        spread: &Mutex<HashSet<String>>,
+    ) -> Result<String> {
+        self.catch_up()?;
+        workload::create(&self.stage.postgres)?;
+        let begin = Instant::now();
+        while begin.elapsed() < time && self.kills() < self.plan.kills {
+            self.one()?;
+            receivers.iter().try_for_each(|receiver| receiver.check())?;
+            if self.lives.is_multiple_of(25) {
+                println!("crash: {} s: {:?}", begin.elapsed().as_secs(), self.done);
+            }
+        }
+        let writers = self.writers.take();
+        writers.map_or(Ok(()), Writers::finish)?;
+        println!("crash: {} s: catching up", begin.elapsed().as_secs());
+        // A last whole round, so that every kind of change is there.
+        let (postgres, dir) = (&self.stage.postgres, &self.stage.dir);
+        let (seed, transactions) = (self.plan.seed, self.plan.transactions);
+        Writers::start(postgres, dir, seed, self.round + 1, transactions)?.finish()?;
+        self.catch_up()?;
+        receivers.iter().try_for_each(|receiver| receiver.check())?;
+        let counters = self.capture.counters()?;
+        let spread = spread.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(format!("{}; {counters}", self.judge(&spread)?))
+    }
+
+    /// What failed must be seen: the folder stays, and the state's disk in it.
+    fn keep(&mut self) {
+        self.stage.dir.keep();
+        println!("crash: keeping {}", self.stage.dir.path().display());
+        if self.disk.mounted {
+            let disk = self.disk.path.display();
+            println!("crash: the state's disk stays, too; to let it go: umount {disk}");
+            self.disk.mounted = false;
+        }
+    }
+
     fn kills(&self) -> u32 {
         let done = &self.done;
         done.kills + done.at_points + done.database + done.child
