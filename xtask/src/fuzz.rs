@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Context;
 use crate::options::Options;
@@ -37,28 +39,45 @@ struct Outcome {
     failed: bool,
 }
 
-/// `cargo xtask fuzz [TARGET|all] [--secs N] [--sanitizer none|address] [--keep]`.
+impl Outcome {
+    fn line(&self, target: &Target) -> String {
+        format!(
+            "{:<18} {:>12} executions {:>6} places covered  {}",
+            target.name,
+            self.executions,
+            self.covered,
+            if self.failed { "FAILED" } else { "held" }
+        )
+    }
+}
+
+/// `cargo xtask fuzz [TARGET…|all] [--secs N] [--jobs N] [--sanitizer none|address] [--keep]`.
 ///
 /// # Errors
 /// A tool is missing, a target does not build, or there is no such target.
 pub fn command(args: &[String]) -> Result<ExitCode> {
-    let options = Options::parse(args, &["--secs", "--sanitizer"], &["--keep", "--list"])?;
+    let options = Options::parse(
+        args,
+        &["--secs", "--jobs", "--sanitizer"],
+        &["--keep", "--list"],
+    )?;
     let targets = targets()?;
-    let wanted: Vec<&Target> = match options.words() {
-        [] => targets.iter().collect(),
-        [name] if name == "all" => targets.iter().collect(),
-        [name] => targets
-            .iter()
-            .filter(|target| target.name == *name)
-            .collect(),
-        _ => return Err(Error::new("name one target, or all")),
-    };
     let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
-    ensure!(
-        !wanted.is_empty(),
-        "there is no such target; known: {}",
-        names.join(", ")
-    );
+    let asked = options.words();
+    if let Some(unknown) = asked
+        .iter()
+        .find(|name| *name != "all" && !names.contains(&name.as_str()))
+    {
+        return Err(Error::new(format!(
+            "there is no target {unknown}; known: {}",
+            names.join(", ")
+        )));
+    }
+    let all = asked.is_empty() || asked.iter().any(|name| name == "all");
+    let wanted: Vec<&Target> = targets
+        .iter()
+        .filter(|target| all || asked.contains(&target.name))
+        .collect();
     if options.flag("--list") {
         println!("{}", names.join("\n"));
         return Ok(ExitCode::SUCCESS);
@@ -70,41 +89,58 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         tool.is_ok_and(|output| output.status.success()),
         "run the fuzz targets: cargo-fuzz is missing; install it with `cargo install cargo-fuzz`"
     );
+    let jobs: usize = options.get("--jobs", 1)?;
+    ensure!((1..=64).contains(&jobs), "--jobs: between 1 and 64");
     let work = command::target_dir()?.join("fuzz");
+    for target in &wanted {
+        build(target, sanitizer, &work)?;
+    }
+    let outcomes = run_all(&wanted, seconds, jobs, &work);
     let mut failed = 0;
-    let mut lines = Vec::new();
-    for package in CRATES {
-        let own: Vec<_> = wanted
-            .iter()
-            .filter(|target| target.package == package)
-            .collect();
-        if own.is_empty() {
-            continue;
-        }
-        for target in own {
-            build(target, sanitizer, &work)?;
-            let outcome = run(target, seconds, &work)?;
-            let line = format!(
-                "{:<18} {:>12} executions {:>6} places covered  {}",
-                target.name,
-                outcome.executions,
-                outcome.covered,
-                if outcome.failed { "FAILED" } else { "held" }
-            );
-            println!("{line}");
-            lines.push(line);
-            failed += u32::from(outcome.failed);
-            if options.flag("--keep") && !outcome.failed {
-                keep(target, &work)?;
-            }
+    println!();
+    for (target, outcome) in wanted.iter().zip(outcomes) {
+        let outcome = outcome?;
+        println!("{}", outcome.line(target));
+        failed += u32::from(outcome.failed);
+        if options.flag("--keep") && !outcome.failed {
+            keep(target, &work)?;
         }
     }
-    println!("\n{}\n{failed} failed", lines.join("\n"));
+    println!("{failed} failed");
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs them, `jobs` at a time; the outcomes stand as the targets do. Each is told when it has ended.
+fn run_all(wanted: &[&Target], seconds: u64, jobs: usize, work: &Path) -> Vec<Result<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let outcomes: Mutex<Vec<(usize, Result<Outcome>)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(target) = wanted.get(at) else {
+                        return;
+                    };
+                    let outcome = run(target, seconds, work);
+                    if let Ok(outcome) = &outcome {
+                        println!("{}", outcome.line(target));
+                    }
+                    let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+                    outcomes.push((at, outcome));
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(at, _)| *at);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Every target there is, by the names of the files.

@@ -47,7 +47,8 @@ Usage: cargo xtask COMMAND
                          `sim --help` lists the others, docs/simulator.md explains
   model [NAME] [OPTIONS] what threads share, under many orders of turns: --schedules N, --seed N, --replay SCHEDULE
   sanitize [NAME]        the most threaded tests under a sanitizer: address, thread, or both
-  fuzz [TARGET|all]      run the fuzz targets: --secs N each (default 60), --sanitizer none|address, --keep what covers more, --list
+  fuzz [TARGET…|all]     run the fuzz targets: --secs N each (default 60), --jobs N at once (1), --sanitizer none|address,
+                         --keep what covers more, --list
   seeded-bugs [NAME…]    put each deliberate fault of xtask/seeded-bugs.txt into a copy and show which tests see it
   crash [OPTIONS]        a storm of kills and faults over every emitter at once: --minutes M, --kills N, --seed N
   soak [OPTIONS]         a steady load with faults; memory, handles and disk stay flat: --minutes M, --rate N (events/s)
