@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdc_core::storage::OpenMode;
+use cdc_core::storage::{OpenMode, StorageFile, read_exact_at};
 use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
@@ -18,6 +18,9 @@ use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
 use crate::writer::{OpenFile, Output, Writer, append_line, state_of};
 use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
+
+/// Bytes that are read and written again at once.
+const AGAIN_BYTES: usize = 64 << 10;
 
 /// A data file of ours in the directory.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ impl Form {
 /// The whole lines of the manifest.
 struct Listed {
     length: u64,
+    /// Where the last of them begins.
+    last_line: u64,
     state: FileState,
     names: BTreeSet<String>,
     last: Option<Entry>,
@@ -319,6 +324,7 @@ impl Writer {
     fn take_over(&mut self, state: Option<&FileState>) -> Result<(), EmitError> {
         let listed = self.listed(u64::MAX)?;
         self.cut_manifest(listed.length)?;
+        self.secure_manifest(&listed)?;
         self.finish_renames(&listed)?;
         self.out.sequence = listed.state.sequence;
         self.out.manifest_len = listed.length;
@@ -343,11 +349,11 @@ impl Writer {
         }
         self.compress_closed(&listed.names)?;
         if let Some(found) = continued {
-            let mut open = self.open_whole(&found)?;
-            if let Some(known) = state
+            let known = state
                 .and_then(|state| state.open.as_ref())
-                .filter(|known| known.name == open.name)
-            {
+                .filter(|known| known.name == found.text);
+            let mut open = self.open_whole(&found, known.map_or(0, |known| known.length))?;
+            if let Some(known) = known {
                 open.opened_micros = known.opened_micros;
                 if known.length == open.length {
                     open.events = known.events;
@@ -362,7 +368,7 @@ impl Writer {
 
     /// Takes a file that the manifest does not know into it, as it is.
     fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
-        let open = self.open_whole(found)?;
+        let open = self.open_whole(found, 0)?;
         let (storage, path) = (&self.config.storage, self.path_of(found));
         if open.length == 0 {
             return storage
@@ -389,8 +395,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens a file and cuts off a torn end.
-    fn open_whole(&self, found: &Found) -> Result<OpenFile, EmitError> {
+    /// Opens a file, cuts off a torn end and makes durable what is behind `durable`.
+    fn open_whole(&self, found: &Found, durable: u64) -> Result<OpenFile, EmitError> {
         let path = self.path_of(found);
         let file = self
             .config
@@ -405,7 +411,8 @@ impl Writer {
             warn!(file = %path.display(), "cutting off a torn end");
             file.set_len(scan.whole).map_err(failed)?;
         }
-        file.sync_data().map_err(failed)?;
+        write_again(&*file, durable, scan.whole)
+            .map_err(|cause| io_error("write again the end of", &path, cause))?;
         self.sync_dir()?;
         Ok(OpenFile {
             file: Arc::from(file),
@@ -488,6 +495,20 @@ impl Writer {
         cut().map_err(|cause| io_error("cut", &path, cause))
     }
 
+    /// Each line is synced before the next is written, so that only the last one may be in memory alone.
+    fn secure_manifest(&self, listed: &Listed) -> Result<(), EmitError> {
+        if listed.length == 0 {
+            return Ok(());
+        }
+        let path = manifest::path(&self.config.path);
+        let secure = || {
+            let file = self.config.storage.open(&path, OpenMode::ReadWrite)?;
+            write_again(&*file, listed.last_line, listed.length)
+        };
+        secure().map_err(|cause| io_error("write again the end of", &path, cause))?;
+        self.sync_dir()
+    }
+
     /// Reads the first bytes of the manifest. A torn last line is left out.
     fn listed(&self, limit: u64) -> Result<Listed, EmitError> {
         let dir = &self.config.path;
@@ -496,6 +517,7 @@ impl Writer {
         let mut manifest = Manifest::open(&*self.config.storage, dir, limit).map_err(failed)?;
         let mut listed = Listed {
             length: 0,
+            last_line: 0,
             state: FileState::default(),
             names: BTreeSet::new(),
             last: None,
@@ -517,7 +539,7 @@ impl Writer {
                         }
                         return Err(contradiction(&path, &format!("line {number} is damaged")));
                     };
-                    listed.length = manifest.length;
+                    listed.last_line = std::mem::replace(&mut listed.length, manifest.length);
                     listed.state.sequence = number;
                     listed.state.chain = read.chain;
                     listed.names.insert(read.entry.name.clone());
@@ -552,4 +574,19 @@ impl Writer {
         let end = end.map_or("", |(_, end)| end);
         self.config.path.join(format!("{}{end}", found.text))
     }
+}
+
+/// Writes bytes again and syncs: if the process before ended by a failed sync, the system may hold
+/// them as clean and never write them, and a sync alone would promise nothing.
+fn write_again(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {
+    let mut bytes = vec![0; AGAIN_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(AGAIN_BYTES);
+        let part = &mut bytes[..n.min(AGAIN_BYTES)];
+        read_exact_at(file, part, at)?;
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    file.sync_data()
 }

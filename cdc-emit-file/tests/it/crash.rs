@@ -262,6 +262,70 @@ fn append_leaves_no_hole() {
     }
 }
 
+/// Emits what the checkpoint lacks, until something fails.
+fn emit_all(emitter: &mut FileEmitter, from: &mut Option<Checkpoint>, keep: bool) -> bool {
+    if resume(emitter, from.as_ref()).is_err() {
+        return false;
+    }
+    for batch in workload() {
+        if from
+            .as_ref()
+            .is_some_and(|from| batch.end() <= from.position)
+        {
+            continue;
+        }
+        match emit(emitter, &batch).map(|_| now(emitter.flush())) {
+            Ok(Ok(mark)) if keep => *from = mark.as_ref().map(checkpoint),
+            Ok(Ok(_)) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Linux calls the bytes of a failed sync clean. A process that finds them, and promises more behind
+/// them, has to write them again.
+#[test]
+fn a_failed_sync_takes_nothing_that_a_later_process_promises() {
+    for keep in [true, false] {
+        for n in 0.. {
+            let mut failed = true;
+            for seed in 0..5 {
+                let disk = SimStorage::new();
+                let config = FileConfig {
+                    on_restart: OnRestart::Append,
+                    rotate_bytes: 700,
+                    ..config(&disk)
+                };
+                let mut checkpoint = None;
+                disk.fail_after(n, Failure::Forget);
+                let mut emitter = FileEmitter::new(config.clone()).unwrap();
+                emit_all(&mut emitter, &mut checkpoint, keep);
+                failed = disk.has_failed();
+                disk.kill();
+                drop(emitter);
+                let mut emitter = FileEmitter::new(config.clone()).unwrap();
+                assert!(emit_all(&mut emitter, &mut checkpoint, true), "call {n}");
+                disk.stop();
+                drop(emitter);
+                disk.crash(seed);
+                let mut emitter = FileEmitter::new(config.clone()).unwrap();
+                resume(&mut emitter, checkpoint.as_ref()).unwrap();
+                let verified = verified(&*shared(&disk));
+                assert!(verified.is_whole(), "call {n}: {:?}", verified.problems);
+                let mut found = positions(&*shared(&disk));
+                found.sort_unstable();
+                found.dedup();
+                assert_eq!(found, all(&workload()), "call {n}");
+            }
+            if !failed {
+                assert!(n > 30, "the workload has {n} calls only");
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn without_fsync_a_failing_call_loses_nothing() {
     let change = |config: &mut FileConfig| config.fsync = Fsync::None;

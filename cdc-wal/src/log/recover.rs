@@ -242,6 +242,7 @@ pub(crate) fn recover(
         } else {
             segment.end()
         };
+        lay_out(&segment)?;
         rewrite(&segment, flushed.max(meta.base), end)?;
         segment
             .file
@@ -368,6 +369,17 @@ fn torn(path: &Path, offset: u64) -> LogError {
             path.display()
         ),
     )
+}
+
+/// A loss of power may leave the name and the frames of a segment that was never synced, and not its
+/// length. Whoever reads it counts on the length later.
+fn lay_out(segment: &Segment) -> Result<(), LogError> {
+    let io = |cause| LogError::io("lay out again", &segment.path, cause);
+    let length = u64::from(segment.header.segment_bytes);
+    if segment.file.len().map_err(io)? < length {
+        segment.file.set_len(length).map_err(io)?;
+    }
+    Ok(())
 }
 
 /// Writes again what is not known to be durable: if the process before ended by a failed sync, the

@@ -1,5 +1,6 @@
 //! Recovery where the random crash matrix seldom goes.
 
+use cdc_core::storage::{OpenMode, Storage};
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent};
@@ -213,6 +214,52 @@ fn the_name_of_a_segment_made_before_a_kill_becomes_durable() {
         drop(log);
         survives_what_is_flushed_after(&disk, usize::try_from(count).unwrap(), seed);
     }
+}
+
+/// Of a segment that was never synced, a loss of power may leave the frames and not the length.
+#[test]
+fn a_segment_that_lost_its_length_takes_frames_to_its_end_again() {
+    let mut shorter = 0;
+    for seed in 0..60 {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        // The first segment is durable but for its end, the second has some frames.
+        let mut id = 0;
+        for (end, flush) in [(65_000, true), (72_000, false)] {
+            while log.end().commit.0 < end {
+                id += 1;
+                commit(&log, id);
+            }
+            if flush {
+                log.flush().expect("flush");
+            }
+        }
+        events(&log);
+        disk.stop();
+        drop(log);
+        disk.crash(seed);
+        let second = std::path::Path::new("/log/0000000000010000.wal");
+        let file = disk.open(second, OpenMode::Read);
+        let short = file.is_ok_and(|file| file.len().expect("length") < 65_536);
+        let log = open(&disk);
+        shorter += u32::from(short && log.end().commit.0 > 65_536);
+        let mut expected = events(&log).len();
+        while log.end().commit.0 < 160_000 {
+            commit(&log, 1000 + expected as u64);
+            expected += 1;
+        }
+        assert_eq!(events(&log).len(), expected, "seed {seed}");
+        disk.kill();
+        drop(log);
+        let log = open(&disk);
+        assert_eq!(events(&log).len(), expected, "seed {seed}");
+        let file = disk.open(second, OpenMode::Read).expect("open");
+        assert_eq!(file.len().expect("length"), 65_536, "seed {seed}");
+    }
+    assert!(
+        shorter > 0,
+        "no crash took a length: the test proves nothing"
+    );
 }
 
 /// A frame that is being written while another process looks is not damage.
