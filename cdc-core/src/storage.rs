@@ -173,6 +173,30 @@ pub fn read_exact_at(
     Ok(())
 }
 
+/// Bytes that [`write_again`] moves at once.
+const AGAIN_BYTES: usize = 1 << 20;
+
+/// Reads the bytes from `from` up to `to` and writes them again, for the caller to sync.
+///
+/// A process that finds what another has written cannot know that a sync will make it durable: if the
+/// other one ended by a failed sync, the system may hold these bytes as clean and never write them.
+///
+/// # Errors
+/// From the storage; `UnexpectedEof` if the file ends before `to`.
+pub fn write_again(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {
+    let length = usize::try_from(to.saturating_sub(from)).unwrap_or(AGAIN_BYTES);
+    let mut bytes = vec![0; length.min(AGAIN_BYTES)];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(AGAIN_BYTES);
+        let part = &mut bytes[..n.min(AGAIN_BYTES)];
+        read_exact_at(file, part, at)?;
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
 /// Replaces a small file durably: write beside it, sync, rename, sync the directory.
 ///
 /// # Errors

@@ -162,11 +162,8 @@ impl FileDlq {
         self.write(sequence, "recover", |file| {
             file.set_len(end)?;
             if let Some((from, to)) = last {
-                // If the process before died of a failed sync, the system may hold these bytes as
-                // clean and never write them. Written again, the sync below is worth something.
-                let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_default()];
-                cdc_core::storage::read_exact_at(file, &mut bytes, from)?;
-                file.write_all_at(&bytes, from)?;
+                // Without this, the sync below would be worth nothing after a failed one.
+                cdc_core::storage::write_again(file, from, to)?;
             }
             file.sync_data()?;
             Ok(end)

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdc_core::storage::{OpenMode, StorageFile, read_exact_at};
+use cdc_core::storage::{OpenMode, write_again};
 use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
@@ -18,9 +18,6 @@ use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
 use crate::writer::{OpenFile, Output, Writer, append_line, state_of};
 use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
-
-/// Bytes that are read and written again at once.
-const AGAIN_BYTES: usize = 64 << 10;
 
 /// A data file of ours in the directory.
 #[derive(Clone, Debug)]
@@ -412,6 +409,7 @@ impl Writer {
             file.set_len(scan.whole).map_err(failed)?;
         }
         write_again(&*file, durable, scan.whole)
+            .and_then(|()| file.sync_data())
             .map_err(|cause| io_error("write again the end of", &path, cause))?;
         self.sync_dir()?;
         Ok(OpenFile {
@@ -503,7 +501,8 @@ impl Writer {
         let path = manifest::path(&self.config.path);
         let secure = || {
             let file = self.config.storage.open(&path, OpenMode::ReadWrite)?;
-            write_again(&*file, listed.last_line, listed.length)
+            write_again(&*file, listed.last_line, listed.length)?;
+            file.sync_data()
         };
         secure().map_err(|cause| io_error("write again the end of", &path, cause))?;
         self.sync_dir()
@@ -574,19 +573,4 @@ impl Writer {
         let end = end.map_or("", |(_, end)| end);
         self.config.path.join(format!("{}{end}", found.text))
     }
-}
-
-/// Writes bytes again and syncs: if the process before ended by a failed sync, the system may hold
-/// them as clean and never write them, and a sync alone would promise nothing.
-fn write_again(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {
-    let mut bytes = vec![0; AGAIN_BYTES];
-    let mut at = from;
-    while at < to {
-        let n = usize::try_from(to - at).unwrap_or(AGAIN_BYTES);
-        let part = &mut bytes[..n.min(AGAIN_BYTES)];
-        read_exact_at(file, part, at)?;
-        file.write_all_at(part, at)?;
-        at += part.len() as u64;
-    }
-    file.sync_data()
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage, read_exact_at};
+use cdc_core::storage::{OpenMode, Storage, write_again};
 use cdc_core::{Position, Relation};
 
 use super::state::SegmentMeta;
@@ -243,7 +243,10 @@ pub(crate) fn recover(
             segment.end()
         };
         lay_out(&segment)?;
-        rewrite(&segment, flushed.max(meta.base), end)?;
+        // Only what is not known to be durable.
+        let from = flushed.clamp(meta.base, end) - meta.base;
+        write_again(segment.file.as_ref(), from, end - meta.base)
+            .map_err(|cause| LogError::io("write again the end of", &segment.path, cause))?;
         segment
             .file
             .sync_data()
@@ -378,25 +381,6 @@ fn lay_out(segment: &Segment) -> Result<(), LogError> {
     let length = u64::from(segment.header.segment_bytes);
     if segment.file.len().map_err(io)? < length {
         segment.file.set_len(length).map_err(io)?;
-    }
-    Ok(())
-}
-
-/// Writes again what is not known to be durable: if the process before ended by a failed sync, the
-/// system may hold these bytes as clean and never write them, and a sync would promise nothing.
-fn rewrite(segment: &Segment, from: u64, to: u64) -> Result<(), LogError> {
-    let io = |cause| LogError::io("write again the end of", &segment.path, cause);
-    let mut bytes = vec![0; SEARCH_BYTES];
-    let mut at = from;
-    while at < to {
-        let n = usize::try_from(to - at)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        let offset = at - segment.base();
-        let part = &mut bytes[..n];
-        read_exact_at(segment.file.as_ref(), part, offset).map_err(io)?;
-        segment.file.write_all_at(part, offset).map_err(io)?;
-        at += n as u64;
     }
     Ok(())
 }
