@@ -11,6 +11,7 @@ mod operator;
 mod options;
 mod plan;
 mod process;
+mod resumed;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

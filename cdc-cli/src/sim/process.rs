@@ -1,6 +1,7 @@
 //! One life of the pipeline's process: the same stores, journal, capture and lanes that `run`
 //! puts together, on the simulated disk.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use cdc_wal::{FileJournal, JournalConfig, Log, LogError, LogErrorKind, StartAt};
 
 use super::engine::{self, Engine};
 use super::plan::{EmitterPlan, Kind, PlanConfig};
+use super::resumed::Resumed;
 
 /// Where things are on the simulated disk.
 pub(crate) struct Paths {
@@ -101,6 +103,8 @@ pub(crate) struct Seen {
     pub(crate) ends: Vec<End>,
     pub(crate) controls: Vec<LaneControl>,
     pub(crate) metrics: Vec<Arc<LaneMetrics>>,
+    /// Emitters whose files were mended.
+    pub(crate) resumed: BTreeSet<String>,
 }
 
 /// A process.
@@ -596,9 +600,11 @@ impl Inside {
                 file.storage = storage.clone();
                 file.clock = Arc::new(clock.clone());
                 let file = FileEmitter::new(file);
-                Ok(BoxEmitter::new(
-                    file.map_err(|error| (error.to_string(), Excuse::Nothing))?,
-                ))
+                Ok(BoxEmitter::new(Resumed {
+                    inner: file.map_err(|error| (error.to_string(), Excuse::Nothing))?,
+                    name: plan.name.clone(),
+                    seen: self.seen.clone(),
+                }))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The world around the process: time, faults, the supervisor that starts it again, the operator,
 //! and the end that every simulation must reach.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,8 +88,8 @@ pub(crate) struct World {
     /// Left until the process is killed, and if the power goes with it.
     kill_in: Option<(u64, bool)>,
     power_at_stop: bool,
-    /// The power went, and no process has ended in order since.
-    torn: bool,
+    /// Emitters whose files nobody has mended since the power went.
+    torn: BTreeSet<String>,
     full_until: Option<Duration>,
     slow_until: Option<Duration>,
     phase: Phase,
@@ -193,7 +194,7 @@ impl World {
             next_step: 0,
             kill_in: None,
             power_at_stop: false,
-            torn: false,
+            torn: BTreeSet::new(),
             full_until: None,
             slow_until: None,
             phase: Phase::Steps,
@@ -370,7 +371,9 @@ impl World {
         let Some(process) = self.process.take() else {
             return;
         };
-        self.torn &= process.seen().controls.is_empty();
+        let seen = process.seen();
+        self.torn.retain(|name| !seen.resumed.contains(name));
+        drop(seen);
         self.outside.timeline.note("process", || "ended".into());
         self.process = Some(process);
         self.count(true);
@@ -384,7 +387,7 @@ impl World {
         self.mend_at = None;
         self.drain_until = None;
         self.kill_in = None;
-        self.look_at_files(self.torn);
+        self.look_at_files();
         if self.phase == Phase::Draining {
             self.must_be_covered();
             self.phase = Phase::Over;
@@ -414,8 +417,11 @@ impl World {
         self.mend_at = None;
         self.drain_until = None;
         self.kill_in = None;
-        self.torn |= power;
-        self.look_at_files(self.torn);
+        if power {
+            let emitters = self.plan.config.emitters.iter();
+            self.torn = emitters.map(|emitter| emitter.name.clone()).collect();
+        }
+        self.look_at_files();
         if self.phase == Phase::Draining {
             self.outside.oracle.violated("the process does not drain");
         }
@@ -450,15 +456,17 @@ impl World {
     }
 
     /// What stands in the files of file emitters, as a consumer finds it now.
-    fn look_at_files(&self, torn: bool) {
+    fn look_at_files(&self) {
         let emitters = self.plan.config.emitters.iter();
         for emitter in emitters.filter(|emitter| matches!(emitter.kind, Kind::File { .. })) {
             let dir = process::directory(emitter, self.outside.era);
             match lines(&self.outside.disk, Path::new(&dir)) {
-                Ok((_, true)) if !torn => self.outside.oracle.violated(format!(
-                    "{}: its files are damaged although the power never went",
-                    emitter.name
-                )),
+                Ok((_, true)) if !self.torn.contains(&emitter.name) => {
+                    self.outside.oracle.violated(format!(
+                        "{}: its files are damaged although the power never went",
+                        emitter.name
+                    ))
+                }
                 Ok((positions, _)) => self.outside.oracle.in_files(&emitter.name, &positions),
                 Err(what) => self.outside.oracle.violated(format!(
                     "{}: its files cannot be read: {what}",
