@@ -465,7 +465,7 @@ impl World {
                     self.outside.oracle.violated(format!(
                         "{}: its files are damaged although the power never went",
                         emitter.name
-                    ))
+                    ));
                 }
                 Ok((positions, _)) => self.outside.oracle.in_files(&emitter.name, &positions),
                 Err(what) => self.outside.oracle.violated(format!(
