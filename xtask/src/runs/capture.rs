@@ -63,6 +63,11 @@ impl Capture {
         std::fs::write(&self.config, text).context(|| format!("write {}", self.config.display()))
     }
 
+    /// Where its HTTP surface listens.
+    pub(super) const fn port(&self) -> u16 {
+        self.scraper.port()
+    }
+
     /// The folder of journal, checkpoints and lock.
     pub(super) fn state(&self) -> PathBuf {
         self.dir.join("state")

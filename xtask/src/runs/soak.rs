@@ -21,7 +21,6 @@ use crate::command::Running;
 use crate::error::Context;
 use crate::json::Json;
 use crate::options::Options;
-use crate::postgres::free_port;
 use crate::{Error, Result, ensure};
 
 /// Rows of one transaction of the load.
@@ -145,7 +144,6 @@ struct Soak {
     rate: u64,
     random: Random,
     mood: Arc<AtomicU8>,
-    port: u16,
     started: Instant,
     process: Instant,
     samples: Vec<Sample>,
@@ -177,7 +175,6 @@ fn run(plan: &Plan, time: Duration, rate: u64) -> Result<String> {
     let (rows, spread): (Arc<Mutex<Rows>>, Arc<Mutex<Rows>>) = Default::default();
     let hook = receiver(&rows, &mood)?;
     let beside = receiver(&spread, &well)?;
-    let port = free_port()?;
     let webhook = |name: &str, url: &str, concurrency: u32| {
         format!(
             "\n[[cdc.emitters]]\nname = \"{name}\"\nemitter = \"webhook\"\n[cdc.emitters.webhook]\n\
@@ -187,7 +184,6 @@ fn run(plan: &Plan, time: Duration, rate: u64) -> Result<String> {
     let config = [
         format!("retain_bytes = \"{RETAIN}\"\n"),
         "[cdc.retry]\nbase = \"50ms\"\nmax = \"1s\"\nprobe = \"500ms\"\n".to_owned(),
-        format!("[cdc.http]\nlisten = \"127.0.0.1:{port}\"\n"),
         webhook("hook", &hook.url(), 1),
         webhook("spread", &beside.url(), 2),
     ]
@@ -211,7 +207,6 @@ fn run(plan: &Plan, time: Duration, rate: u64) -> Result<String> {
         load: None,
         rate,
         mood,
-        port,
         started: Instant::now(),
         process: Instant::now(),
         samples: Vec::new(),
@@ -320,7 +315,7 @@ impl Soak {
             disk_mib: number(disk) / 1_048_576.0,
         });
         // Just after a start it does not listen yet, or says that it is starting.
-        match status(self.port) {
+        match status(self.capture.port()) {
             Ok(status) => self.judge_lanes(&status),
             Err(_) if self.process.elapsed() < STARTS => Ok(()),
             Err(error) => Err(error),
@@ -393,9 +388,10 @@ impl Soak {
             );
             repeated.push(rows.repeated);
         }
+        let counters = self.capture.counters()?;
         let flat = judge(&self.samples)?;
         Ok(format!(
-            "{} rows in {elapsed:.0} s ({:.0}/s), all at both destinations, {repeated:?} repeats; {}; {flat}",
+            "{} rows in {elapsed:.0} s ({:.0}/s), all at both destinations, {repeated:?} repeats; {}; {counters}; {flat}",
             written.len(),
             number(written.len() as u64) / elapsed,
             self.done
