@@ -87,6 +87,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod journal;
 pub mod kinds;
+pub mod lane;
 mod log;
 mod mmap;
 mod notify;

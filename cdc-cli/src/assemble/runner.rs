@@ -12,8 +12,9 @@ use cdc_core::{
     SystemClock, TokenRefusal,
 };
 use cdc_dlq::FileDlq;
+use cdc_wal::Log;
+use cdc_wal::lane::LaneTails;
 use cdc_wal::postgres::PostgresConfig;
-use cdc_wal::{Log, StartAt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -314,6 +315,13 @@ async fn supervise(
         let at = at.map(|checkpoint| checkpoint.position);
         stored.push((emitter.name.as_str(), at));
     }
+    if let Feed::Journal { log, .. } = &ready.feed {
+        let lanes = stored.iter();
+        let lanes = lanes.map(|&(name, at)| (name, at.unwrap_or(ready.start)));
+        LaneTails::new(log.clone())
+            .hold(lanes)
+            .map_err(SourceError::from)?;
+    }
     let handles = watermark.register_all(stored);
     for (emitter, handle) in config.emitters.iter().zip(handles) {
         let range = Range {
@@ -322,9 +330,9 @@ async fn supervise(
         };
         let started = match &ready.feed {
             Feed::Journal { log, .. } => {
-                let log = log.clone();
+                let (tails, name) = (LaneTails::new(log.clone()), emitter.name.clone());
                 let open =
-                    move |after| Ok(log.tail(StartAt::After(after), Arc::new(SystemClock::new()))?);
+                    move |after| Ok(tails.open(&name, after, Arc::new(SystemClock::new()))?);
                 lanes::start(config, emitter, shared.clone(), handle, range, open)?
             }
             Feed::Wal(dir) => {

@@ -26,6 +26,7 @@ use cdc_dlq::{DlqOptions, FileDlq};
 use cdc_emit_file::{FileConfig, FileEmitter, Fsync, OnRestart};
 use cdc_emit_queue::{QueueConfig, QueueEmitter};
 use cdc_filter::{EventFilter, FilterConfig};
+use cdc_wal::lane::LaneTails;
 use cdc_wal::{FileJournal, JournalConfig, Log, LogError, LogErrorKind, StartAt};
 
 use super::engine::{self, Engine};
@@ -317,8 +318,8 @@ impl Inside {
             seen.lanes_alive = config.emitters.len();
             seen.capture_alive = true;
         }
-        // Cursors of an embedding engine, one a lane; a journal has one of its own.
-        let cursors = matches!(feed, Feed::Engine(_));
+        // Cursors of an embedding engine, one a lane, are its own.
+        let embedded = matches!(feed, Feed::Engine(_));
         let handles = watermark.register_all(stored_all);
         for ((number, emitter), handle) in config.emitters.iter().enumerate().zip(handles) {
             let mut lane = LaneConfig::new(emitter.name.as_str(), lineage, start);
@@ -347,16 +348,16 @@ impl Inside {
                 seen.metrics.push(metrics.clone());
             }
             let (log, tail_clock) = (log.clone(), clock.clone());
-            let cursor = cursors.then(|| emitter.name.clone());
+            let (name, tails) = (emitter.name.clone(), LaneTails::new(log.clone()));
             let lane = Lane {
                 config: lane,
                 open: move |after| {
-                    let (start, clock) = (StartAt::After(after), Arc::new(tail_clock.clone()));
-                    let Some(cursor) = &cursor else {
-                        return Ok(log.tail(start, clock)?);
-                    };
-                    log.register_cursor(cursor, after)?;
-                    Ok(log.tail_cursor(cursor, start, clock)?)
+                    let clock = Arc::new(tail_clock.clone());
+                    if !embedded {
+                        return Ok(tails.open(&name, after, clock)?);
+                    }
+                    log.register_cursor(&name, after)?;
+                    Ok(log.tail_cursor(&name, StartAt::After(after), clock)?)
                 },
                 filter: filter(emitter),
                 transforms: self.transforms(emitter),
@@ -420,6 +421,12 @@ impl Inside {
         }
         let source = database.connect(self.alive.clone()).await;
         let journal = self.journal(storage, &paths.log, &source, slowest)?;
+        let oldest = journal.log().oldest().map_err(log_failed)?;
+        let lanes = stored.iter();
+        let lanes = lanes.map(|&(name, at)| (name, at.unwrap_or(oldest)));
+        LaneTails::new(journal.log().clone())
+            .hold(lanes)
+            .map_err(log_failed)?;
         Ok(Feed::Database(Box::new(source), Box::new(journal)))
     }
 

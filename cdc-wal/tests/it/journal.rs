@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cdc_core::testing::{Syncs, SyncsDisk, source, transaction};
 use cdc_core::{BatchLimit, EventBatch, Journal, Lineage, Lsn, Position, SourceInfo, SourceKind};
-use cdc_wal::{FileJournal, JournalConfig, LogErrorKind, StartAt};
+use cdc_wal::lane::LaneTails;
+use cdc_wal::{FileJournal, JournalConfig, LogError, LogErrorKind, StartAt};
 
 use crate::support::{clock, drain};
 
@@ -244,4 +245,72 @@ fn a_sync_beside_that_fails_shows_at_a_later_call_and_nothing_is_said_to_be_dura
     journal.append(&transaction(10, 0, 9)).unwrap();
     assert_eq!(journal.flush().unwrap(), Position::end_of(Lsn(10)));
     assert_eq!(events(&journal).len(), 9);
+}
+
+/// Appends transactions of ten events up to a position of the source.
+fn fill(journal: &mut FileJournal, from: u64, to: u64) {
+    for commit in from..to {
+        let batch = transaction(commit * 10, 0, 10);
+        journal.append(&batch).expect("a healthy journal");
+    }
+}
+
+#[test]
+fn a_lane_that_is_moved_back_holds_what_it_is_to_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || JournalConfig {
+        retain_bytes: 256 << 10,
+        ..config(dir.path())
+    };
+    let at = |commit: u64| Position::end_of(Lsn(commit * 10));
+    let mut journal = FileJournal::open(config(), &source()).unwrap();
+    let tails = LaneTails::new(journal.log().clone());
+    let begin = journal.log().oldest().unwrap();
+    tails.hold([("one", begin), ("two", begin)]).unwrap();
+    // Both lanes have everything, and the source was told: what is there is there for replay.
+    let done = |journal: &mut FileJournal, commit: u64| {
+        for cursor in ["lane:one", "lane:two"] {
+            journal.log().confirm(cursor, at(commit)).unwrap();
+        }
+        journal.confirm(at(commit)).unwrap();
+        journal.log().trim().unwrap();
+    };
+    fill(&mut journal, 1, 1000);
+    done(&mut journal, 999);
+    let back = journal.log().oldest().unwrap();
+    assert!(back > begin && back < at(900), "{back}");
+    // An operator moves one back. Its new tail may be long in coming, and a slow one in reading.
+    drop(tails.open("one", back, clock()).unwrap());
+    let go_on = |journal: &mut FileJournal, from: u64| {
+        fill(journal, from, from + 1000);
+        journal.log().confirm("lane:two", at(from + 999)).unwrap();
+        journal.log().trim().unwrap();
+    };
+    go_on(&mut journal, 1000);
+    let read = |tails: &LaneTails| {
+        let mut tail = tails.open("one", back, clock())?;
+        Ok::<_, LogError>(drain(&mut tail, BatchLimit::default())?.len())
+    };
+    let behind = |end: u64| usize::try_from(end - back.commit.0 / 10).unwrap() * 10;
+    assert_eq!(read(&tails).unwrap(), behind(1999));
+    // The next process finds the checkpoint where it was moved to.
+    journal.flush().unwrap();
+    drop((tails, journal));
+    let mut journal = FileJournal::open(config(), &source()).unwrap();
+    let tails = LaneTails::new(journal.log().clone());
+    tails.hold([("one", back), ("two", at(1999))]).unwrap();
+    go_on(&mut journal, 2000);
+    assert_eq!(read(&tails).unwrap(), behind(2999));
+    // Without the lane it may go.
+    tails.hold([("two", at(2999))]).unwrap();
+    assert!(!journal.log().cursors().contains_key("lane:one"));
+    journal.confirm(at(2999)).unwrap();
+    journal.log().trim().unwrap();
+    let refused = read(&tails).unwrap_err();
+    assert!(
+        matches!(refused.kind, LogErrorKind::Refused(_)),
+        "{refused}"
+    );
+    // Nothing can be held of it, and the start is not hindered.
+    tails.hold([("one", back), ("two", at(2999))]).unwrap();
 }
