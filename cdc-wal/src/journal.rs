@@ -130,7 +130,8 @@ impl FileJournal {
         &self.log
     }
 
-    /// A tail of the journal; its events come from the foreign source.
+    /// A tail of the journal; its events come from the foreign source. It holds nothing back: lanes open
+    /// theirs by [`LaneTails`](crate::lane::LaneTails).
     ///
     /// # Errors
     /// As for [`Log::tail`].

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
 
-use super::archive::{self, Archive};
+use super::archive::{self, Archive, Archived};
 use super::collect::Collector;
 use super::config::SqliteConfig;
 use super::decoder::Decoder;
 use super::downstream::Downstream;
 use super::earlier::Earlier;
 use super::files;
-use super::follow::Follower;
+use super::follow::{Follower, index};
 use super::format::{Checksum, DbHeader, Salts};
 use super::keep::Keep;
 use super::log_file::{Break, Scanned, Scanner, io_error, read_up_to, wal_header};
@@ -255,6 +255,8 @@ impl Follower {
         let head = self.head;
         self.on_main = head.backfilled == head.last_frame;
         self.open_log()?;
+        // The log may have been read as far as an earlier run had, and no further.
+        self.view.forget();
         self.catch_up_silently(head.last_frame)?;
         self.view.set_count(head.count);
         Ok(())
@@ -324,7 +326,7 @@ impl Follower {
         self.generation = generation;
         // Without salts there is no log: others may have opened the database, written to it, and
         // removed their log with the last connection. Nothing but the pages tells.
-        let goes_on = earlier.may_go_on
+        let mut goes_on = earlier.may_go_on
             && earlier.salts != Salts::default()
             && earlier.salts == self.head.salts
             && frame <= self.head.last_frame
@@ -333,10 +335,15 @@ impl Follower {
         let Earlier {
             known,
             shadow,
-            archive,
-            archived,
+            mut archive,
+            mut archived,
             ..
         } = earlier;
+        // What the read transaction holds may be the database file alone, where a checkpoint had copied
+        // all of the log when it began: then the log may begin anew before the rest of it was read.
+        if goes_on && frame < self.head.last_frame && self.head.backfilled >= frame {
+            goes_on = self.archive_rest(&mut archive, &mut archived)?;
+        }
         let replay = Replay::new(&shadow, known.count, archived.clone());
         let mut merge = None;
         if !goes_on {
@@ -366,6 +373,50 @@ impl Follower {
         let same = self.catch_up_to(frame, checksum)?;
         self.view.set_count(count);
         Ok(same)
+    }
+
+    /// Archives what the log holds behind what was read of it, as if the run before had. False if it began
+    /// anew meanwhile: then the transactions that were read before are archived, and the others are gone.
+    fn archive_rest(
+        &mut self,
+        archive: &mut Archive,
+        archived: &mut Vec<Archived>,
+    ) -> Result<bool, SourceError> {
+        let limit = self.head.last_frame;
+        loop {
+            let wal = self.wal()?;
+            let Some(scanner) = &mut self.scanner else {
+                return Ok(false);
+            };
+            let next = match scanner.next(&wal, limit)? {
+                Scanned::Transaction(next) => next,
+                Scanned::Nothing => return Ok(self.at() == limit),
+                Scanned::Broken { .. } => return Ok(false),
+            };
+            let head = archive::Head {
+                commit: commit_at(self.generation, next.last),
+                salts: self.head.salts,
+                checksum: next.checksum,
+                count: next.count,
+                micros: wall_micros(),
+                merged: false,
+            };
+            self.view.begin(next);
+            let read = |page| self.view.page(Side::New, page);
+            let one = archive.append(head, &self.view.changed(), read);
+            // The index has the new salts before a frame of the old log is written over.
+            let same = index(&self.pins)?.salts == self.head.salts;
+            match one {
+                Ok(one) if same => archived.push(one),
+                Ok(one) => archive.undo(&one)?,
+                Err(error) if same => return Err(error),
+                Err(_) => {}
+            }
+            if !same {
+                return Ok(false);
+            }
+            self.view.finish();
+        }
     }
 
     /// Opens the generation the wal-index names.

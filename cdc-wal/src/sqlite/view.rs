@@ -62,6 +62,11 @@ impl LogView {
         self.frames = HashMap::new();
     }
 
+    /// What was read so far is of another state than the one that is to be read now.
+    pub(crate) fn forget(&mut self) {
+        *self.recent.get_mut() = Recent::default();
+    }
+
     /// Bytes of a page.
     pub(crate) const fn page_size(&self) -> u32 {
         self.page_size
