@@ -122,6 +122,34 @@ async fn a_log_that_is_gone_gives_the_net_change_marked_merged() {
     source.close().await.unwrap();
 }
 
+/// With all of the log in the database file, what a start holds is the file: the next write begins the log
+/// anew, before anything was asked of the source.
+#[tokio::test]
+async fn a_log_that_begins_anew_right_after_a_start_was_read_before() {
+    let mut stage = Stage::new(TABLE);
+    let source = connect(stage.config()).await;
+    source.close().await.unwrap();
+    stage.application.run(
+        "INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b'); PRAGMA wal_checkpoint(PASSIVE);",
+    );
+    let mut source = connect(stage.config()).await;
+    stage
+        .application
+        .run("UPDATE t SET x = 'A' WHERE id = 1; DELETE FROM t WHERE id = 2;");
+    let found = events(&mut source, 4).await;
+    assert_eq!(
+        shown(&found),
+        [
+            "insert t -> 1,'a' .",
+            "insert t -> 2,'b' .",
+            "update t 1,'a' -> 1,'A' .",
+            "delete t 2,'b' ."
+        ]
+    );
+    assert!(!found.iter().any(merged));
+    source.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn changes_while_nobody_followed_are_exact_if_the_log_has_them() {
     let mut stage = Stage::new(TABLE);
