@@ -393,14 +393,7 @@ impl Follower {
                 Scanned::Nothing => return Ok(self.at() == limit),
                 Scanned::Broken { .. } => return Ok(false),
             };
-            let head = archive::Head {
-                commit: commit_at(self.generation, next.last),
-                salts: self.head.salts,
-                checksum: next.checksum,
-                count: next.count,
-                micros: wall_micros(),
-                merged: false,
-            };
+            let head = archive::Head::of(self.generation, self.head.salts, &next);
             self.view.begin(next);
             let read = |page| self.view.page(Side::New, page);
             let one = archive.append(head, &self.view.changed(), read);

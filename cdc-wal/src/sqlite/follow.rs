@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cdc_core::storage::Storage;
-use cdc_core::{Lsn, Position, SourceError, SourceErrorKind, wall_micros};
+use cdc_core::{Lsn, Position, SourceError, SourceErrorKind};
 
 use super::archive;
 use super::begin::{Begun, Start, header};
@@ -303,14 +303,7 @@ impl Follower {
         loop {
             match scanner.next(&wal, limit)? {
                 Scanned::Transaction(next) => {
-                    let head = archive::Head {
-                        commit: commit_at(self.generation, next.last),
-                        salts: self.head.salts,
-                        checksum: next.checksum,
-                        count: next.count,
-                        micros: wall_micros(),
-                        merged: false,
-                    };
+                    let head = archive::Head::of(self.generation, self.head.salts, &next);
                     self.view.begin(next);
                     let changed = self.view.changed();
                     if let Some(keep) = &mut self.keep {

@@ -468,14 +468,7 @@ impl Free {
         next: Committed,
         collector: &mut Collector,
     ) -> Result<bool, SourceError> {
-        let head = Head {
-            commit: commit_at(self.generation, next.last),
-            salts: self.head.salts,
-            checksum: next.checksum,
-            count: next.count,
-            micros: wall_micros(),
-            merged: false,
-        };
+        let head = Head::of(self.generation, self.head.salts, &next);
         let numbers: Vec<u32> = next.pages.iter().map(|written| written.page).collect();
         let mut images = next.pages.iter();
         let page_size = self.page_size;

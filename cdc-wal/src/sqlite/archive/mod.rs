@@ -13,9 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
-use cdc_core::{Lsn, SourceError, SourceErrorKind};
+use cdc_core::{Lsn, SourceError, SourceErrorKind, wall_micros};
 
 use super::format::{Checksum, Salts};
+use super::log_file::Committed;
+use super::state::commit_at;
 
 const MAGIC: u32 = 0x4153_4b57;
 /// Bytes before the pages.
@@ -67,6 +69,20 @@ pub(crate) struct Head {
     pub(crate) count: u32,
     pub(crate) micros: i64,
     pub(crate) merged: bool,
+}
+
+impl Head {
+    /// Of a transaction as it stands in a generation of the log.
+    pub(crate) fn of(generation: u32, salts: Salts, next: &Committed) -> Self {
+        Self {
+            commit: commit_at(generation, next.last),
+            salts,
+            checksum: next.checksum,
+            count: next.count,
+            micros: wall_micros(),
+            merged: false,
+        }
+    }
 }
 
 /// The segments of one source.
