@@ -25,7 +25,7 @@ use super::format::{FRAME_HEADER, Salts, frame_offset};
 use super::keep::Keep;
 use super::kept::Kept;
 use super::log_file::{Committed, Scanned, Written, io_error, read_up_to};
-use super::looks::{Looks, Seen, Stamp};
+use super::looks::{Looks, Reading, Seen, Stamp};
 use super::pages::Pages;
 use super::settle::{Log, Padding, settle};
 use super::shadow::{BESIDE, Replay, Shadow};
@@ -69,8 +69,8 @@ pub(crate) struct Free {
     log: Option<Log>,
     /// The wal-index as of the last processed frame.
     head: WalIndex,
-    /// Whether that has the count of commits.
-    counted: bool,
+    /// When that was read; `None` if it has no count of commits.
+    counted: Option<Reading>,
     /// What the database file looked like before it was last compared, if that says anything.
     stamp: Option<Stamp>,
     last_identity: Instant,
@@ -163,7 +163,7 @@ impl Free {
             decoder: None,
             log: settled.log,
             head,
-            counted: true,
+            counted: Some(settled.reading),
             stamp,
             last_identity: Instant::now(),
             last_gap: Instant::now(),
@@ -246,7 +246,7 @@ impl Free {
             decoder: None,
             log,
             head,
-            counted: false,
+            counted: None,
             stamp: None,
             last_identity: Instant::now(),
             last_gap: Instant::now(),
@@ -285,13 +285,18 @@ impl Free {
         if self.is_full() {
             return Ok(Looked::Still);
         }
+        let reading = self.looks.reading()?;
         let followed = match self.looks.index()? {
-            Seen::Head(head) if head.salts != self.head.salts => self.turned(head, collector)?,
+            Seen::Head(head) if head.salts != self.head.salts => {
+                self.turned(head, reading, collector)?
+            }
             Seen::Head(head) if head.last_frame < self.at() => Followed::Overtaken,
-            Seen::Head(head) if head.last_frame > self.at() => self.follow(head, collector)?,
+            Seen::Head(head) if head.last_frame > self.at() => {
+                self.follow(head, reading, collector)?
+            }
             Seen::Head(head) => {
                 self.head = head;
-                self.counted = true;
+                self.counted = Some(reading);
                 return self.still(collector);
             }
             Seen::Absent | Seen::Unreadable => return self.still(collector),
@@ -326,12 +331,13 @@ impl Free {
         }
         // Nobody had the database open for a moment: what happened since cannot be counted. The
         // last one to close it may have committed after the look.
+        let reading = self.looks.reading()?;
         if let Seen::Head(head) = self.looks.index()?
             && head.salts == self.head.salts
             && head.last_frame > self.at()
             && self.log.is_some()
         {
-            self.follow(head, collector)?;
+            self.follow(head, reading, collector)?;
             collector.flush()?;
             return Ok(Looked::Moved);
         }
@@ -356,6 +362,7 @@ impl Free {
     fn follow(
         &mut self,
         head: WalIndex,
+        reading: Reading,
         collector: &mut Collector,
     ) -> Result<Followed, SourceError> {
         if self.log.is_none() {
@@ -364,7 +371,7 @@ impl Free {
         let outcome = self.process(head.last_frame, u32::MAX, collector)?;
         if self.at() == head.last_frame {
             self.head = head;
-            self.counted = true;
+            self.counted = Some(reading);
         } else if outcome == Followed::All {
             return Ok(Followed::Overtaken);
         }
@@ -376,9 +383,13 @@ impl Free {
     fn turned(
         &mut self,
         head: WalIndex,
+        reading: Reading,
         collector: &mut Collector,
     ) -> Result<Followed, SourceError> {
-        if !self.counted {
+        let Some(counted) = self.counted else {
+            return Ok(Followed::Overtaken);
+        };
+        if !self.looks.counts_on(&counted, self.head.change)? {
             return Ok(Followed::Overtaken);
         }
         let mut rest = 0;
@@ -414,10 +425,11 @@ impl Free {
             change: self.head.change,
             ..head
         };
+        self.counted = Some(reading);
         if head.last_frame == 0 {
             return Ok(Followed::All);
         }
-        self.follow(head, collector)
+        self.follow(head, reading, collector)
     }
 
     /// Processes transactions up to a frame, and no more than so many commits.
@@ -573,7 +585,7 @@ impl Free {
             .map_err(|cause| io_error("remove a temporary file of the source", cause))?;
         self.head = now;
         self.log = settled.log;
-        self.counted = true;
+        self.counted = Some(settled.reading);
         self.stamp = stamp;
         self.last_gap = Instant::now();
         collector.flush()

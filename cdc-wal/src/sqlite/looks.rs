@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use cdc_core::SourceError;
 
@@ -34,6 +34,25 @@ const FRESH: Duration = Duration::from_millis(100);
 pub(crate) struct Stamp {
     main: (SystemTime, u64),
     log: Option<(SystemTime, u64)>,
+}
+
+/// The same of the wal-index: file systems of this machine count in ticks of at most 10 ms, some old
+/// ones in seconds.
+const FRESH_INDEX: Duration = Duration::from_millis(20);
+const FRESH_INDEX_COARSE: Duration = Duration::from_secs(3);
+/// A commit takes longer: it writes to a file.
+const COMMIT_TIME: Duration = Duration::from_micros(1);
+
+/// From when on the wal-index was read, to tell later whether it counted on since, or from 0 again.
+///
+/// It counts from 0 when it is made anew from the log: whoever opens a database that nobody has open
+/// any more, the last one having been killed, cuts the file short first. Sums of commits that are
+/// equal over that say nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    begun: Instant,
+    /// When the file was changed other than through memory, mostly; `None` if that does not tell yet.
+    changed: Option<SystemTime>,
 }
 
 /// The files of one database.
@@ -99,6 +118,44 @@ impl Looks {
         let old = |(changed, _): (SystemTime, u64)| changed.elapsed().is_ok_and(|age| age >= FRESH);
         let settled = old(main) && log.is_none_or(old);
         Ok(settled.then_some(Stamp { main, log }))
+    }
+
+    /// To be taken before [`Self::index`] is asked.
+    pub(crate) fn reading(&self) -> Result<Reading, SourceError> {
+        let begun = Instant::now();
+        let changed = self.index_changed()?.filter(|changed| {
+            let coarse = changed
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .is_ok_and(|since| since.subsec_nanos() == 0);
+            let fresh = if coarse {
+                FRESH_INDEX_COARSE
+            } else {
+                FRESH_INDEX
+            };
+            // A time in the future says nothing.
+            changed.elapsed().is_ok_and(|age| age >= fresh)
+        });
+        Ok(Reading { begun, changed })
+    }
+
+    /// Whether the wal-index has counted on since a reading that gave `count`. To be asked after
+    /// [`Self::index`]; false also where that is so, but cannot be shown.
+    pub(crate) fn counts_on(&self, since: &Reading, count: u32) -> Result<bool, SourceError> {
+        // From 0 again it cannot have come so far.
+        if COMMIT_TIME.saturating_mul(count) > since.begun.elapsed() {
+            return Ok(true);
+        }
+        Ok(since.changed.is_some() && since.changed == self.index_changed()?)
+    }
+
+    fn index_changed(&self) -> Result<Option<SystemTime>, SourceError> {
+        let Some((_, file)) = &self.index else {
+            return Ok(None);
+        };
+        let changed = file.metadata().and_then(|found| found.modified());
+        changed
+            .map(Some)
+            .map_err(|cause| io_error("look at the -shm file", cause))
     }
 
     /// What the wal-index shows.

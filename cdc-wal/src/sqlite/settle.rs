@@ -15,7 +15,7 @@ use cdc_core::{SourceError, SourceErrorKind};
 
 use super::format::{Checksum, FRAME_HEADER, Salts, frame_offset};
 use super::log_file::{Committed, Scanned, Scanner, io_error, read_up_to, wal_header};
-use super::looks::{Looks, Seen, Stamp};
+use super::looks::{Looks, Reading, Seen, Stamp};
 use super::pages::{Pages, Side};
 use super::shadow::Shadow;
 use super::wal_index::WalIndex;
@@ -133,6 +133,8 @@ fn now(looks: &Looks) -> Result<Option<(WalIndex, Option<Log>)>, SourceError> {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) head: WalIndex,
+    /// When that was read.
+    pub(crate) reading: Reading,
     /// Read up to the head's last frame.
     pub(crate) log: Option<Log>,
     /// The pages that differ from the old state, ascending, those that are gone included.
@@ -151,10 +153,12 @@ pub(crate) fn settle(
         if looks.is_replaced() {
             looks.reopen()?;
         }
-        if let Some((head, log)) = now(looks)?
-            && let Some(settled) = Copy::new(looks, page_size, old, into, head, log).run()?
-        {
-            return Ok(settled);
+        let reading = looks.reading()?;
+        if let Some((head, log)) = now(looks)? {
+            let begun = (head, reading, log);
+            if let Some(settled) = Copy::new(looks, page_size, old, into, begun).run()? {
+                return Ok(settled);
+            }
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -170,6 +174,7 @@ struct Copy<'a> {
     old: Option<&'a dyn Pages>,
     into: &'a Shadow,
     head: WalIndex,
+    reading: Reading,
     log: Option<Log>,
     /// Newest frame of each page in this generation.
     frames: HashMap<u32, u32>,
@@ -188,8 +193,7 @@ impl<'a> Copy<'a> {
         page_size: u32,
         old: Option<&'a dyn Pages>,
         into: &'a Shadow,
-        head: WalIndex,
-        log: Option<Log>,
+        (head, reading, log): (WalIndex, Reading, Option<Log>),
     ) -> Self {
         Self {
             looks,
@@ -197,6 +201,7 @@ impl<'a> Copy<'a> {
             old,
             into,
             head,
+            reading,
             log,
             frames: HashMap::new(),
             touched: BTreeSet::new(),
@@ -245,6 +250,7 @@ impl<'a> Copy<'a> {
         changed.extend(count.saturating_add(1)..=before);
         Ok(Some(Settled {
             head: self.head,
+            reading: self.reading,
             log: self.log,
             changed,
         }))
@@ -285,6 +291,7 @@ impl<'a> Copy<'a> {
         if self.looks.is_replaced() {
             return Ok(false);
         }
+        let reading = self.looks.reading()?;
         let head = match self.looks.index()? {
             Seen::Head(head) => head,
             Seen::Absent => {
@@ -298,10 +305,11 @@ impl<'a> Copy<'a> {
                 self.log = Log::open(self.looks, head.salts)?;
             }
             let (_, whole) = self.take(head.last_frame)?;
-            self.head = head;
+            (self.head, self.reading) = (head, reading);
             self.since.clear();
             return Ok(whole);
         }
+        let counted = self.looks.counts_on(&self.reading, self.head.change)?;
         let (rest, _) = self.take(u32::MAX)?;
         // Their frames may have been written over while they were read.
         self.touched.extend(self.since.drain(..));
@@ -313,8 +321,8 @@ impl<'a> Copy<'a> {
         };
         let (new, whole) = self.take(head.last_frame)?;
         let all = rest.wrapping_add(new).wrapping_add(self.head.change) == head.change;
-        self.head = head;
-        Ok(whole && all)
+        (self.head, self.reading) = (head, reading);
+        Ok(whole && all && counted)
     }
 
     /// Copies a page as it is now; false if it is not there.

@@ -34,7 +34,7 @@ const SECTION: &str = "-- database ";
 const COMPARED: usize = 60;
 
 /// Somebody else's program.
-struct Shell {
+pub(super) struct Shell {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -42,7 +42,7 @@ struct Shell {
 }
 
 impl Shell {
-    fn open(path: &Path) -> Self {
+    pub(super) fn open(path: &Path) -> Self {
         let mut child = Command::new("sqlite3")
             .arg("-batch")
             .arg(path)
@@ -63,7 +63,7 @@ impl Shell {
     }
 
     /// Runs statements and waits for their end; gives the lines they print.
-    fn run(&mut self, sql: &str) -> Vec<String> {
+    pub(super) fn run(&mut self, sql: &str) -> Vec<String> {
         self.told += 1;
         let mark = format!("-- done {} --", self.told);
         writeln!(self.stdin, "{sql}\n.print {mark}").unwrap();
