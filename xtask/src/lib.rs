@@ -56,7 +56,7 @@ Usage: cargo xtask COMMAND
   bench [NAME] [OPTIONS] measure; counts are checked at the destination
   help                   this text
 
-Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table, memory-ceiling; and, not in `all`, kinds
+Runs: pg-mirror, pg-kill, pg-crash, pg-state, webhook-poison, crash-table, crash-storm, soak, memory-ceiling; and, not in `all`, kinds
 (conformance of the typed logs), sqlite-oracle, sqlite-kill, sqlite-corpora, sqlite-power, rocksdb-kill
   --transactions N       how many transactions the writers commit (default 4000; long: 200000)
   --seed N               seed of everything random (default: from the clock, always printed)

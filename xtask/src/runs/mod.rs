@@ -30,13 +30,15 @@ use crate::postgres::{self as postgres_server, Postgres};
 use crate::{Error, Result, command, ensure};
 
 /// The runs, in the order `all` takes them.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 9] = [
     "pg-mirror",
     "pg-kill",
     "pg-crash",
     "pg-state",
     "webhook-poison",
     "crash-table",
+    "crash-storm",
+    "soak",
     "memory-ceiling",
 ];
 
@@ -118,6 +120,8 @@ pub fn run(name: &str, plan: &Plan) -> Result<String> {
         "pg-state" => postgres::state(plan),
         "webhook-poison" => postgres::webhook_poison(plan),
         "crash-table" => crash_table(),
+        "crash-storm" => storm::short(plan),
+        "soak" => soak::short(plan),
         "memory-ceiling" => ceiling::run(plan),
         _ => Err(Error::new(format!(
             "no run is called `{name}`; known: {}",

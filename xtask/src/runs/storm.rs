@@ -70,6 +70,20 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A few kills of it.
+///
+/// # Errors
+/// What did not hold.
+pub(super) fn short(plan: &Plan) -> Result<String> {
+    let plan = Plan {
+        cli: build()?,
+        kills: 10,
+        transactions: 1_000,
+        ..plan.clone()
+    };
+    run(&plan, Duration::from_secs(60))
+}
+
 /// `cdc-cli` with the named points, aside from the ordinary build.
 fn build() -> Result<PathBuf> {
     let args = [
