@@ -197,6 +197,48 @@ pub fn write_again(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()>
     Ok(())
 }
 
+/// The directory that has this path's name.
+fn parent(path: &Path) -> &Path {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Creates a directory and the missing ones above it, and makes their names durable: what is synced in
+/// a directory whose own name a loss of power takes is gone with it.
+///
+/// The name of one that is there is made durable, too: who created it may have died in between. Only
+/// then it is passed over where the directory above may not be read or cannot be synced.
+///
+/// # Errors
+/// From the storage.
+pub fn create_dir(storage: &dyn Storage, path: &Path) -> io::Result<()> {
+    let named = path.ancestors().filter(|path| path.file_name().is_some());
+    let missing: Vec<&Path> = named.take_while(|path| !storage.exists(path)).collect();
+    storage.create_dir_all(path)?;
+    if missing.is_empty() {
+        return match storage.sync_dir(parent(path)) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::InvalidInput
+                        | io::ErrorKind::Unsupported
+                ) =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        };
+    }
+    missing
+        .into_iter()
+        .rev()
+        .try_for_each(|made| storage.sync_dir(parent(made)))
+}
+
 /// Replaces a small file durably: write beside it, sync, rename, sync the directory.
 ///
 /// # Errors
@@ -354,5 +396,84 @@ impl StorageFile for StdFile {
 
     fn as_std(&self) -> Option<&File> {
         Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Directories whose names were made durable.
+    #[derive(Debug, Default)]
+    struct Synced {
+        dirs: Mutex<Vec<PathBuf>>,
+        refuses: Option<io::ErrorKind>,
+    }
+
+    impl Synced {
+        fn take(&self) -> Vec<PathBuf> {
+            std::mem::take(&mut *self.dirs.lock().unwrap())
+        }
+    }
+
+    impl Storage for Synced {
+        fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+            StdStorage.create_dir_all(path)
+        }
+        fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
+            StdStorage.open(path, mode)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            StdStorage.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            StdStorage.remove(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            StdStorage.list(dir)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.dirs.lock().unwrap().push(dir.to_owned());
+            self.refuses.map_or(Ok(()), |kind| Err(kind.into()))
+        }
+        fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+            StdStorage.lock(path)
+        }
+        fn exists(&self, path: &Path) -> bool {
+            StdStorage.exists(path)
+        }
+    }
+
+    #[test]
+    fn a_directory_is_created_with_every_name_on_the_way_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, storage) = (dir.path(), Synced::default());
+        let path = root.join("a/b/c");
+        create_dir(&storage, &path).unwrap();
+        assert!(path.is_dir());
+        let above = [root.to_owned(), root.join("a"), root.join("a/b")];
+        assert_eq!(storage.take(), above);
+        // There, and perhaps created by somebody who died.
+        create_dir(&storage, &path).unwrap();
+        assert_eq!(storage.take(), [root.join("a/b")]);
+    }
+
+    #[test]
+    fn a_directory_above_that_may_not_be_read_matters_only_to_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let refuses = |kind| Synced {
+            refuses: Some(kind),
+            ..Synced::default()
+        };
+        let denied = refuses(io::ErrorKind::PermissionDenied);
+        assert!(create_dir(&denied, &path).is_err(), "its name may be lost");
+        assert!(path.is_dir());
+        create_dir(&denied, &path).unwrap();
+        let broken = refuses(io::ErrorKind::Other);
+        assert!(create_dir(&broken, &path).is_err(), "the disk is broken");
     }
 }

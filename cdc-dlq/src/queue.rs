@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock, create_dir};
 use cdc_core::{DeadLetter, DeadLetterQueue, DlqError, EventId, LetterState, Position};
 use tracing::{info, warn};
 
@@ -95,16 +95,7 @@ impl FileDlq {
             path: path.display().to_string(),
             cause,
         };
-        if !storage.exists(&path) {
-            storage
-                .create_dir_all(&path)
-                .map_err(|cause| io("create", cause))?;
-            // The directory's own name must survive too, or the queue would be gone with it.
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-            storage
-                .sync_dir(parent.unwrap_or(Path::new(".")))
-                .map_err(|cause| io("sync the directory above", cause))?;
-        }
+        create_dir(storage.as_ref(), &path).map_err(|cause| io("create", cause))?;
         let lock = storage.lock(&path.join(LOCK_NAME)).map_err(|cause| {
             if cause.kind() == io::ErrorKind::WouldBlock {
                 DlqError::InUse {
@@ -142,12 +133,14 @@ impl FileDlq {
         self.active = sequence;
         self.drop_index(sequence)?;
         if cut == Some(0) {
-            return self.write(sequence, "create", |file| {
+            self.write(sequence, "create", |file| {
                 file.set_len(0)?;
                 file.write_all_at(&segment_header(sequence), 0)?;
                 file.sync_data()?;
                 Ok(SEGMENT_HEADER_LEN as u64)
-            });
+            })?;
+            // Who created it may not have come to that.
+            return self.sync_dir();
         }
         let length = self.letters.segments.get(&sequence).map_or(0, |s| s.length);
         if let Some(offset) = cut {

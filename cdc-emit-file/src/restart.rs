@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdc_core::storage::{OpenMode, write_again};
+use cdc_core::storage::{OpenMode, create_dir, write_again};
 use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
@@ -139,16 +139,8 @@ impl Writer {
             return Ok(());
         }
         let (storage, dir) = (&self.config.storage, &self.config.path);
-        if !storage.exists(dir) {
-            storage
-                .create_dir_all(dir)
-                .map_err(|cause| io_error("create the directory", dir, cause))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                storage
-                    .sync_dir(parent)
-                    .map_err(|cause| io_error("sync the directory", parent, cause))?;
-            }
-        }
+        create_dir(storage.as_ref(), dir)
+            .map_err(|cause| io_error("create the directory", dir, cause))?;
         let path = dir.join(LOCK);
         let lock = storage.lock(&path).map_err(|cause| {
             if cause.kind() == io::ErrorKind::WouldBlock {

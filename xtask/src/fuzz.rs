@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::error::Context;
 use crate::options::Options;
@@ -36,16 +37,19 @@ struct Target {
 struct Outcome {
     executions: u64,
     covered: u64,
+    /// Seconds after which nothing more was covered.
+    grew_until: u64,
     failed: bool,
 }
 
 impl Outcome {
     fn line(&self, target: &Target) -> String {
         format!(
-            "{:<18} {:>12} executions {:>6} places covered  {}",
+            "{:<18} {:>12} executions {:>6} places covered, the last after {:>5} s  {}",
             target.name,
             self.executions,
             self.covered,
+            self.grew_until,
             if self.failed { "FAILED" } else { "held" }
         )
     }
@@ -226,12 +230,16 @@ fn run(target: &Target, seconds: u64, work: &Path) -> Result<Outcome> {
         .env("RUST_LOG", "off");
     let mut outcome = Outcome::default();
     let mut said = Vec::new();
+    let begin = Instant::now();
     let status = command::follow_quietly(&mut fuzzer, |line| {
         if let Some(number) = line.strip_prefix("stat::number_of_executed_units:") {
             outcome.executions = number.trim().parse().unwrap_or(0);
         }
         let covered = line.split_once(" cov: ").map(|(_, rest)| rest);
         if let Some(number) = covered.and_then(|rest| rest.split(' ').next()?.parse().ok()) {
+            if number > outcome.covered {
+                outcome.grew_until = begin.elapsed().as_secs();
+            }
             outcome.covered = number;
         } else if !line.starts_with("stat::") && !line.starts_with('#') {
             said.push(line.to_owned());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cdc_core::checkpoint::FileCheckpoints;
-use cdc_core::storage::{StdStorage, Storage, StorageLock, replace_file};
+use cdc_core::storage::{StdStorage, Storage, StorageLock, create_dir, replace_file};
 use cdc_core::{Checkpoint, CheckpointError, CheckpointStore as _, wall_micros};
 
 use crate::exit::Exit;
@@ -158,7 +158,7 @@ impl State {
             )
             .with_cause(cause)
         };
-        storage.create_dir_all(dir).map_err(refuse)?;
+        create_dir(storage.as_ref(), dir).map_err(refuse)?;
         storage.lock(&dir.join(LOCK)).map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock => CliError::new(
                 Exit::State,

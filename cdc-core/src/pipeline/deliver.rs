@@ -160,7 +160,7 @@ impl Running {
             numbers,
         });
         if delivery == Delivery::Durable {
-            self.durable_through(w, last.position);
+            self.durable_through(w, last.position, true);
         }
         Ok(())
     }
@@ -238,11 +238,14 @@ impl Running {
         Ok(())
     }
 
-    /// Events that worker `w` gave away are safe through a position.
-    pub(super) fn durable_through(&mut self, w: usize, through: crate::Position) {
+    /// Events that worker `w` gave away are safe through a position; after a `barrier` whatever it was given.
+    pub(super) fn durable_through(&mut self, w: usize, through: crate::Position, barrier: bool) {
         let mut marked = 0;
         let worker = &mut self.workers[w];
+        // A letter that was redriven ahead has moved the mark past what was sent after it.
+        let tells = barrier || through > worker.ahead;
         while let Some(front) = worker.accepted.front()
+            && tells
             && front.last <= through
         {
             let count = self.window.mark(&front.numbers);

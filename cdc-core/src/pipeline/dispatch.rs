@@ -293,7 +293,7 @@ impl Running {
                 .try_lock()
                 .map(|mut emitter| emitter.durable());
             match durable {
-                Ok(Ok(mark)) => self.apply(w, mark)?,
+                Ok(Ok(mark)) => self.apply(w, mark, false)?,
                 Ok(Err(cause)) => {
                     self.workers[w].lost = Some(cause);
                     return Ok(false);

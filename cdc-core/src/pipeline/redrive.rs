@@ -295,6 +295,10 @@ impl Running {
                         Delivery::Accepted | Delivery::Durable
                     ));
                     self.well();
+                    if receipt.delivery == Delivery::Accepted && position > self.window.position() {
+                        let ahead = &mut self.workers[0].ahead;
+                        *ahead = position.max(*ahead);
+                    }
                     return Ok(Redriven::Taken);
                 }
                 Ok(receipt) => {

@@ -385,7 +385,7 @@ impl Running {
                 Err(_) => continue,
             };
             match durable {
-                Ok(mark) => self.apply(w, mark)?,
+                Ok(mark) => self.apply(w, mark, false)?,
                 Err(cause) => return self.lost(cause).await.map(|()| false),
             }
         }
@@ -403,7 +403,7 @@ impl Running {
                 () = self.shutdown.asked() => return Ok(Settled::Interrupted),
             };
             match flushed {
-                Ok(mark) => self.apply(w, mark)?,
+                Ok(mark) => self.apply(w, mark, true)?,
                 Err(cause) => {
                     self.lost(cause).await?;
                     return Ok(Settled::Lost);
@@ -441,8 +441,13 @@ impl Running {
         Ok(())
     }
 
-    /// Takes in a mark of worker `w`.
-    pub(super) fn apply(&mut self, w: usize, mark: Option<DurableMark>) -> Result<(), LaneError> {
+    /// Takes in a mark of worker `w`; after a `barrier` it covers all that the worker has taken.
+    pub(super) fn apply(
+        &mut self,
+        w: usize,
+        mark: Option<DurableMark>,
+        barrier: bool,
+    ) -> Result<(), LaneError> {
         let Some(mark) = mark else { return Ok(()) };
         if self.workers.len() > 1 && !mark.state.is_empty() {
             return Err(self.emit_error(EmitError::new(
@@ -450,7 +455,7 @@ impl Running {
                 "take in a mark: an emitter with several workers cannot have a state of its own; set concurrency = 1",
             )));
         }
-        self.durable_through(w, mark.through);
+        self.durable_through(w, mark.through, barrier);
         self.marked = self.marked.max(mark.through);
         if self.lost_at.is_some_and(|at| mark.through > at) {
             self.recovered();

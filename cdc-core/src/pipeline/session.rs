@@ -47,6 +47,12 @@ impl Running {
             if !self.poll_durable(due).await? {
                 return Ok(SessionEnd::Rewind);
             }
+            if due
+                && let Some(w) = self.behind_ahead()
+                && !self.wait_durable(w).await?
+            {
+                return Ok(SessionEnd::Rewind);
+            }
             if self.must_store(due) {
                 self.store_parking()?;
             }
@@ -90,7 +96,9 @@ impl Running {
             }
             // A window that is full of events whose letters have no room waits for orders below.
             if idle && self.is_full() && self.blocked.is_none() {
-                if !self.wait_durable().await? {
+                if let Some(w) = self.slowest()
+                    && !self.wait_durable(w).await?
+                {
                     return Ok(SessionEnd::Rewind);
                 }
                 continue;
@@ -197,15 +205,25 @@ impl Running {
         wake
     }
 
-    /// The window is full of events that the emitter has taken: waits until it has room, or some
-    /// time has passed. False if the emitter lost something.
-    async fn wait_durable(&mut self) -> Result<bool, LaneError> {
-        let slowest = (0..self.workers.len())
+    /// The worker that has taken the oldest event which is not durable.
+    fn slowest(&self) -> Option<usize> {
+        (0..self.workers.len())
             .filter(|&w| !self.workers[w].accepted.is_empty())
-            .min_by_key(|&w| self.workers[w].accepted[0].numbers.at(0));
-        let Some(w) = slowest else {
-            return Ok(true);
-        };
+            .min_by_key(|&w| self.workers[w].accepted[0].numbers.at(0))
+    }
+
+    /// A worker that has taken events behind a letter it was given before: only a barrier, or a mark
+    /// beyond that letter, tells that they are durable.
+    fn behind_ahead(&self) -> Option<usize> {
+        self.workers.iter().position(|worker| {
+            let front = worker.accepted.front();
+            !worker.is_busy() && front.is_some_and(|front| front.last <= worker.ahead)
+        })
+    }
+
+    /// Waits until all that a worker has taken is durable, or some time has passed. False if the emitter
+    /// lost something.
+    async fn wait_durable(&mut self, w: usize) -> Result<bool, LaneError> {
         let emitter = self.workers[w].emitter.clone();
         let flush = async { emitter.lock().await.flush().await };
         let flushed = tokio::select! {
@@ -215,7 +233,7 @@ impl Running {
             () = self.clock.sleep(DURABLE_POLL) => return self.poll_durable(false).await,
         };
         match flushed {
-            Ok(mark) => self.apply(w, mark).map(|()| true),
+            Ok(mark) => self.apply(w, mark, true).map(|()| true),
             Err(cause) => self.lost(cause).await.map(|()| false),
         }
     }
@@ -595,7 +613,7 @@ impl Running {
                 () = limit => None,
             };
             match flushed {
-                Some(Ok(mark)) => self.apply(w, mark)?,
+                Some(Ok(mark)) => self.apply(w, mark, true)?,
                 Some(Err(cause)) => {
                     self.lost(cause).await?;
                     if end != LaneEnd::Drained {
@@ -606,7 +624,7 @@ impl Running {
                     // Not all of it, but what is durable by now.
                     let mark = emitter.try_lock().map(|mut emitter| emitter.durable());
                     if let Ok(Ok(mark)) = mark {
-                        self.apply(w, mark)?;
+                        self.apply(w, mark, false)?;
                     }
                 }
             }

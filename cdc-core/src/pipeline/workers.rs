@@ -231,6 +231,9 @@ pub(super) struct Worker {
     /// It stands before the fence at the head of its queue and has been counted there.
     pub(super) arrived: bool,
     pub(super) accepted: VecDeque<Accepted>,
+    /// The furthest letter that was redriven ahead of events that are still to be sent: a mark up to it
+    /// says nothing of those.
+    pub(super) ahead: Position,
     /// The emitter says that it lost what it had accepted; the session is to go back.
     pub(super) lost: Option<EmitError>,
 }
@@ -259,6 +262,7 @@ impl Worker {
             blocked: false,
             arrived: false,
             accepted: VecDeque::new(),
+            ahead: Position::ZERO,
             lost: None,
         }
     }
@@ -345,6 +349,7 @@ impl Worker {
         self.blocked = false;
         self.arrived = false;
         self.accepted.clear();
+        self.ahead = Position::ZERO;
         self.lost = None;
     }
 

@@ -90,19 +90,25 @@ fn a_failed_call_kills_the_handle_and_a_new_one_recovers() {
     let whole = SimStorage::new();
     run(&whole, &mut Promised::default()).unwrap();
     for at in 0..whole.calls() {
-        let disk = SimStorage::new();
-        disk.fail_after(at, Failure::Once);
-        let mut promised = Promised::default();
-        assert!(run(&disk, &mut promised).is_err(), "call {at} fails");
-        check(&disk, &promised, &format!("call {at}"));
-        // And what it says then is durable.
-        disk.crash(at);
-        let dlq = FileDlq::open(disk.shared(), PATH, OPTIONS).unwrap();
-        for commit in &promised.open {
-            assert!(
-                commits(dlq.reader()).contains(commit),
-                "call {at}: lost {commit}"
-            );
+        // The process lives on and opens it again, or is killed and another one does.
+        for failure in [Failure::Once, Failure::Stop] {
+            let disk = SimStorage::new();
+            disk.fail_after(at, failure);
+            let mut promised = Promised::default();
+            assert!(run(&disk, &mut promised).is_err(), "call {at} fails");
+            disk.kill();
+            let context = format!("call {at}, {failure:?}");
+            check(&disk, &promised, &context);
+            // And what it says then is durable, with what was appended since.
+            promised.open.push(999);
+            disk.crash(at);
+            let dlq = FileDlq::open(disk.shared(), PATH, OPTIONS).unwrap();
+            for commit in &promised.open {
+                assert!(
+                    commits(dlq.reader()).contains(commit),
+                    "{context}: lost {commit}"
+                );
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock, create_dir};
 use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, wall_micros};
 
 pub use config::{LogConfig, OnLimit, Recovery, SyncPolicy, Visibility};
@@ -80,8 +80,7 @@ impl Log {
     pub(crate) fn open_for(config: LogConfig, foreign: Foreign<'_>) -> Result<Self, LogError> {
         config.check()?;
         let (storage, dir) = (config.storage.clone(), config.dir.clone());
-        storage
-            .create_dir_all(&dir)
+        create_dir(storage.as_ref(), &dir)
             .map_err(|cause| LogError::io("create the log directory", &dir, cause))?;
         let lock = lock(storage.as_ref(), &dir)?;
         let prepared = dir.join(PREPARED);

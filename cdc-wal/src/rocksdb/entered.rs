@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage, read_exact_at, replace_file};
+use cdc_core::storage::{OpenMode, Storage, create_dir, read_exact_at, replace_file};
 
 use crate::{LogError, LogErrorKind};
 
@@ -55,7 +55,7 @@ impl Remembered {
             return Ok(remembered);
         };
         if let Some(dir) = dir {
-            let made = remembered.storage.create_dir_all(dir);
+            let made = create_dir(remembered.storage.as_ref(), dir);
             made.map_err(|cause| LogError::io("create the folder", dir, cause))?;
         }
         if !remembered.storage.exists(&path) {

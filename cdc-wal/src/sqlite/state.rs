@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cdc_core::storage::{OpenMode, Storage, StorageLock, read_exact_at, replace_file};
+use cdc_core::storage::{OpenMode, Storage, StorageLock, create_dir, read_exact_at, replace_file};
 use cdc_core::{Lsn, SourceError, SourceErrorKind, wall_micros};
 
 use super::files::FileId;
@@ -209,7 +209,7 @@ impl StateDir {
             );
             SourceError::new(kind, what).with_cause(cause)
         };
-        storage.create_dir_all(dir).map_err(io)?;
+        create_dir(storage.as_ref(), dir).map_err(io)?;
         let lock = storage.lock(&dir.join("sqlite-source.lock")).map_err(io)?;
         Ok(Self {
             dir: dir.to_path_buf(),
