@@ -679,6 +679,7 @@ mod capture {
     struct Kept {
         end: Position,
         flushed: Position,
+        confirmed: Vec<Position>,
         full_at: Option<Position>,
     }
 
@@ -697,7 +698,8 @@ mod capture {
             kept.flushed = kept.end;
             Ok(kept.flushed)
         }
-        fn confirm(&mut self, _: Position) -> Result<(), SourceError> {
+        fn confirm(&mut self, up_to: Position) -> Result<(), SourceError> {
+            self.0.lock().unwrap().confirmed.push(up_to);
             Ok(())
         }
         fn is_full(&self) -> bool {
@@ -742,8 +744,10 @@ mod capture {
         });
         end.unwrap();
         let told = told.lock().unwrap().clone();
-        let end = kept.lock().unwrap().end;
-        (told, end, watermark)
+        let kept = kept.lock().unwrap();
+        let all_have = [Position::end_of(Lsn(2))];
+        assert_eq!(kept.confirmed, all_have, "it keeps what a lane lacks");
+        (told, kept.end, watermark)
     }
 
     #[tokio::test(start_paused = true)]
