@@ -154,8 +154,10 @@ impl FileDlq {
         let end = cut.unwrap_or(length);
         self.write(sequence, "recover", |file| {
             file.set_len(end)?;
+            // Without this, the sync below would be worth nothing after a failed one: that may have been
+            // of the header alone.
+            file.write_all_at(&segment_header(sequence), 0)?;
             if let Some((from, to)) = last {
-                // Without this, the sync below would be worth nothing after a failed one.
                 cdc_core::storage::write_again(file, from, to)?;
             }
             file.sync_data()?;

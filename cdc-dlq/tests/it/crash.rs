@@ -91,7 +91,7 @@ fn a_failed_call_kills_the_handle_and_a_new_one_recovers() {
     run(&whole, &mut Promised::default()).unwrap();
     for at in 0..whole.calls() {
         // The process lives on and opens it again, or is killed and another one does.
-        for failure in [Failure::Once, Failure::Stop] {
+        for failure in [Failure::Once, Failure::Forget, Failure::Stop] {
             let disk = SimStorage::new();
             disk.fail_after(at, failure);
             let mut promised = Promised::default();
