@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::beside::Beside;
 use crate::framing::Framing;
-use crate::writer::{Chunk, Command, Failure, Writer};
+use crate::writer::{Chunk, Command, Failure, Loss, Writer};
 use crate::{FileConfig, FileConfigError};
 
 /// Encoded bytes are written at least this often, whatever the batch's size.
@@ -31,8 +31,8 @@ pub struct FileEmitter {
     ahead: Option<Ahead>,
     /// The last event's commit, and if its transaction is known to have ended.
     boundary: Option<(Lsn, bool)>,
-    /// Of the batch that failed for lack of room: everything up to this is given to the writer.
-    skip_through: Option<Position>,
+    /// Of a batch that failed for lack of room: its first events, which are given to the writer.
+    half: Vec<Position>,
     /// A close that failed for lack of room is to be done first.
     close_due: bool,
     buffer: Vec<u8>,
@@ -53,6 +53,8 @@ struct Pending {
     last: Option<Position>,
     events: u64,
     lines: u64,
+    /// Events of the batch up to its last one.
+    through: usize,
 }
 
 impl FileEmitter {
@@ -69,7 +71,7 @@ impl FileEmitter {
             begun: false,
             ahead: None,
             boundary: None,
-            skip_through: None,
+            half: Vec::new(),
             close_due: false,
             buffer: Vec::new(),
         })
@@ -97,21 +99,46 @@ impl FileEmitter {
         self.beside.begin();
         self.begun = true;
         self.boundary = None;
-        self.skip_through = None;
+        self.half.clear();
         self.close_due = false;
         Ok(())
     }
 
+    /// Writes a batch; if its first events were written before it failed, the others.
     fn write_batch(&mut self, batch: &EventBatch) -> Result<Vec<Rejection>, Failure> {
+        let positions = batch.events().iter().map(|event| event.position);
+        let mut given = self.half.len();
+        if !positions.clone().take(given).eq(self.half.iter().copied()) {
+            // A letter that is redriven meanwhile, say: behind half a batch there is no place for it, and
+            // no state to store that has the one and not the other.
+            return Err(Failure::Lost(Loss {
+                what: format!("finish a batch in {}", self.config.path.display()),
+                cause: "something else came before its other half".to_owned(),
+            }));
+        }
+        let written = self.write_from(batch, &mut given);
+        self.half.clear();
+        if written.is_err() {
+            self.half.extend(positions.take(given));
+        }
+        written
+    }
+
+    /// Writes what of a batch is not given to the writer yet, and counts what is.
+    fn write_from(
+        &mut self,
+        batch: &EventBatch,
+        given: &mut usize,
+    ) -> Result<Vec<Rejection>, Failure> {
         let mut rejected = Vec::new();
-        let skip = self.skip_through;
+        let skip = *given;
         let mut pending = Pending::default();
         self.buffer.clear();
         for (index, event) in batch.events().iter().enumerate() {
             let position = event.position;
-            let skipped = skip.is_some_and(|through| position <= through);
+            let skipped = index < skip;
             if !skipped && self.at_boundary(position.commit) && self.is_due(&pending) {
-                self.give(batch, &mut pending)?;
+                self.give(batch, &mut pending, given)?;
                 self.close()?;
             }
             let start = self.buffer.len();
@@ -140,6 +167,7 @@ impl FileEmitter {
                     pending.last = Some(position);
                     pending.events += 1;
                     pending.lines += lines;
+                    pending.through = index + 1;
                     self.boundary = Some((position.commit, event.last));
                 }
                 Err(message) => {
@@ -153,15 +181,14 @@ impl FileEmitter {
             }
             let beside = self.beside.is_beside();
             if self.buffer.len() >= if beside { BESIDE_MAX } else { BUFFER_MAX } {
-                self.give(batch, &mut pending)?;
+                self.give(batch, &mut pending, given)?;
             }
         }
-        self.give(batch, &mut pending)?;
+        self.give(batch, &mut pending, given)?;
         if let Some((commit, ended)) = &mut self.boundary {
             *ended |= batch.end() >= Position::end_of(*commit);
         }
         self.beside.give(Command::End(batch.end()))?;
-        self.skip_through = None;
         Ok(rejected)
     }
 
@@ -182,7 +209,12 @@ impl FileEmitter {
     }
 
     /// Gives what is encoded to the writer.
-    fn give(&mut self, batch: &EventBatch, pending: &mut Pending) -> Result<(), Failure> {
+    fn give(
+        &mut self,
+        batch: &EventBatch,
+        pending: &mut Pending,
+        given: &mut usize,
+    ) -> Result<(), Failure> {
         let (Some(first), Some(last)) = (pending.first, pending.last) else {
             return Ok(());
         };
@@ -202,7 +234,7 @@ impl FileEmitter {
             opened_at: clock.elapsed(),
         });
         ahead.length += length;
-        self.skip_through = Some(last);
+        *given = pending.through;
         *pending = Pending::default();
         Ok(())
     }
@@ -218,7 +250,7 @@ impl FileEmitter {
     /// Does what is due between batches. Lack of room is no failure here: it is tried again.
     fn tend(&mut self, sync: bool) -> Result<(), Failure> {
         // Half a batch is written after a failure: the mark stays before it.
-        let whole = self.skip_through.is_none();
+        let whole = self.half.is_empty();
         let ended = self.boundary.is_some_and(|(_, ended)| ended);
         if self.ahead.is_some() && whole && ended && self.is_due(&Pending::default()) {
             match self.close() {

@@ -19,7 +19,8 @@
 //!   state there is nothing to cut back to: a crash in that moment repeats lines.
 //! - **Failure.** A full disk is waited for: the torn write is cut off and the same batch is taken
 //!   later. After any other failed write or sync nothing is known about what is on disk: the
-//!   emitter reports the loss, and the lane goes back to its checkpoint.
+//!   emitter reports the loss, and the lane goes back to its checkpoint. So it does if something else
+//!   comes before the other half of a batch (a letter that is redriven): half a batch is in no checkpoint.
 //! - **Bounds.** A file ends at the first end of a transaction past `rotate_bytes` or
 //!   `rotate_age`. A transaction is never divided, so a file may be longer by one transaction.
 //! - **Compression.** Closed files may be compressed by a thread beside the emitter

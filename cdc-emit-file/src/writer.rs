@@ -140,7 +140,7 @@ impl Loss {
         EmitError::new(
             EmitErrorKind::EndpointRetry { retry_after: None },
             format!(
-                "{}: what is on disk since the last sync is unknown; going back to the checkpoint",
+                "{}: what was written since the checkpoint does not count; going back to it",
                 self.what
             ),
         )

@@ -69,6 +69,68 @@ fn a_restart_on_a_full_disk_repeats_nothing() {
     }
 }
 
+/// While half a batch waits for room, an operator has a letter of an earlier event sent.
+fn redrive_behind_half_a_batch(restarts: bool) {
+    let mut first = transaction(1, 3).into_events();
+    let letter = EventBatch::new(testing::source(), vec![first.remove(1)], at(1, 1));
+    let first = EventBatch::new(testing::source(), first, transaction(1, 3).end());
+    let several: Vec<_> = (2..6)
+        .flat_map(|commit| transaction(commit, 2).into_events())
+        .collect();
+    let end = transaction(5, 2).end();
+    let several = EventBatch::new(testing::source(), several, end);
+    let mut went_back = 0;
+    for capacity in (0..3000).step_by(37) {
+        let disk = SimStorage::new();
+        let mut config = config(&disk);
+        config.rotate_bytes = 700;
+        let mut emitter = open(config.clone(), None);
+        emit(&mut emitter, &first).unwrap();
+        let mut kept = flush(&mut emitter);
+        disk.set_capacity(Some(disk.used() + capacity));
+        let refused = emit(&mut emitter, &several).is_err();
+        disk.set_capacity(None);
+        emit(&mut emitter, &letter).unwrap();
+        let told = now(emitter.flush());
+        let due = told.is_err();
+        match told {
+            // The letter is closed, and the state stored with the position before the batch.
+            Ok(mark) if refused => kept.state = mark.unwrap().state,
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind, RETRY);
+                went_back += 1;
+            }
+        }
+        if refused && restarts {
+            drop(emitter);
+            emitter = open(config.clone(), Some(&checkpoint(&kept)));
+        } else if due {
+            resume(&mut emitter, Some(&checkpoint(&kept))).unwrap();
+        }
+        if refused {
+            emit(&mut emitter, &several).unwrap();
+        }
+        if due {
+            emit(&mut emitter, &letter).unwrap();
+        }
+        flush(&mut emitter);
+        let mut found = positions(&*shared(&disk));
+        found.sort();
+        let mut wanted = all(&[first.clone(), letter.clone(), several.clone()]);
+        wanted.sort();
+        assert_eq!(found, wanted, "capacity {capacity}");
+        assert!(verified(&*shared(&disk)).is_whole());
+    }
+    assert!(went_back > 5, "{went_back}");
+}
+
+#[test]
+fn a_letter_redriven_behind_half_a_batch_is_written_and_nothing_twice() {
+    redrive_behind_half_a_batch(false);
+    redrive_behind_half_a_batch(true);
+}
+
 #[test]
 fn a_failed_sync_is_told_and_nothing_more_is_taken_until_the_lane_went_back() {
     let disk = SimStorage::new();
