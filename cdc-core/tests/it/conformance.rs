@@ -24,6 +24,7 @@ enum Fault {
     FailsForEver,
     CallsABadEventAnOutage,
     ForgetsADroppedBatch,
+    TakesALetterForADroppedBatch,
     RefusesGoodEvents,
     RefusesTheWrongEvent,
     HangsInEmit,
@@ -52,7 +53,7 @@ enum Fault {
 
 impl Fault {
     /// Every fault, and the clause it breaks.
-    const ALL: [(Self, &str); 30] = [
+    const ALL: [(Self, &str); 31] = [
         (Self::WorkersKeepStates, "1.5"),
         (Self::WorkersLoseEvents, "1.5"),
         (Self::WorkersEndTogether, "1.5"),
@@ -62,6 +63,7 @@ impl Fault {
         (Self::FailsForEver, "2.2"),
         (Self::CallsABadEventAnOutage, "2.2"),
         (Self::ForgetsADroppedBatch, "2.3"),
+        (Self::TakesALetterForADroppedBatch, "2.3"),
         (Self::RefusesGoodEvents, "2.4"),
         (Self::RefusesTheWrongEvent, "2.4"),
         (Self::HangsInEmit, "2.5"),
@@ -101,6 +103,7 @@ impl Subject for Table {
             rows: self.rows.clone(),
             open: Vec::new(),
             given: BTreeSet::new(),
+            dropped: None,
             emitted: Position::ZERO,
             mark: DurableMark::default(),
             resumes: 0,
@@ -124,6 +127,8 @@ struct Faulty {
     rows: Arc<Mutex<Vec<Position>>>,
     open: Vec<Position>,
     given: BTreeSet<Position>,
+    /// First event of a batch that was dropped.
+    dropped: Option<Position>,
     emitted: Position,
     mark: DurableMark,
     resumes: u32,
@@ -252,8 +257,15 @@ impl Emitter for Faulty {
         if self.is(Fault::ForgetsADroppedBatch) && again {
             return Ok(Receipt::ACCEPTED);
         }
+        if self.is(Fault::TakesALetterForADroppedBatch)
+            && self.dropped.is_some_and(|dropped| first < dropped)
+        {
+            return Ok(Receipt::ACCEPTED);
+        }
+        self.dropped = Some(first);
         // Whoever drops it drops it here.
         tokio::task::yield_now().await;
+        self.dropped = None;
         self.emits += 1;
         match self.fault {
             Fault::BlamesEvents => return Err(error(EmitErrorKind::Event, "write: refused")),
@@ -334,6 +346,7 @@ impl Emitter for Faulty {
             rows: self.rows.clone(),
             open: Vec::new(),
             given: BTreeSet::new(),
+            dropped: None,
             mark: DurableMark::default(),
             is_worker: true,
             alive: self.alive.clone(),

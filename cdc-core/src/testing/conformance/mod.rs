@@ -46,7 +46,7 @@ use self::workload::{
     MARKER, all, assert_complete, last, partly_unreadable, positions, recut, workload,
 };
 use super::source;
-use crate::{Checkpoint, EmitErrorKind, Emitter, Lsn, Position, Rejection};
+use crate::{Checkpoint, EmitErrorKind, Emitter, EventBatch, Lsn, Position, Rejection};
 
 /// The clauses the suite proves.
 pub const CLAUSES: [&str; 18] = [
@@ -76,6 +76,7 @@ pub async fn check<S: Subject>(mut make: impl AsyncFnMut() -> S) {
     delivers_in_order(make().await).await;
     marks_never_run_ahead(make().await).await;
     repeats_after_a_dropped_future(make().await).await;
+    takes_letters_before_a_repetition(make().await).await;
     leaves_no_hole_behind_a_checkpoint(make().await).await;
     starts_without_state(make().await).await;
     resumes_again_from_the_same_checkpoint(make().await).await;
@@ -152,6 +153,40 @@ async fn repeats_after_a_dropped_future<S: Subject>(mut subject: S) {
     }
     run.flush().await;
     assert_complete(&subject.taken().await, &batches, "2.3");
+}
+
+/// Clause 2.3: letters that are redriven may come between a batch and its repetition.
+async fn takes_letters_before_a_repetition<S: Subject>(mut subject: S) {
+    let batches = workload();
+    let mut run = Run::open(&mut subject, None).await;
+    let mut letter: Option<EventBatch> = None;
+    for batch in &batches {
+        // Its first event was refused long ago, if it had others.
+        let (parked, rest) = match batch.len() {
+            0 | 1 => (None, batch.clone()),
+            len => (Some(batch.slice(0..1)), batch.slice(1..len)),
+        };
+        {
+            let mut future = pin!(run.emitter.emit(&rest));
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = future.as_mut().poll(&mut context);
+        }
+        if let Some(letter) = letter.take() {
+            run.emit(&letter).await;
+        }
+        run.emit(&rest).await;
+        letter = parked;
+    }
+    if let Some(letter) = letter {
+        run.emit(&letter).await;
+    }
+    run.flush().await;
+    let taken: BTreeSet<_> = subject.taken().await.into_iter().collect();
+    let missing = all(&batches).into_iter().find(|p| !taken.contains(p));
+    assert_eq!(
+        missing, None,
+        "clause 2.3: given before or after the repetition of another batch, and not at the destination"
+    );
 }
 
 /// Clause 4.1: an emitter that is gone continues at any checkpoint without a hole, even
