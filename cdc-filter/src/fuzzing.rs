@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use cdc_core::testing::insert;
-use cdc_core::{Image, RowImage};
+use cdc_core::{ChangeEvent, Image, RowImage};
 
 use crate::glob::Pattern;
 use crate::{Predicate, TableFilter};
@@ -41,13 +41,19 @@ pub fn expression(data: &[u8]) {
             let mut event = insert(9, 0, 7);
             let missing = predicate.missing_columns(&event.relation).len();
             assert!(missing <= text.len());
-            assert_eq!(
-                predicate.keep(&event),
-                predicate.evaluate(&event) == Some(true),
-                "kept, and not true"
-            );
+            // Nested or long as it is, its opposite may be over the bounds.
+            let opposite = Predicate::parse(&format!("!({text})")).ok();
+            let judge = |event: &ChangeEvent| {
+                let said = predicate.evaluate(event);
+                assert_eq!(predicate.keep(event), said != Some(false), "unknown keeps");
+                if let Some(opposite) = &opposite {
+                    let of = opposite.evaluate(event);
+                    assert_eq!(of, said.map(|said| !said), "not the opposite");
+                }
+            };
+            judge(&event);
             event.after = Image::Full(RowImage::from_bytes(Bytes::copy_from_slice(row)));
-            let _kept = predicate.keep(&event);
+            judge(&event);
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

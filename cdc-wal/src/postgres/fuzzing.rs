@@ -41,6 +41,8 @@ pub(crate) fn pgoutput(data: &[u8]) {
         rest = after;
         let Ok(message) = message(bytes) else {
             assembler.restart();
+            // A transaction that was open comes again.
+            last = last.min(Some(assembler.covered()));
             continue;
         };
         if let Message::Relation(def) = &message {

@@ -381,6 +381,12 @@ impl Assembler {
             let at = Lsn(lsn.saturating_sub(1));
             let end = Position::end_of(at);
             let again = end <= self.floor;
+            if !again && at <= self.covered.commit {
+                return Err(corrupt(format_args!(
+                    "the message at {at} comes after {}",
+                    self.covered
+                )));
+            }
             self.covered = self.covered.max(end);
             let transaction = Transaction {
                 id: 0,

@@ -32,6 +32,11 @@ fn insert(id: &str) -> Vec<u8> {
     Build::insert(7, &[Some(id), Some("value")])
 }
 
+/// A message outside of transactions, of a record that ends at an LSN.
+fn loose(lsn: u64) -> Vec<u8> {
+    Build::tag(b'M').u8(0).u64(lsn).name("p").u32(1).u8(9).0
+}
+
 fn assembler() -> Assembler {
     let mut assembler = Assembler::new(FLOOR);
     feed(&mut assembler, &[table()]);
@@ -159,7 +164,6 @@ fn relations_must_be_described_again_after_a_restart() {
 #[test]
 fn a_message_outside_a_transaction_has_a_position_of_its_own() {
     let mut a = assembler();
-    let loose = |lsn| Build::tag(b'M').u8(0).u64(lsn).name("p").u32(1).u8(9).0;
     feed(&mut a, &[loose(15)]);
     let (events, end) = a.take();
     assert_eq!(events.len(), 1);
@@ -199,6 +203,7 @@ fn what_contradicts_itself_is_corrupt() {
             Build::commit(20),
             Build::begin(15, 3),
         ],
+        vec![Build::begin(10, 1), Build::commit(10), loose(7)],
     ] {
         let mut a = assembler();
         let (last, first) = messages.split_last().unwrap();
