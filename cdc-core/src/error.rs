@@ -271,6 +271,16 @@ pub enum DlqError {
         /// The configuration key of the bound.
         key: &'static str,
     },
+    /// A replay remembers no more events that failed. Unlike a full queue it halts: nothing makes room.
+    #[error(
+        "replay to {emitter}: {max} events failed or wait behind one that did; mend the destination, or replay a shorter range"
+    )]
+    TooMany {
+        /// To which emitter.
+        emitter: String,
+        /// How many are remembered.
+        max: u64,
+    },
     /// Its disk is full. Nothing of it was written.
     #[error("dead letter queue: append to {path}: {cause}; make room on its disk")]
     NoSpace {

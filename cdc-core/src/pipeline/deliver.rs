@@ -153,12 +153,14 @@ impl Running {
         let Some(last) = slice.batch.events().last() else {
             return Ok(());
         };
-        let worker = &mut self.workers[w];
-        worker.accepted.push_back(Accepted {
-            last: last.position,
-            commit_micros: last.transaction.commit_micros,
-            numbers,
-        });
+        // All that was taken may wait behind what was refused.
+        if numbers.len() > 0 {
+            self.workers[w].accepted.push_back(Accepted {
+                last: last.position,
+                commit_micros: last.transaction.commit_micros,
+                numbers,
+            });
+        }
         if delivery == Delivery::Durable {
             self.durable_through(w, last.position, true);
         }
@@ -329,6 +331,11 @@ impl Running {
         // They are refused once more when they are sent once more.
         let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
         self.culprits = self.culprits.saturating_sub(count);
+        // The emitter's mark may come to stand behind them, which it has refused.
+        if let Some(last) = slice.batch.events().last() {
+            let ahead = &mut self.workers[w].ahead;
+            *ahead = last.position.max(*ahead);
+        }
         let Some(job) = &mut self.workers[w].job else {
             return Ok(());
         };

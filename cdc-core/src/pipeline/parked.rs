@@ -183,14 +183,6 @@ impl ParkedKeys {
         self.tables.0.is_empty()
     }
 
-    /// Nothing waits any more, until it is added again.
-    pub(super) fn clear(&mut self) {
-        *self = Self {
-            additions: self.additions + 1,
-            ..Self::default()
-        };
-    }
-
     /// Keys that wait; a table that waits as a whole counts as one more.
     pub(super) fn len(&self) -> usize {
         self.keys.0.len() + self.whole.0.len()

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::PoisonError;
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::lane::LaneError;
+use super::letters::is_full;
 use super::metrics::Fate;
 use super::parked::{Left, ParkedKeys, Scope};
 use super::run::{Running, Settled};
@@ -53,8 +54,10 @@ impl Running {
     ) -> Result<(RedriveReport, Settled), LaneError> {
         let mut report = RedriveReport::default();
         let outcome = self.redrive(request, &mut report).await?;
-        if outcome == Settled::Interrupted {
-            report.stopped = Some("shutdown".into());
+        match outcome {
+            Settled::Hindered => return Ok((report, outcome)),
+            Settled::Interrupted => report.stopped = Some("shutdown".into()),
+            Settled::Done | Settled::Lost => {}
         }
         info!(
             emitter = %self.config.name,
@@ -75,8 +78,13 @@ impl Running {
             Settled::Done => {}
             other => return Ok(other),
         }
-        // Whatever the letters wait for, what came before them is done.
-        if !self.is_hindered() && self.window.position() > self.stored {
+        if self.is_hindered() {
+            // Letters that the checkpoint covers are closed with one that has the emitter's state.
+            if self.is_covered(request)? {
+                return Ok(Settled::Hindered);
+            }
+        } else if self.window.position() > self.stored {
+            // Whatever the letters wait for, what came before them is done.
             self.store_checkpoint()?;
         }
         let wanted: HashSet<EventId> = request.ids.iter().copied().collect();
@@ -104,6 +112,16 @@ impl Running {
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
                 met += usize::from(asked);
                 let ahead = self.is_ahead(&letter, scope, &due);
+                if letter.event.position > self.window.position() && !done.is_empty() {
+                    // While there is a checkpoint to be had: behind this one there may be none.
+                    match self
+                        .close_letters(std::mem::take(&mut done), report)
+                        .await?
+                    {
+                        Settled::Done if report.stopped.is_none() => {}
+                        other => return Ok(other),
+                    }
+                }
                 let outcome = if behind || !asked || ahead {
                     report.skipped += 1;
                     Redriven::Left
@@ -131,7 +149,7 @@ impl Running {
                 }
             }
             match self.close_letters(done, report).await? {
-                Settled::Done => {}
+                Settled::Done if report.stopped.is_none() => {}
                 other => return Ok(other),
             }
         }
@@ -194,9 +212,18 @@ impl Running {
             let wanted = |letter: &&DeadLetter| wanted.contains(&letter.event_id());
             let letters: Vec<_> = page.iter().filter(wanted).collect();
             let ids: Vec<_> = letters.iter().map(|letter| letter.event_id()).collect();
-            dlq.set_states(&self.config.name, &ids, LetterState::Discarded)
-                .map_err(|cause| self.dlq_error(cause))?;
+            let discarded = dlq
+                .set_states(&self.config.name, &ids, LetterState::Discarded)
+                .map_err(|cause| self.dlq_error(cause));
             drop(dlq);
+            match discarded {
+                Ok(()) => {}
+                Err(error) if is_full(&error) => {
+                    error!(emitter = %self.config.name, %error, "no room to say that letters are discarded; they stay open");
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
+            }
             let mut closed = HashSet::with_capacity(letters.len());
             for letter in letters {
                 if let Some(scope) = Scope::of(&letter.event) {
@@ -243,16 +270,25 @@ impl Running {
             Settled::Done => {}
             other => return Ok(other),
         }
-        if self.is_hindered() {
-            debug_assert!(done.iter().all(|(id, _)| id.position() > self.stored));
-        } else {
+        if !self.is_hindered() {
             self.store_checkpoint()?;
+        } else if done.iter().any(|(id, _)| id.position() <= self.stored) {
+            return Ok(Settled::Hindered);
         }
-        {
+        let closed = {
             let ids: Vec<_> = done.iter().map(|(id, _)| *id).collect();
             let mut dlq = self.dlq.lock().unwrap_or_else(PoisonError::into_inner);
             dlq.set_states(&self.config.name, &ids, LetterState::Delivered)
-                .map_err(|cause| self.dlq_error(cause))?;
+                .map_err(|cause| self.dlq_error(cause))
+        };
+        match closed {
+            Ok(()) => {}
+            // They stay open, and are sent once more with the next redrive.
+            Err(error) if is_full(&error) => {
+                report.stopped = Some(format!("delivered, and not closed: {error}"));
+                return Ok(Settled::Done);
+            }
+            Err(error) => return Err(error),
         }
         for (id, scope) in done {
             if let Some(scope) = scope {
@@ -281,6 +317,11 @@ impl Running {
         let position = event.position;
         let batch = EventBatch::new(letter.source.clone(), vec![event], position);
         let emitter = self.workers[0].emitter.clone();
+        if position > self.window.position() {
+            // Taken, refused or unknown: its mark may come to be there.
+            let ahead = &mut self.workers[0].ahead;
+            *ahead = position.max(*ahead);
+        }
         for attempt in 1.. {
             let emit = async { emitter.lock().await.emit(&batch).await };
             let answer = tokio::select! {
@@ -295,10 +336,6 @@ impl Running {
                         Delivery::Accepted | Delivery::Durable
                     ));
                     self.well();
-                    if receipt.delivery == Delivery::Accepted && position > self.window.position() {
-                        let ahead = &mut self.workers[0].ahead;
-                        *ahead = position.max(*ahead);
-                    }
                     return Ok(Redriven::Taken);
                 }
                 Ok(receipt) => {

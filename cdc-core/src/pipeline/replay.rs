@@ -188,12 +188,9 @@ impl DeadLetterQueue for Refused {
                 continue;
             }
             if self.seen.len() >= REPLAY_FAILURES_MAX {
-                return Err(DlqError::Full {
-                    path: format!("replay to {}", letter.emitter),
-                    used: self.seen.len() as u64,
+                return Err(DlqError::TooMany {
+                    emitter: letter.emitter.to_string(),
                     max: REPLAY_FAILURES_MAX as u64,
-                    unit: "events",
-                    key: "a shorter range",
                 });
             }
             self.seen.insert(id);
@@ -249,5 +246,48 @@ impl CheckpointStore for InMemory {
 
     fn list(&self) -> Result<Vec<(String, Checkpoint)>, CheckpointError> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::letters::is_full;
+    use super::*;
+    use crate::testing::{insert, source};
+
+    /// A full queue blocks its lane until somebody makes room. Here nobody can.
+    #[test]
+    fn a_replay_in_which_too_much_fails_ends() {
+        let letter = |commit| DeadLetter {
+            emitter: "hook".into(),
+            source: source(),
+            event: insert(commit, 0, 7),
+            failure: crate::Failure {
+                stage: crate::Stage::Deliver,
+                class: "event".into(),
+                message: "no".into(),
+                status: None,
+                response: None,
+            },
+            attempts: 1,
+            first_failed_micros: 0,
+            last_failed_micros: 0,
+            state: LetterState::Parked,
+        };
+        let lineage = source().lineage;
+        let known = (1..=REPLAY_FAILURES_MAX as u64).map(crate::Lsn);
+        let known = known.map(|commit| EventId::new(&lineage, Position::new(commit, 0)));
+        let mut refused = Refused {
+            seen: known.collect(),
+            named: Vec::new(),
+        };
+        refused.append(&[letter(1)]).unwrap();
+        let cause = refused.append(&[letter(1_000_001)]).unwrap_err();
+        assert!(cause.to_string().contains("1000000 events"), "{cause}");
+        let error = LaneError::Dlq {
+            emitter: "hook".into(),
+            cause,
+        };
+        assert!(!is_full(&error), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::breaker::Breaker;
-use super::parked::{ParkedKeys, Parking};
+use super::parked::{ParkedKeys, Parking, Scope};
 use super::session::SessionEnd;
 use super::window::Window;
 use super::workers::Worker;
@@ -33,6 +33,9 @@ pub(super) enum Settled {
     Interrupted,
     /// The emitter lost something: back to the checkpoint.
     Lost,
+    /// What is next needs a checkpoint with the emitter's state, and there is none to be had here: back to
+    /// the last one.
+    Hindered,
 }
 
 /// Events that were read and filtered, and that wait until their letters can be stored.
@@ -264,8 +267,11 @@ impl Running {
                     if !self.parking.is_empty() {
                         // Letters that were not stored yet are forgotten below, and nothing waits
                         // behind them.
-                        self.parked.clear();
-                        self.rebuild_parked()?;
+                        for letter in self.parking.letters() {
+                            if let Some(scope) = Scope::of(&letter.event) {
+                                self.parked.remove(scope, letter.event.position);
+                            }
+                        }
                     }
                 }
             }

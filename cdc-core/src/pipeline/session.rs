@@ -101,6 +101,10 @@ impl Running {
                 {
                     return Ok(SessionEnd::Rewind);
                 }
+                // A consumer may stay away for long.
+                if self.draining.is_none() && self.pending.is_none() {
+                    self.pending = self.control.try_recv().ok();
+                }
                 continue;
             }
             let reads = self.may_read();
@@ -495,13 +499,12 @@ impl Running {
                     }));
                 } else if busy || !(self.is_idle() || self.blocked.is_some()) {
                     self.pending = Some(LaneCommand::Redrive { request, reply });
-                } else if self.is_hindered() && self.is_covered(&request)? {
-                    // These letters need a checkpoint with the emitter's state, and there is none to
-                    // be had here.
-                    self.pending = Some(LaneCommand::Redrive { request, reply });
-                    return Ok(Some(SessionEnd::Rewind));
                 } else {
                     let (report, settled) = self.obey_redrive(&request).await?;
+                    if settled == Settled::Hindered {
+                        self.pending = Some(LaneCommand::Redrive { request, reply });
+                        return Ok(Some(SessionEnd::Rewind));
+                    }
                     drop(reply.send(report));
                     self.unblock()?;
                     if settled == Settled::Lost {

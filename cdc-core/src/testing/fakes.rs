@@ -335,6 +335,8 @@ pub struct MemoryDlq {
     pub letters: Vec<DeadLetter>,
     /// Appends fail from now on.
     pub full: bool,
+    /// States of letters cannot be stored: its disk is full.
+    pub states_full: bool,
     /// Most open letters.
     pub letters_max: Option<usize>,
     /// Appends that succeeded, each of which a real queue syncs.
@@ -385,6 +387,12 @@ impl DeadLetterQueue for MemoryDlq {
         id: EventId,
         state: LetterState,
     ) -> Result<(), DlqError> {
+        if self.states_full {
+            return Err(DlqError::NoSpace {
+                path: "memory".into(),
+                cause: std::io::ErrorKind::StorageFull.into(),
+            });
+        }
         for letter in &mut self.letters {
             if &*letter.emitter == emitter && letter.event_id() == id {
                 letter.state = state;

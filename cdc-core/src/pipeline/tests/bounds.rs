@@ -5,7 +5,7 @@ use super::*;
 use crate::{DurableMark, EmitError, Emitter, Receipt};
 
 /// Runs a lane beside `orders`, with the counters looked at all the while.
-async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
+pub(super) async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
     let (trigger, shutdown) = Shutdown::new();
     let (lane, control) = rig.lane(&shutdown);
     let metrics = rig.metrics.clone();
@@ -28,11 +28,11 @@ async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
     assert!(counts.adds_up(), "{counts:?}");
 }
 
-async fn wait(seconds: u64) {
+pub(super) async fn wait(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-fn blocked_by(rig: &Rig) -> String {
+pub(super) fn blocked_by(rig: &Rig) -> String {
     match rig.metrics.counts().health {
         LaneHealth::Blocked { reason } => reason,
         other => panic!("{other:?}"),
@@ -389,115 +389,4 @@ async fn a_shutdown_does_not_wait_for_a_consumer_that_fetches_when_it_likes() {
         assert!(counts.adds_up(), "{counts:?}");
         assert_eq!(rig.stored(), Position::ZERO);
     }
-}
-
-#[derive(Default)]
-struct Consumed {
-    given: Vec<Position>,
-    acknowledged: usize,
-    /// It acknowledges what it is given.
-    by_itself: bool,
-}
-
-/// Takes one event a second; a consumer acknowledges them in the order in which they were given.
-#[derive(Clone, Default)]
-struct Consumer(Arc<Mutex<Consumed>>);
-
-impl Consumer {
-    fn now(&self) -> std::sync::MutexGuard<'_, Consumed> {
-        self.0.lock().unwrap()
-    }
-}
-
-impl Emitter for Consumer {
-    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
-        wait(1).await;
-        let mut now = self.now();
-        let given = batch.events().iter().map(|event| event.position);
-        now.given.extend(given);
-        if now.by_itself {
-            now.acknowledged = now.given.len();
-        }
-        Ok(Receipt::ACCEPTED)
-    }
-
-    fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
-        let now = self.now();
-        let acknowledged = now.given[..now.acknowledged].iter().max();
-        Ok(Some(DurableMark {
-            through: acknowledged.copied().unwrap_or(Position::ZERO),
-            ..DurableMark::default()
-        }))
-    }
-
-    async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
-        let left = || {
-            let now = self.now();
-            now.given.len() - now.acknowledged
-        };
-        while left() > 0 {
-            wait(1).await;
-        }
-        self.durable()
-    }
-
-    fn batch_size(&self) -> usize {
-        1
-    }
-}
-
-/// A letter may go ahead of another row's event that waits for room. What the emitter says of the
-/// letter then says nothing of that event, which it is given afterwards.
-#[tokio::test(start_paused = true)]
-async fn a_letter_redriven_ahead_does_not_speak_for_an_event_that_is_sent_after_it() {
-    let rig = Rig {
-        transform: Some(|event| match event.position.ordinal {
-            0 => Err(TransformError {
-                message: "no".into(),
-            }),
-            _ => Ok(Some(event)),
-        }),
-        ..Rig::new()
-    };
-    rig.dlq.lock().unwrap().letters_max = Some(2);
-    // Row 7 is dead from its first event on.
-    let rows = [7, 1, 7, 2, 7, 7, 7];
-    let events = rows.into_iter().zip(0..);
-    let events = events.map(|(row, n)| insert(1, n, row)).collect();
-    rig.log
-        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
-    let consumer = Consumer::default();
-    consumer.now().by_itself = true;
-    let config = LaneConfig::new("hook", source().lineage, Position::ZERO);
-    let (trigger, shutdown) = Shutdown::new();
-    let (lane, control) = rig.lane_to(BoxEmitter::new(consumer.clone()), config, &shutdown);
-    let orders = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        // While the first event is on its way, whoever asks has the letters stored: there is no
-        // room for the third one, and the second event stays behind it.
-        control.resume().await.unwrap();
-        wait(5).await;
-        blocked_by(&rig);
-        assert_eq!(consumer.now().given, [at(1, 1)]);
-        let request = RedriveRequest {
-            as_was: true,
-            ..RedriveRequest::default()
-        };
-        for sent in [3, 5] {
-            let report = control.redrive(request.clone()).await.unwrap();
-            assert_eq!((report.delivered, report.stopped), (2, None));
-            assert_eq!(consumer.now().given.len(), sent);
-        }
-        consumer.now().by_itself = false;
-        wait(5).await;
-        let given = [1, 0, 2, 4, 5, 3].map(|n| at(1, n));
-        assert_eq!(consumer.now().given, given);
-        assert_eq!(rig.stored(), at(1, 2), "the last one is not acknowledged");
-        consumer.now().acknowledged = given.len();
-        wait(5).await;
-        assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
-        trigger.trigger();
-    };
-    let ((), end) = tokio::join!(orders, lane);
-    assert_eq!(end.unwrap(), LaneEnd::Drained);
 }

@@ -645,6 +645,7 @@ mod concurrency;
 mod model;
 mod orders;
 mod partial;
+mod redrive;
 mod replay;
 mod tables;
 

@@ -96,3 +96,37 @@ async fn what_a_replay_cannot_deliver_is_reported_and_never_a_letter_of_the_lane
         .unwrap();
     assert!(report.is_complete());
 }
+
+/// The row waits behind an event that only the replay knows of: no queue tells it again.
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_a_replay_waits_also_after_its_emitter_lost_something() {
+    let rig = Rig::new();
+    rig.log.push(EventBatch::new(
+        source(),
+        vec![insert(1, 0, 7)],
+        Position::end_of(Lsn(1)),
+    ));
+    let again = ScriptedEmitter::default();
+    again.state().poison.push(at(1, 0));
+    again.state().accept_until = Some(Position::end_of(Lsn(1)));
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        again.state().lose = Some(EmitErrorKind::EndpointRetry { retry_after: None });
+        rig.log.push(EventBatch::new(
+            source(),
+            vec![insert(2, 0, 7), insert(2, 1, 8)],
+            Position::end_of(Lsn(2)),
+        ));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        again.state().accept_until = Some(Position::MAX);
+    };
+    let end = Position::end_of(Lsn(2));
+    let (report, ()) = tokio::join!(rig.replay(&again, Position::ZERO, end), later);
+    let report = report.unwrap();
+    assert_eq!(
+        again.taken(),
+        [at(2, 1), at(2, 1)],
+        "row 8 comes again, row 7 waits"
+    );
+    assert_eq!((report.failed, report.held_back), (1, 1));
+}
