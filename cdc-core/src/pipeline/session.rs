@@ -544,8 +544,9 @@ impl Running {
             return Ok(Err(cause));
         }
         let from = self.window.position();
-        // What the emitter has taken is its own: its state must say so, wherever the lane goes.
-        if self.settle().await? == Settled::Lost {
+        // What the emitter has taken is its own: its state must say so, wherever the lane goes. One without
+        // a state forgets it when it is resumed, and its consumer may be away for long.
+        if !self.state.is_empty() && self.settle().await? == Settled::Lost {
             warn!(emitter = %self.config.name, "emitter lost what it had accepted; it is moved all the same");
         }
         let checkpoint = self.checkpoint_at(to);

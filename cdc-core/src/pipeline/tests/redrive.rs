@@ -287,6 +287,28 @@ async fn letters_that_cannot_be_closed_for_lack_of_room_stay_open_and_the_lane_g
     assert_eq!(rig.emitter.taken(), taken, "sent once more");
 }
 
+/// Nobody fetches what was given: an operator moves the lane all the same.
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_consumer_is_away_can_be_moved() {
+    let rig = Rig::new();
+    rig.log.push(transaction(1, 1, 3));
+    let consumer = Consumer::default();
+    to_consumer(&rig, &consumer, 1000, async |control| {
+        wait(5).await;
+        let moved = tokio::time::timeout(Duration::from_secs(60), control.seek(at(1, 1)));
+        let from = moved.await.expect("an answer").unwrap().unwrap();
+        assert_eq!(from, Position::ZERO);
+        assert_eq!(rig.stored(), at(1, 1));
+        wait(5).await;
+        let given = [0, 1, 2, 2].map(|n| at(1, n));
+        assert_eq!(consumer.now().given, given);
+        consumer.now().acknowledged = given.len();
+        wait(5).await;
+        assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
+    })
+    .await;
+}
+
 /// Its consumer is away and its window full: it waits, and hears what it is told all the same.
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_window_is_full_takes_orders() {
