@@ -208,17 +208,28 @@ fn parent(path: &Path) -> &Path {
 /// Creates a directory and the missing ones above it, and makes their names durable: what is synced in
 /// a directory whose own name a loss of power takes is gone with it.
 ///
-/// The name of one that is there is made durable, too: who created it may have died in between. Only
-/// then it is passed over where the directory above may not be read or cannot be synced.
+/// One is made only when the name of the one above is durable, so that whoever dies in between leaves a
+/// single name to luck. That of the lowest one that is there is made durable first for this reason; it
+/// alone is passed over where the directory above may not be read or cannot be synced.
 ///
 /// # Errors
 /// From the storage.
 pub fn create_dir(storage: &dyn Storage, path: &Path) -> io::Result<()> {
-    let named = path.ancestors().filter(|path| path.file_name().is_some());
-    let missing: Vec<&Path> = named.take_while(|path| !storage.exists(path)).collect();
-    storage.create_dir_all(path)?;
+    let mut missing = Vec::new();
+    let mut named = path.ancestors().filter(|path| path.file_name().is_some());
+    let there = named.find(|path| {
+        let there = storage.exists(path);
+        if !there {
+            missing.push(*path);
+        }
+        there
+    });
     if missing.is_empty() {
-        return match storage.sync_dir(parent(path)) {
+        // Refuses what is no directory.
+        storage.create_dir_all(path)?;
+    }
+    if let Some(there) = there {
+        match storage.sync_dir(parent(there)) {
             Err(error)
                 if matches!(
                     error.kind(),
@@ -226,17 +237,14 @@ pub fn create_dir(storage: &dyn Storage, path: &Path) -> io::Result<()> {
                         | io::ErrorKind::ReadOnlyFilesystem
                         | io::ErrorKind::InvalidInput
                         | io::ErrorKind::Unsupported
-                ) =>
-            {
-                Ok(())
-            }
-            synced => synced,
-        };
+                ) => {}
+            synced => synced?,
+        }
     }
-    missing
-        .into_iter()
-        .rev()
-        .try_for_each(|made| storage.sync_dir(parent(made)))
+    missing.into_iter().rev().try_for_each(|path| {
+        storage.create_dir_all(path)?;
+        storage.sync_dir(parent(path))
+    })
 }
 
 /// Replaces a small file durably: write beside it, sync, rename, sync the directory.
@@ -401,26 +409,43 @@ impl StorageFile for StdFile {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
 
-    /// Directories whose names were made durable.
+    /// Which directories were synced, and which a loss of power leaves.
     #[derive(Debug, Default)]
     struct Synced {
         dirs: Mutex<Vec<PathBuf>>,
         refuses: Option<io::ErrorKind>,
+        /// Directories whose names are durable.
+        durable: Mutex<BTreeSet<PathBuf>>,
+        /// Calls until one fails; then the process is dead.
+        lives: AtomicUsize,
     }
 
     impl Synced {
         fn take(&self) -> Vec<PathBuf> {
             std::mem::take(&mut *self.dirs.lock().unwrap())
         }
+
+        fn call(&self) -> io::Result<()> {
+            let left = |lives: usize| Some(lives.saturating_sub(1));
+            let lives = self.lives.fetch_update(Relaxed, Relaxed, left);
+            match lives {
+                Ok(1) => Err(io::Error::other("the process is dead")),
+                _ => Ok(()),
+            }
+        }
     }
 
     impl Storage for Synced {
         fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+            self.call()?;
             StdStorage.create_dir_all(path)
         }
         fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
@@ -437,7 +462,14 @@ mod tests {
         }
         fn sync_dir(&self, dir: &Path) -> io::Result<()> {
             self.dirs.lock().unwrap().push(dir.to_owned());
-            self.refuses.map_or(Ok(()), |kind| Err(kind.into()))
+            self.call()?;
+            if let Some(kind) = self.refuses {
+                return Err(kind.into());
+            }
+            let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+            let names = names.collect::<io::Result<Vec<_>>>()?;
+            self.durable.lock().unwrap().extend(names);
+            Ok(())
         }
         fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
             StdStorage.lock(path)
@@ -454,11 +486,35 @@ mod tests {
         let path = root.join("a/b/c");
         create_dir(&storage, &path).unwrap();
         assert!(path.is_dir());
-        let above = [root.to_owned(), root.join("a"), root.join("a/b")];
+        let above = root.parent().unwrap().to_owned();
+        let above = [above, root.to_owned(), root.join("a"), root.join("a/b")];
         assert_eq!(storage.take(), above);
         // There, and perhaps created by somebody who died.
         create_dir(&storage, &path).unwrap();
         assert_eq!(storage.take(), [root.join("a/b")]);
+    }
+
+    #[test]
+    fn whoever_died_at_any_call_leaves_no_name_to_luck() {
+        let mut died = 0;
+        for at in 1.. {
+            let dir = tempfile::tempdir().unwrap();
+            let (root, storage) = (dir.path(), Synced::default());
+            let path = root.join("a/b/c");
+            storage.lives.store(at, Relaxed);
+            let first = create_dir(&storage, &path);
+            storage.lives.store(0, Relaxed);
+            create_dir(&storage, &path).unwrap();
+            let durable = storage.durable.lock().unwrap();
+            for name in ["a", "a/b", "a/b/c"] {
+                assert!(durable.contains(&root.join(name)), "{name}, call {at}");
+            }
+            if first.is_ok() {
+                break;
+            }
+            died += 1;
+        }
+        assert!(died > 3, "{died}");
     }
 
     #[test]
