@@ -68,7 +68,8 @@ pub trait Storage: Send + Sync + Debug {
     /// `WouldBlock` if another holder has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
 
-    /// True if there is a file or directory of this name.
+    /// True if there is a file or directory of this name. False also where it cannot be looked at, so
+    /// what is made anew, or done without, when a file is absent is opened with [`open_if_there`].
     fn exists(&self, path: &Path) -> bool;
 }
 
@@ -149,6 +150,29 @@ pub trait StorageFile: Send + Sync + Debug {
     /// The file of the operating system behind this, for memory mapping; `None` in simulations.
     fn as_std(&self) -> Option<&File> {
         None
+    }
+}
+
+/// Opens an existing file; `None` only if there is none. One that cannot be looked at is an error, not
+/// absent: on a mount that does not answer for a moment, an empty one would take its place.
+///
+/// # Errors
+/// From the storage.
+pub fn open_if_there(
+    storage: &dyn Storage,
+    path: &Path,
+    mode: OpenMode,
+) -> io::Result<Option<Box<dyn StorageFile>>> {
+    match storage.open(path, mode) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        opened => opened.map(Some),
     }
 }
 

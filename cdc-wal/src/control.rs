@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, open_if_there, read_exact_at};
 
 use crate::LogError;
 use crate::format::{take, take_u32, take_u64};
@@ -81,10 +81,34 @@ impl Control {
     pub(crate) fn load(storage: &dyn Storage, dir: &Path) -> Result<Option<Self>, LogError> {
         let path = dir.join(CONTROL);
         let io = |cause| LogError::io("read the log's control file", &path, cause);
-        if !storage.exists(&path) {
+        let Some(file) = open_if_there(storage, &path, OpenMode::Read).map_err(io)? else {
             return Ok(None);
-        }
-        let file = storage.open(&path, OpenMode::Read).map_err(io)?;
+        };
         Self::read(file.as_ref()).map_err(io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cdc_core::testing::sim_storage::SimStorage;
+
+    use super::*;
+
+    #[test]
+    fn a_control_file_that_cannot_be_looked_at_for_a_moment_is_not_taken_for_none() {
+        let (disk, dir) = (SimStorage::new(), Path::new("/log"));
+        assert_eq!(Control::load(&disk, dir).unwrap(), None);
+        let control = Control {
+            uuid: [7; 16],
+            epoch: 1,
+            flushed: 5,
+            written: 6,
+            read_written: false,
+        };
+        let file = disk.open(&dir.join(CONTROL), OpenMode::CreateNew).unwrap();
+        file.write_all_at(&control.encode(), 0).unwrap();
+        disk.fail_look_after(0);
+        Control::load(&disk, dir).unwrap_err();
+        assert_eq!(Control::load(&disk, dir).unwrap(), Some(control));
     }
 }

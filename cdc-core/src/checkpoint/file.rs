@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::{Checkpoint, CheckpointStore};
-use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+use crate::storage::{OpenMode, Storage, StorageFile, open_if_there, read_exact_at};
 use crate::{CheckpointError, Lineage, Lsn, Position, SourceKind};
 
 const MAGIC: &[u8; 8] = b"WKCDCCP1";
@@ -62,12 +62,15 @@ impl FileCheckpoints {
             path: path.display().to_string(),
             cause,
         };
-        if !storage.exists(&path) {
-            create(storage.as_ref(), &path).map_err(|cause| io("create", cause))?;
-        }
-        let file = storage
-            .open(&path, OpenMode::ReadWrite)
-            .map_err(|cause| io("open", cause))?;
+        let there = open_if_there(storage.as_ref(), &path, OpenMode::ReadWrite);
+        let file = match there.map_err(|cause| io("open", cause))? {
+            Some(file) => file,
+            None => {
+                create(storage.as_ref(), &path).map_err(|cause| io("create", cause))?;
+                let made = storage.open(&path, OpenMode::ReadWrite);
+                made.map_err(|cause| io("open", cause))?
+            }
+        };
         let (generation, entries) = read(file.as_ref(), &path)?;
         // If the process before ended by a failed sync, the system may hold this slot as clean and
         // never write it. Written again, the sync is worth something, and so is what is built on it.
@@ -414,6 +417,31 @@ mod tests {
             let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
             assert!(store.load("a").unwrap().unwrap().position >= seen);
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_at_for_a_moment_is_not_made_anew() {
+        use crate::testing::sim_storage::SimStorage;
+        let mut refused = 0;
+        loop {
+            let disk = SimStorage::new();
+            let storage = disk.shared();
+            let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+            store.advance("a", &checkpoint(5)).unwrap();
+            drop(store);
+            disk.fail_look_after(refused);
+            let again = FileCheckpoints::open(&storage, "/checkpoints");
+            disk.clear_failure();
+            let ended = again.is_ok();
+            drop(again);
+            let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+            assert_eq!(store.load("a").unwrap(), Some(checkpoint(5)), "{refused}");
+            if ended {
+                break;
+            }
+            refused += 1;
+        }
+        assert!(refused > 0);
     }
 
     #[test]

@@ -91,6 +91,8 @@ struct Disk {
     failures: u64,
     /// Nothing may grow.
     full: bool,
+    /// Look-ups until one fails.
+    blind_at: Option<u64>,
     watch: Option<Arc<dyn DiskWatch>>,
 }
 
@@ -216,10 +218,18 @@ impl SimStorage {
         self.disk().watch = Some(watch);
     }
 
+    /// Makes the `n`-th look at a name from now on fail, counted from 0, as a mount that does not answer
+    /// for a moment does: [`Storage::exists`] is false, [`Storage::open`] of what should be there an
+    /// error. Later ones work.
+    pub fn fail_look_after(&self, n: u64) {
+        self.disk().blind_at = Some(n);
+    }
+
     /// No call is to fail any more.
     pub fn clear_failure(&self) {
         let mut disk = self.disk();
         disk.fail_at = None;
+        disk.blind_at = None;
         disk.full = false;
     }
 
@@ -242,6 +252,7 @@ impl SimStorage {
         disk.stopped = false;
         disk.full = false;
         disk.fail_at = None;
+        disk.blind_at = None;
         disk.unlock();
         let kept = usize::try_from(dice.roll() % (disk.renames.len() as u64 + 1)).unwrap_or(0);
         for op in disk.renames.drain(..).take(kept) {
@@ -288,6 +299,7 @@ impl SimStorage {
         disk.stopped = false;
         disk.full = false;
         disk.fail_at = None;
+        disk.blind_at = None;
         disk.unlock();
     }
 
@@ -333,6 +345,17 @@ impl Disk {
             node.shares = 0;
             node.claimed = false;
         }
+    }
+
+    /// What a name stands for, unless it cannot be looked at just now.
+    fn look(&mut self, path: &Path) -> io::Result<Option<usize>> {
+        let left = self.blind_at.take();
+        self.blind_at = left.and_then(|left| left.checked_sub(1));
+        if left == Some(0) {
+            self.failures += 1;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(self.names.get(path).copied())
     }
 
     /// Counts a changing call; fails the one that is to fail.
@@ -399,7 +422,10 @@ impl Storage for SimStorage {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn StorageFile>> {
         let mut disk = self.disk();
-        let known = disk.names.get(path).copied();
+        let known = match mode {
+            OpenMode::CreateNew => disk.names.get(path).copied(),
+            OpenMode::Read | OpenMode::ReadWrite => disk.look(path)?,
+        };
         let node = match (mode, known) {
             (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
             (OpenMode::CreateNew, None) => {
@@ -480,7 +506,7 @@ impl Storage for SimStorage {
     }
 
     fn exists(&self, path: &Path) -> bool {
-        self.disk().names.contains_key(path)
+        self.disk().look(path).is_ok_and(|node| node.is_some())
     }
 }
 

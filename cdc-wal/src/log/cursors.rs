@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cdc_core::storage::{OpenMode, Storage, read_exact_at};
+use cdc_core::storage::{OpenMode, Storage, open_if_there, read_exact_at};
 use cdc_core::{Lsn, Position};
 
 use crate::format::{take, take_text, take_u16, take_u32, take_u64};
@@ -35,11 +35,10 @@ pub(crate) struct Cursors {
 impl Cursors {
     pub(crate) fn load(storage: &dyn Storage, dir: &Path) -> Result<Self, LogError> {
         let path = dir.join(FILE);
-        if !storage.exists(&path) {
-            return Ok(Self::default());
-        }
         let io = |cause| LogError::io("read the log's cursors", &path, cause);
-        let file = storage.open(&path, OpenMode::Read).map_err(io)?;
+        let Some(file) = open_if_there(storage, &path, OpenMode::Read).map_err(io)? else {
+            return Ok(Self::default());
+        };
         let longest = 64 + CURSORS_MAX * (NAME_BYTES_MAX + 32);
         let len = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
         let corrupt = || {
@@ -106,4 +105,46 @@ fn decode(bytes: &[u8]) -> Option<Cursors> {
         );
     }
     rest.is_empty().then_some(Cursors { entries })
+}
+
+#[cfg(test)]
+mod tests {
+    use cdc_core::testing::sim_storage::SimStorage;
+
+    use super::*;
+    use crate::{Log, LogConfig};
+
+    #[test]
+    fn cursors_that_cannot_be_looked_at_for_a_moment_are_not_forgotten() {
+        let mut refused = 0;
+        loop {
+            let disk = SimStorage::new();
+            let open = || {
+                Log::open(LogConfig {
+                    segment_bytes: 64 << 10,
+                    background: false,
+                    storage: disk.shared(),
+                    ..LogConfig::new("/log")
+                })
+            };
+            let log = open().unwrap();
+            log.register_cursor("one", Position::ZERO).unwrap();
+            drop(log);
+            disk.fail_look_after(refused);
+            let before = disk.failures();
+            // Another one's stores them all.
+            if let Ok(log) = open() {
+                log.register_cursor("two", Position::ZERO).unwrap();
+            }
+            let failed = disk.failures() > before;
+            disk.clear_failure();
+            let log = open().unwrap();
+            assert!(log.cursors().contains_key("one"), "look {refused}");
+            if !failed {
+                break;
+            }
+            refused += 1;
+        }
+        assert!(refused > 3, "{refused}");
+    }
 }
