@@ -72,6 +72,8 @@ pub struct FileDlq {
     /// Sequence of the segment appends go to.
     active: u64,
     frames: Frames,
+    /// A full disk's part of an append was cut off the active segment, and nothing was synced since.
+    cut: bool,
     dead: bool,
     _lock: Box<dyn StorageLock>,
 }
@@ -112,6 +114,7 @@ impl FileDlq {
             active: 0,
             letters: loaded.reader,
             frames: Frames::default(),
+            cut: false,
             dead: false,
             _lock: lock,
         };
@@ -305,6 +308,13 @@ impl FileDlq {
     /// Ends the active segment, with its index beside it, and begins the next.
     fn rotate(&mut self) -> Result<(), DlqError> {
         let ended = self.active;
+        if self.cut {
+            // The end of a segment that is not the newest is no torn one: what was cut must not be back
+            // after a loss of power.
+            let length = self.active_length();
+            self.write(ended, "end", |file| file.sync_data().map(|()| length))?;
+            self.cut = false;
+        }
         if let Some(segment) = self.letters.segments.get(&ended) {
             let written = self
                 .letters
@@ -364,6 +374,7 @@ impl FileDlq {
                 }
             }
         })?;
+        self.cut = full.is_some();
         full.map_or(Ok(()), |cause| {
             Err(DlqError::NoSpace {
                 path: self.letters.path.display().to_string(),

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod crash;
+mod full;
 mod import;
 mod index;
 mod model;
