@@ -415,13 +415,19 @@ impl FileDlq {
 
     /// Removes segments without open letters, and copies what is open forward when more than
     /// half of everything is of closed letters. At most one segment is copied a call.
+    ///
+    /// On a full disk there is no copy, and that is no error: what it was called behind is stored, and
+    /// what is closed goes when there is room to copy the rest.
     fn reclaim(&mut self) -> Result<(), DlqError> {
         self.remove_finished()?;
         let (bytes, live) = (self.letters.bytes(), self.letters.index.live_bytes());
-        if self.letters.segments.len() > 2 && bytes / 2 > live {
-            self.copy_oldest()?;
+        if self.letters.segments.len() <= 2 || bytes / 2 <= live {
+            return Ok(());
         }
-        Ok(())
+        match self.copy_oldest() {
+            Err(DlqError::NoSpace { .. }) => Ok(()),
+            copied => copied,
+        }
     }
 
     fn remove_finished(&mut self) -> Result<(), DlqError> {
@@ -608,11 +614,7 @@ impl FileDlq {
         for letter in closed {
             self.set_state(&letter.emitter, letter.event_id(), letter.state)?;
         }
-        match self.reclaim() {
-            // They are stored; what is closed goes when there is room to copy the rest.
-            Err(DlqError::NoSpace { .. }) => Ok(()),
-            reclaimed => reclaimed,
-        }
+        self.reclaim()
     }
 }
 

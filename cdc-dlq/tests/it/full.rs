@@ -1,4 +1,4 @@
-//! A disk that runs full: what it took of an append.
+//! A disk that runs full: what it took of an append, and what is told of states that are stored.
 
 use std::io;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
-use cdc_core::{DeadLetterQueue, DlqError, LetterState};
-use cdc_dlq::{DlqOptions, FileDlq};
+use cdc_core::{DeadLetter, DeadLetterQueue, DlqError, LetterState};
+use cdc_dlq::{DlqOptions, FileDlq, Imported};
 
-use crate::sample::{PATH, SMALL, commits, id, letter};
+use crate::sample::{PATH, SMALL, commits, id, letter, open};
 
 /// A disk that, while it is full, takes all but the last bytes of a write.
 #[derive(Debug)]
@@ -127,4 +127,53 @@ fn what_a_full_disk_took_of_an_append_is_no_damage_behind_the_next_segment() {
         }
         died += 1;
     }
+}
+
+/// A letter that fills a segment.
+fn heavy(commit: u64) -> DeadLetter {
+    let mut heavy = letter("a", commit);
+    let row = cdc_core::testing::row(7, &"x".repeat(5000), "1.50");
+    heavy.event.after = cdc_core::Image::Full(row);
+    heavy
+}
+
+#[test]
+fn states_and_imports_that_are_stored_are_no_failure_for_lack_of_room_to_reclaim() {
+    let disk = SimStorage::new();
+    let mut dlq = open(&disk);
+    for commit in 1..=5 {
+        dlq.append(&[heavy(commit)]).unwrap();
+    }
+    dlq.append(&[letter("a", 6)]).unwrap();
+    // Room for the states, none for a copy of the first letter, which holds the oldest segment.
+    disk.set_capacity(Some(disk.used() + 2000));
+    let failures = disk.failures();
+    let closed = (2..=5).map(|n| ("a", id(n)));
+    assert_eq!(
+        dlq.set_states(closed, LetterState::Discarded).unwrap(),
+        4,
+        "they are stored"
+    );
+    assert!(disk.failures() > failures, "there was room");
+    assert_eq!(commits(dlq.reader()), [1, 6]);
+
+    let failures = disk.failures();
+    let mut line = Vec::new();
+    cdc_dlq::letter_line(&letter("a", 7), &mut line).unwrap();
+    let imported = dlq.import(&mut io::Cursor::new(line), false, |_| Ok(()));
+    let all = Imported {
+        read: 1,
+        taken: 1,
+        known: 0,
+    };
+    assert_eq!(imported.unwrap(), all);
+    assert!(disk.failures() > failures, "there was room");
+    drop(dlq);
+    disk.set_capacity(None);
+    disk.crash(1);
+    let mut dlq = open(&disk);
+    assert_eq!(commits(dlq.reader()), [1, 6, 7]);
+    // With room it is made up for.
+    dlq.set_state("a", id(6), LetterState::Delivered).unwrap();
+    assert!(dlq.reader().bytes() < 4 * 5000);
 }
