@@ -177,8 +177,12 @@ impl Writer {
         }
         // Redriven letters, and what follows a move backwards, stand in files whose names begin before
         // the mark. What was not closed then, or is closed behind the mark, came after it all the same.
-        let later = self.listed(u64::MAX);
-        let later = later.map(|all| all.names).unwrap_or_default();
+        let later = match self.listed(u64::MAX) {
+            Ok(all) => all.names,
+            // Damage behind the mark: those lines are cut off anyway.
+            Err(error) if error.kind == EmitErrorKind::Fatal => BTreeSet::new(),
+            Err(error) => return Err(error),
+        };
         let open_name = state.open.as_ref().map(|open| open.name.as_str());
         // The newest first: a crash in between leaves no hole in what is still there.
         for found in self.found()?.into_iter().rev() {
@@ -197,6 +201,9 @@ impl Writer {
                 warn!(file = %path.display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
             }
         }
+        // Before the lines that name them, or power lost in between brings back files that no line explains. An
+        // earlier try may have removed them without getting this far.
+        self.sync_dir()?;
         self.cut_manifest(state.manifest_len)?;
         self.finish_renames(&listed)?;
         let mut open = match &state.open {

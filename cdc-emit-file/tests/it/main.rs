@@ -10,6 +10,7 @@ mod conformance;
 mod crash;
 mod failures;
 mod files;
+mod power;
 mod restart;
 mod tamper;
 mod thread;
