@@ -483,7 +483,9 @@ impl Writer {
         }
         let cut = || {
             let file = storage.open(&path, OpenMode::ReadWrite)?;
-            if file.len()? > length {
+            // Also one that is as long as it should be: an earlier try may have cut it and died before, or at,
+            // the sync.
+            if file.len()? >= length {
                 file.set_len(length)?;
                 file.sync_data()?;
             }

@@ -11,7 +11,8 @@ use cdc_core::{Checkpoint, EmitErrorKind, Position};
 use cdc_emit_file::{FileConfig, FileEmitter, MANIFEST};
 
 use crate::{
-    checkpoint, config, emit, flush, names, open, positions, resume, shared, transaction, verified,
+    all, checkpoint, config, emit, flush, names, open, positions, resume, shared, transaction,
+    verified,
 };
 
 /// Three transactions, a checkpoint, and a closed file of older events behind it, as redriven letters
@@ -125,5 +126,44 @@ fn a_manifest_that_cannot_be_read_now_is_not_an_empty_one() {
         resume(&mut emitter, Some(&from)).unwrap();
         assert_eq!(positions(&*shared(&disk)), before);
         assert!(verified(&*shared(&disk)).is_whole());
+    }
+}
+
+#[test]
+fn a_line_cut_off_the_manifest_does_not_come_back_with_the_power() {
+    for failure in [Failure::Once, Failure::Forget, Failure::Stop] {
+        for (n, seed) in (0..).flat_map(|n| (0..8).map(move |seed| (n, seed))) {
+            let disk = SimStorage::new();
+            let mut config = config(&disk);
+            config.rotate_bytes = 700;
+            let mut emitter = open(config.clone(), None);
+            emit(&mut emitter, &transaction(1, 1)).unwrap();
+            let from = checkpoint(&flush(&mut emitter));
+            emit(&mut emitter, &transaction(2, 2)).unwrap();
+            assert_eq!(verified(&*shared(&disk)).files, 1);
+            disk.kill();
+            disk.fail_after(n, failure);
+            let mut emitter = FileEmitter::new(config.clone()).unwrap();
+            if resume(&mut emitter, Some(&from)).is_err() {
+                disk.kill();
+                emitter = open(config.clone(), Some(&from));
+            }
+            if !disk.has_failed() {
+                assert!(n > 3, "a start has {n} calls only");
+                break;
+            }
+            // The file goes on in another way than before.
+            emit(&mut emitter, &transaction(2, 1)).unwrap();
+            flush(&mut emitter);
+            disk.crash(seed);
+            drop(emitter);
+            // An operator has set the position: there is no state any more that knows better.
+            drop(open(config, None));
+            let storage = shared(&disk);
+            let expected = all(&[transaction(1, 1), transaction(2, 1)]);
+            assert_eq!(positions(&*storage), expected, "call {n}, seed {seed}");
+            let found = verified(&*storage);
+            assert!(found.is_whole(), "call {n}, seed {seed}: {found:?}");
+        }
     }
 }
