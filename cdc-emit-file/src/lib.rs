@@ -60,6 +60,7 @@ mod manifest;
 mod name;
 mod restart;
 mod state;
+mod take_over;
 mod verify;
 mod writer;
 

@@ -16,20 +16,20 @@ use crate::framing::{Framing, Scan, scan};
 use crate::manifest::{self, Entry, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
-use crate::writer::{OpenFile, Output, Writer, append_line, state_of};
+use crate::writer::{OpenFile, Output, Writer, state_of};
 use crate::{Compress, FileConfig, Fsync, LOCK, OnRestart};
 
 /// A data file of ours in the directory.
 #[derive(Clone, Debug)]
-struct Found {
-    name: FileName,
-    text: String,
-    form: Form,
+pub(crate) struct Found {
+    pub(crate) name: FileName,
+    pub(crate) text: String,
+    pub(crate) form: Form,
 }
 
 /// In which form a data file is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     Part,
     Closed,
     Packed,
@@ -48,12 +48,12 @@ impl Form {
 }
 
 /// The whole lines of the manifest.
-struct Listed {
-    length: u64,
+pub(crate) struct Listed {
+    pub(crate) length: u64,
     /// Where the last of them begins.
     last_line: u64,
-    state: FileState,
-    names: BTreeSet<String>,
+    pub(crate) state: FileState,
+    pub(crate) names: BTreeSet<String>,
     last: Option<Entry>,
 }
 
@@ -122,7 +122,7 @@ impl Writer {
     }
 
     /// Has every closed file compressed that is not.
-    fn compress_closed(&mut self, listed: &BTreeSet<String>) -> Result<(), EmitError> {
+    pub(crate) fn compress_closed(&mut self, listed: &BTreeSet<String>) -> Result<(), EmitError> {
         if self.config.compress == Compress::Gzip {
             for found in self.found()? {
                 if found.form == Form::Closed && listed.contains(&found.text) {
@@ -315,122 +315,9 @@ impl Writer {
         Ok(Some(open))
     }
 
-    /// Keeps every whole line that is there. With a state the newest open file is continued,
-    /// without one every open file is closed as it is.
-    fn take_over(&mut self, state: Option<&FileState>) -> Result<(), EmitError> {
-        let listed = self.listed(u64::MAX)?;
-        self.cut_manifest(listed.length)?;
-        self.secure_manifest(&listed)?;
-        self.finish_renames(&listed)?;
-        self.out.sequence = listed.state.sequence;
-        self.out.manifest_len = listed.length;
-        self.out.chain = listed.state.chain;
-        self.out.last = state.map(|state| state.last).unwrap_or_default();
-        let mut found: Vec<_> = self.found()?;
-        found.retain(|found| !listed.names.contains(&found.text));
-        // Only listed files are compressed: of one that is not, nothing is known.
-        found.retain(|found| {
-            let packed = found.form == Form::Packed;
-            if packed {
-                warn!(file = %self.path_of(found).display(), "a compressed file is not in the manifest; leaving it alone");
-            }
-            !packed
-        });
-        let continued = found.iter().rposition(|found| found.form == Form::Part);
-        let continued = continued
-            .filter(|_| state.is_some())
-            .map(|index| found.remove(index));
-        for found in found {
-            self.adopt(&found)?;
-        }
-        self.compress_closed(&listed.names)?;
-        if let Some(found) = continued {
-            let known = state
-                .and_then(|state| state.open.as_ref())
-                .filter(|known| known.name == found.text);
-            let mut open = self.open_whole(&found, known.map_or(0, |known| known.length))?;
-            if let Some(known) = known {
-                open.opened_micros = known.opened_micros;
-                if known.length == open.length {
-                    open.events = known.events;
-                    open.last = state.map(|state| state.last);
-                }
-            }
-            self.age(&mut open);
-            self.out.open = Some(open);
-        }
-        Ok(())
-    }
-
-    /// Takes a file that the manifest does not know into it, as it is.
-    fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
-        let open = self.open_whole(found, 0)?;
-        let (storage, path) = (&self.config.storage, self.path_of(found));
-        if open.length == 0 {
-            return storage
-                .remove(&path)
-                .map_err(|cause| io_error("remove the empty file", &path, cause));
-        }
-        warn!(file = %path.display(), lines = open.lines, "taking over a file that was not closed; its lines stay");
-        let entry = open.entry(self.out.sequence + 1);
-        let (line, chain) = manifest::line(&entry, None, &self.out.chain);
-        let manifest = manifest::path(&self.config.path);
-        append_line(
-            &*self.config.storage,
-            &self.config.path,
-            self.out.manifest_len,
-            &line,
-        )
-        .map_err(|cause| io_error("append to", &manifest, cause))?;
-        if found.form == Form::Part {
-            self.rename_closed(&found.text)?;
-        }
-        self.out.sequence += 1;
-        self.out.manifest_len += line.len() as u64;
-        self.out.chain = chain;
-        Ok(())
-    }
-
-    /// Opens a file, cuts off a torn end and makes durable what is behind `durable`.
-    fn open_whole(&self, found: &Found, durable: u64) -> Result<OpenFile, EmitError> {
-        let path = self.path_of(found);
-        let file = self
-            .config
-            .storage
-            .open(&path, OpenMode::ReadWrite)
-            .map_err(|cause| io_error("open", &path, cause))?;
-        let framing = Framing::of(found.name.format);
-        let scan =
-            scan(&*file, u64::MAX, framing).map_err(|cause| io_error("read", &path, cause))?;
-        let failed = |cause| io_error("cut the torn end of", &path, cause);
-        if file.len().map_err(failed)? > scan.whole {
-            warn!(file = %path.display(), "cutting off a torn end");
-            file.set_len(scan.whole).map_err(failed)?;
-        }
-        write_again(&*file, durable, scan.whole)
-            .and_then(|()| file.sync_data())
-            .map_err(|cause| io_error("write again the end of", &path, cause))?;
-        self.sync_dir()?;
-        Ok(OpenFile {
-            file: Arc::from(file),
-            name: found.text.clone(),
-            first: found.name.first,
-            length: scan.whole,
-            events: scan.lines,
-            lines: scan.lines,
-            crc: scan.crc,
-            hash: scan.hash,
-            opened_micros: self.config.clock.wall_micros(),
-            opened_at: Duration::ZERO,
-            last: None,
-            torn: false,
-            name_dirty: false,
-        })
-    }
-
     /// Puts the wall time of opening onto the clock that never goes back. A wall clock that was
     /// set back makes the file young.
-    fn age(&self, open: &mut OpenFile) {
+    pub(crate) fn age(&self, open: &mut OpenFile) {
         let clock = &self.config.clock;
         let micros = clock.wall_micros().saturating_sub(open.opened_micros);
         let age = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
@@ -439,7 +326,7 @@ impl Writer {
     }
 
     /// A crash between manifest and rename leaves the last listed file with its open name.
-    fn finish_renames(&self, listed: &Listed) -> Result<(), EmitError> {
+    pub(crate) fn finish_renames(&self, listed: &Listed) -> Result<(), EmitError> {
         let Some(last) = &listed.last else {
             return Ok(());
         };
@@ -459,7 +346,7 @@ impl Writer {
         self.rename_closed(&last.name)
     }
 
-    fn rename_closed(&self, name: &str) -> Result<(), EmitError> {
+    pub(crate) fn rename_closed(&self, name: &str) -> Result<(), EmitError> {
         let part = self.part_path(name);
         self.config
             .storage
@@ -468,14 +355,14 @@ impl Writer {
         self.sync_dir()
     }
 
-    fn sync_dir(&self) -> Result<(), EmitError> {
+    pub(crate) fn sync_dir(&self) -> Result<(), EmitError> {
         let FileConfig { storage, path, .. } = &self.config;
         storage
             .sync_dir(path)
             .map_err(|cause| io_error("sync the directory", path, cause))
     }
 
-    fn cut_manifest(&self, length: u64) -> Result<(), EmitError> {
+    pub(crate) fn cut_manifest(&self, length: u64) -> Result<(), EmitError> {
         let storage = &self.config.storage;
         let path = manifest::path(&self.config.path);
         if !storage.exists(&path) {
@@ -495,7 +382,7 @@ impl Writer {
     }
 
     /// Each line is synced before the next is written, so that only the last one may be in memory alone.
-    fn secure_manifest(&self, listed: &Listed) -> Result<(), EmitError> {
+    pub(crate) fn secure_manifest(&self, listed: &Listed) -> Result<(), EmitError> {
         if listed.length == 0 {
             return Ok(());
         }
@@ -510,7 +397,7 @@ impl Writer {
     }
 
     /// Reads the first bytes of the manifest. A torn last line is left out.
-    fn listed(&self, limit: u64) -> Result<Listed, EmitError> {
+    pub(crate) fn listed(&self, limit: u64) -> Result<Listed, EmitError> {
         let dir = &self.config.path;
         let path = manifest::path(dir);
         let failed = |cause| io_error("read", &path, cause);
@@ -551,7 +438,7 @@ impl Writer {
     }
 
     /// Our data files, sorted by name. Nothing else in the directory is ever touched.
-    fn found(&self) -> Result<Vec<Found>, EmitError> {
+    pub(crate) fn found(&self) -> Result<Vec<Found>, EmitError> {
         let dir = &self.config.path;
         let names = self
             .config
@@ -569,7 +456,7 @@ impl Writer {
         Ok(found.collect())
     }
 
-    fn path_of(&self, found: &Found) -> std::path::PathBuf {
+    pub(crate) fn path_of(&self, found: &Found) -> std::path::PathBuf {
         let end = Form::ENDS.iter().find(|(form, _)| *form == found.form);
         let end = end.map_or("", |(_, end)| end);
         self.config.path.join(format!("{}{end}", found.text))
