@@ -46,7 +46,7 @@ pub enum OnRestart {
     #[default]
     Truncate,
     /// Whole lines stay, only a torn last line is cut off: lines may be repeated, but nothing a
-    /// reader has seen ever goes away.
+    /// reader has seen ever goes away. So it is after a loss without a restart, too.
     Append,
 }
 

@@ -82,11 +82,8 @@ impl Writer {
             ..Output::default()
         };
         match state {
-            Some(state) if self.config.on_restart == OnRestart::Truncate || self.base.is_some() => {
-                self.go_back(&state)?;
-            }
-            Some(state) => self.take_over(Some(&state))?,
-            None => self.take_over(None)?,
+            Some(state) if self.config.on_restart == OnRestart::Truncate => self.go_back(&state)?,
+            state => self.take_over(state.as_ref())?,
         }
         // Another format than that of the open file needs a file of its own.
         let format = self.config.encoder.format();
@@ -231,24 +228,7 @@ impl Writer {
         let Some(name) = FileName::parse(&self.config.stream, &state.name) else {
             return Err(contradiction(&closed, "it does not belong to this stream"));
         };
-        let packed = with_end(&closed, GZ);
-        // What an interrupted compression, or decompression, left beside the compressed file.
-        if storage.exists(&packed) {
-            if !storage.exists(&closed) {
-                info!(file = %packed.display(), "decompressing a file that the checkpoint does not cover to its end");
-                inflate(&**storage, &packed, &part, state.length).map_err(|cause| {
-                    if is_damage(&cause) {
-                        contradiction(&packed, "its compressed form is damaged")
-                    } else {
-                        io_error("decompress", &packed, cause)
-                    }
-                })?;
-            }
-            self.sync_dir()?;
-            storage
-                .remove(&packed)
-                .map_err(|cause| io_error("remove", &packed, cause))?;
-        }
+        self.unpack(&state.name, state.length)?;
         match (storage.exists(&part), storage.exists(&closed)) {
             (true, false) => {}
             (false, true) => storage
@@ -313,6 +293,32 @@ impl Writer {
             .and_then(|()| open.file.sync_data())
             .map_err(|cause| io_error("cut", &part, cause))?;
         Ok(Some(open))
+    }
+
+    /// Removes a compressed file; if it is there in no other form but perhaps an open one, its first `length`
+    /// bytes become the open file. What an interrupted compression, or decompression, left beside it holds
+    /// no more than it does.
+    pub(crate) fn unpack(&self, name: &str, length: u64) -> Result<(), EmitError> {
+        let storage = &self.config.storage;
+        let closed = self.config.path.join(name);
+        let (packed, part) = (with_end(&closed, GZ), self.part_path(name));
+        if !storage.exists(&packed) {
+            return Ok(());
+        }
+        if !storage.exists(&closed) {
+            info!(file = %packed.display(), "decompressing a file to go on in it");
+            inflate(&**storage, &packed, &part, length).map_err(|cause| {
+                if is_damage(&cause) {
+                    contradiction(&packed, "its compressed form is damaged")
+                } else {
+                    io_error("decompress", &packed, cause)
+                }
+            })?;
+        }
+        self.sync_dir()?;
+        storage
+            .remove(&packed)
+            .map_err(|cause| io_error("remove", &packed, cause))
     }
 
     /// Puts the wall time of opening onto the clock that never goes back. A wall clock that was

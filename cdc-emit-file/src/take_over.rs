@@ -1,18 +1,21 @@
 //! Going on behind what is there: in append mode, and where no checkpoint knows better. Every step may be
 //! interrupted and done again.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cdc_core::EmitError;
 use cdc_core::storage::{OpenMode, write_again};
-use tracing::warn;
+use tracing::{error, warn};
 
-use crate::error::io_error;
+use crate::Fsync;
+use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, scan};
 use crate::manifest;
 use crate::restart::{Form, Found};
-use crate::state::FileState;
+use crate::state::{FileState, OpenState};
 use crate::writer::{OpenFile, Writer, append_line};
 
 impl Writer {
@@ -27,30 +30,28 @@ impl Writer {
         self.out.manifest_len = listed.length;
         self.out.chain = listed.state.chain;
         self.out.last = state.map(|state| state.last).unwrap_or_default();
-        let mut found: Vec<_> = self.found()?;
+        let known = state.and_then(|state| state.open.as_ref());
+        let mut found = self.found()?;
         found.retain(|found| !listed.names.contains(&found.text));
-        // Only listed files are compressed: of one that is not, nothing is known.
-        found.retain(|found| {
-            let packed = found.form == Form::Packed;
-            if packed {
-                warn!(file = %self.path_of(found).display(), "a compressed file is not in the manifest; leaving it alone");
-            }
-            !packed
-        });
+        let mut found = self.unpacked(found, known)?;
+        if let Some(known) = known
+            && known.length > 0
+            && !listed.names.contains(&known.name)
+            && !found.iter().any(|found| found.text == known.name)
+        {
+            self.short_of(&self.part_path(&known.name), "it is gone")?;
+        }
         let continued = found.iter().rposition(|found| found.form == Form::Part);
         let continued = continued
             .filter(|_| state.is_some())
             .map(|index| found.remove(index));
         for found in found {
-            self.adopt(&found)?;
+            self.adopt(&found, known)?;
         }
         self.compress_closed(&listed.names)?;
         if let Some(found) = continued {
-            let known = state
-                .and_then(|state| state.open.as_ref())
-                .filter(|known| known.name == found.text);
-            let mut open = self.open_whole(&found, known.map_or(0, |known| known.length))?;
-            if let Some(known) = known {
+            let mut open = self.open_whole(&found, known)?;
+            if let Some(known) = known.filter(|known| known.name == open.name) {
                 open.opened_micros = known.opened_micros;
                 if known.length == open.length {
                     open.events = known.events;
@@ -63,9 +64,52 @@ impl Writer {
         Ok(())
     }
 
+    /// Decompresses files that are in no line of the manifest, but open in the checkpoint or in the directory:
+    /// a start in truncate mode that died while it opened them again has left them so.
+    fn unpacked(
+        &self,
+        found: Vec<Found>,
+        known: Option<&OpenState>,
+    ) -> Result<Vec<Found>, EmitError> {
+        let texts = |form| -> BTreeSet<String> {
+            let of = found.iter().filter(|found| found.form == form);
+            of.map(|found| found.text.clone()).collect()
+        };
+        let (open, closed) = (texts(Form::Part), texts(Form::Closed));
+        let mut unpacked = Vec::with_capacity(found.len());
+        for mut found in found {
+            if found.form == Form::Packed {
+                let is_known = known.is_some_and(|known| known.name == found.text);
+                let (is_open, is_closed) =
+                    (open.contains(&found.text), closed.contains(&found.text));
+                if is_closed || !(is_open || is_known) {
+                    // Only listed files are compressed: of one that is not, nothing is known.
+                    warn!(file = %self.path_of(&found).display(), "a compressed file is not in the manifest; leaving it alone");
+                    continue;
+                }
+                self.unpack(&found.text, u64::MAX)?;
+                if is_open {
+                    continue;
+                }
+                found.form = Form::Part;
+            }
+            unpacked.push(found);
+        }
+        Ok(unpacked)
+    }
+
+    /// Less is there than the checkpoint knows.
+    fn short_of(&self, path: &Path, what: &str) -> Result<(), EmitError> {
+        if self.config.fsync != Fsync::None {
+            return Err(contradiction(path, what));
+        }
+        error!(file = %path.display(), what, "lines that the checkpoint knows are lost; fsync is \"none\", so a power cut may have taken them");
+        Ok(())
+    }
+
     /// Takes a file that the manifest does not know into it, as it is.
-    fn adopt(&mut self, found: &Found) -> Result<(), EmitError> {
-        let open = self.open_whole(found, 0)?;
+    fn adopt(&mut self, found: &Found, known: Option<&OpenState>) -> Result<(), EmitError> {
+        let open = self.open_whole(found, known)?;
         let (storage, path) = (&self.config.storage, self.path_of(found));
         if open.length == 0 {
             return storage
@@ -92,8 +136,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens a file, cuts off a torn end and makes durable what is behind `durable`.
-    fn open_whole(&self, found: &Found, durable: u64) -> Result<OpenFile, EmitError> {
+    /// Opens a file, cuts off a torn end and makes durable what is behind the checkpoint.
+    fn open_whole(&self, found: &Found, known: Option<&OpenState>) -> Result<OpenFile, EmitError> {
         let path = self.path_of(found);
         let file = self
             .config
@@ -103,6 +147,11 @@ impl Writer {
         let framing = Framing::of(found.name.format);
         let scan =
             scan(&*file, u64::MAX, framing).map_err(|cause| io_error("read", &path, cause))?;
+        let known = known.filter(|known| known.name == found.text);
+        let durable = known.map_or(0, |known| known.length);
+        if scan.whole < durable {
+            self.short_of(&path, "it is shorter than the checkpoint says")?;
+        }
         let failed = |cause| io_error("cut the torn end of", &path, cause);
         if file.len().map_err(failed)? > scan.whole {
             warn!(file = %path.display(), "cutting off a torn end");

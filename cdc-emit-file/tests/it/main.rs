@@ -4,6 +4,7 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
+mod append;
 mod beside;
 mod compress;
 mod conformance;
