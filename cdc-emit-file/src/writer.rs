@@ -251,6 +251,9 @@ impl Writer {
         if self.out.open.is_none() {
             let open = self.create(chunk.first).map_err(Failure::Again)?;
             self.out.open = Some(open);
+            // Its name is no more durable than bytes are, and a mark may name it before it holds any: its first
+            // write may find no room.
+            self.dirty_since.get_or_insert(self.config.clock.elapsed());
         }
         let dir = &self.config.path;
         let Some(open) = &mut self.out.open else {

@@ -131,6 +131,38 @@ fn a_letter_redriven_behind_half_a_batch_is_written_and_nothing_twice() {
     redrive_behind_half_a_batch(true);
 }
 
+/// A letter that cannot be encoded comes while a new file waits for room: its mark is one of that file.
+#[test]
+fn an_empty_file_that_a_mark_names_survives_a_power_cut() {
+    for fsync in [
+        Fsync::Batch,
+        Fsync::Interval(std::time::Duration::from_secs(3600)),
+    ] {
+        for seed in 0..8 {
+            let disk = SimStorage::new();
+            let mut config = config(&disk);
+            config.fsync = fsync;
+            let mut emitter = open(config.clone(), None);
+            disk.set_capacity(Some(0));
+            emit(&mut emitter, &transaction(2, 2)).unwrap_err();
+            let mut letter = transaction(1, 1).into_events();
+            let bytes = bytes::Bytes::from_static(b"\xff\xff");
+            letter[0].after = Image::Full(RowImage::from_bytes(bytes));
+            let letter = EventBatch::new(testing::source(), letter, at(1, 0));
+            assert_eq!(emit(&mut emitter, &letter).unwrap().rejected.len(), 1);
+            let from = checkpoint(&flush(&mut emitter));
+            assert!(!from.state.is_empty());
+            disk.set_capacity(None);
+            disk.crash(seed);
+            drop(emitter);
+            let mut emitter = open(config, Some(&from));
+            emit(&mut emitter, &transaction(2, 2)).unwrap();
+            flush(&mut emitter);
+            assert_eq!(positions(&*shared(&disk)), all(&[transaction(2, 2)]));
+        }
+    }
+}
+
 #[test]
 fn a_failed_sync_is_told_and_nothing_more_is_taken_until_the_lane_went_back() {
     let disk = SimStorage::new();
