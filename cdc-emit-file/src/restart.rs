@@ -288,8 +288,10 @@ impl Writer {
         if length > open.length {
             info!(file = %part.display(), bytes = length - open.length, "cutting off what lies behind the checkpoint; its events come again");
         }
+        let durable = self.durable_of(open.length);
         open.file
             .set_len(open.length)
+            .and_then(|()| write_again(&*open.file, durable, open.length))
             .and_then(|()| open.file.sync_data())
             .map_err(|cause| io_error("cut", &part, cause))?;
         Ok(Some(open))
@@ -319,6 +321,15 @@ impl Writer {
         storage
             .remove(&packed)
             .map_err(|cause| io_error("remove", &packed, cause))
+    }
+
+    /// How much of what a checkpoint covers is durable. Without fsync it runs ahead of the syncs: if one failed,
+    /// no later one is of these bytes.
+    pub(crate) fn durable_of(&self, covered: u64) -> u64 {
+        match self.config.fsync {
+            Fsync::None => 0,
+            Fsync::Batch | Fsync::Interval(_) => covered,
+        }
     }
 
     /// Puts the wall time of opening onto the clock that never goes back. A wall clock that was

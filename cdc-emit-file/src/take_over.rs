@@ -148,10 +148,11 @@ impl Writer {
         let scan =
             scan(&*file, u64::MAX, framing).map_err(|cause| io_error("read", &path, cause))?;
         let known = known.filter(|known| known.name == found.text);
-        let durable = known.map_or(0, |known| known.length);
-        if scan.whole < durable {
+        let covered = known.map_or(0, |known| known.length);
+        if scan.whole < covered {
             self.short_of(&path, "it is shorter than the checkpoint says")?;
         }
+        let durable = self.durable_of(covered);
         let failed = |cause| io_error("cut the torn end of", &path, cause);
         if file.len().map_err(failed)? > scan.whole {
             warn!(file = %path.display(), "cutting off a torn end");

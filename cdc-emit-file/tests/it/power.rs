@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
-use cdc_core::{Checkpoint, EmitErrorKind, Position};
-use cdc_emit_file::{FileConfig, FileEmitter, MANIFEST};
+use cdc_core::{Checkpoint, EmitErrorKind, Emitter, Position};
+use cdc_emit_file::{FileConfig, FileEmitter, Fsync, MANIFEST, OnRestart};
 
 use crate::{
     all, checkpoint, config, emit, flush, names, open, positions, resume, shared, transaction,
@@ -164,6 +164,52 @@ fn a_line_cut_off_the_manifest_does_not_come_back_with_the_power() {
             assert_eq!(positions(&*storage), expected, "call {n}, seed {seed}");
             let found = verified(&*storage);
             assert!(found.is_whole(), "call {n}, seed {seed}: {found:?}");
+        }
+    }
+}
+
+/// Marks run ahead of the sync then, and what they cover is in no sync's care until the file is closed.
+#[test]
+fn without_fsync_a_closed_file_is_whole_whatever_sync_failed_before() {
+    for mode in [OnRestart::Truncate, OnRestart::Append] {
+        for killed in [false, true] {
+            for (n, seed) in (0..).flat_map(|n| (0..4).map(move |seed| (n, seed))) {
+                let disk = SimStorage::new();
+                let mut config = config(&disk);
+                config.fsync = Fsync::None;
+                config.on_restart = mode;
+                config.rotate_bytes = 700;
+                let mut emitter = open(config.clone(), None);
+                let mut from = checkpoint(&emitter.durable().unwrap().unwrap());
+                disk.fail_after(n, Failure::Forget);
+                let mut commit = 0;
+                while commit < 9 {
+                    commit += 1;
+                    let mark = emit(&mut emitter, &transaction(commit, 2));
+                    match mark.and_then(|_| emitter.durable()) {
+                        Ok(mark) => from = checkpoint(&mark.unwrap()),
+                        Err(_) => {
+                            if killed {
+                                disk.kill();
+                                emitter = FileEmitter::new(config.clone()).unwrap();
+                            }
+                            resume(&mut emitter, Some(&from)).unwrap();
+                            commit = from.position.commit.0;
+                        }
+                    }
+                }
+                let failed = disk.has_failed();
+                disk.crash(seed);
+                drop(emitter);
+                drop(open(config, Some(&from)));
+                let found = verified(&*shared(&disk));
+                assert!(found.is_whole(), "{mode:?}, call {n}: {found:?}");
+                assert!(found.files > 2);
+                if !failed {
+                    assert!(n > 15, "the workload has {n} calls only");
+                    break;
+                }
+            }
         }
     }
 }
