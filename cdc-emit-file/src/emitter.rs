@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use cdc_core::{Checkpoint, DurableMark, EmitError, Emitter, EventBatch, Lsn, Position};
+use cdc_core::{Checkpoint, DurableMark, EmitError, Emitter, EventBatch, Position};
 use cdc_core::{Receipt, Rejection};
 use tracing::warn;
 
 use crate::beside::Beside;
+use crate::boundary::Boundary;
 use crate::framing::Framing;
 use crate::writer::{Chunk, Command, Failure, Loss, Writer};
 use crate::{FileConfig, FileConfigError};
@@ -29,8 +30,8 @@ pub struct FileEmitter {
     begun: bool,
     /// The open file, with what is on its way into it.
     ahead: Option<Ahead>,
-    /// The last event's commit, and if its transaction is known to have ended.
-    boundary: Option<(Lsn, bool)>,
+    /// Where what is given to the writer ends.
+    boundary: Boundary,
     /// Of a batch that failed for lack of room: its first events, which are given to the writer.
     half: Vec<Position>,
     /// A close that failed for lack of room is to be done first.
@@ -55,6 +56,18 @@ struct Pending {
     lines: u64,
     /// Events of the batch up to its last one.
     through: usize,
+    /// Where it ends.
+    boundary: Boundary,
+}
+
+impl Pending {
+    /// Nothing, behind what is given.
+    fn behind(boundary: Boundary) -> Self {
+        Self {
+            boundary,
+            ..Self::default()
+        }
+    }
 }
 
 impl FileEmitter {
@@ -70,7 +83,7 @@ impl FileEmitter {
             config,
             begun: false,
             ahead: None,
-            boundary: None,
+            boundary: Boundary::default(),
             half: Vec::new(),
             close_due: false,
             buffer: Vec::new(),
@@ -98,7 +111,7 @@ impl FileEmitter {
         drop(writer);
         self.beside.begin();
         self.begun = true;
-        self.boundary = None;
+        self.boundary = from.map_or_else(Boundary::default, |from| Boundary::behind(from.position));
         self.half.clear();
         self.close_due = false;
         Ok(())
@@ -132,12 +145,13 @@ impl FileEmitter {
     ) -> Result<Vec<Rejection>, Failure> {
         let mut rejected = Vec::new();
         let skip = *given;
-        let mut pending = Pending::default();
+        let mut pending = Pending::behind(self.boundary);
         self.buffer.clear();
         for (index, event) in batch.events().iter().enumerate() {
             let position = event.position;
             let skipped = index < skip;
-            if !skipped && self.at_boundary(position.commit) && self.is_due(&pending) {
+            let between = pending.boundary.is_before(batch, position.commit);
+            if !skipped && between && self.is_due(&pending) {
                 self.give(batch, &mut pending, given)?;
                 self.close()?;
             }
@@ -168,7 +182,7 @@ impl FileEmitter {
                     pending.events += 1;
                     pending.lines += lines;
                     pending.through = index + 1;
-                    self.boundary = Some((position.commit, event.last));
+                    pending.boundary.pass(batch, position.commit, event.last);
                 }
                 Err(message) => {
                     self.buffer.truncate(start);
@@ -185,17 +199,9 @@ impl FileEmitter {
             }
         }
         self.give(batch, &mut pending, given)?;
-        if let Some((commit, ended)) = &mut self.boundary {
-            *ended |= batch.end() >= Position::end_of(*commit);
-        }
         self.beside.give(Command::End(batch.end()))?;
+        self.boundary.end(batch);
         Ok(rejected)
-    }
-
-    /// True if no transaction would be divided before an event of this commit.
-    fn at_boundary(&self, commit: Lsn) -> bool {
-        self.boundary
-            .is_none_or(|(last, ended)| ended || last != commit)
     }
 
     /// True if the open file, with what is to be written, is long or old enough.
@@ -235,7 +241,9 @@ impl FileEmitter {
         });
         ahead.length += length;
         *given = pending.through;
-        *pending = Pending::default();
+        // Only now: what is encoded and not given comes again.
+        self.boundary = pending.boundary;
+        *pending = Pending::behind(self.boundary);
         Ok(())
     }
 
@@ -251,8 +259,8 @@ impl FileEmitter {
     fn tend(&mut self, sync: bool) -> Result<(), Failure> {
         // Half a batch is written after a failure: the mark stays before it.
         let whole = self.half.is_empty();
-        let ended = self.boundary.is_some_and(|(_, ended)| ended);
-        if self.ahead.is_some() && whole && ended && self.is_due(&Pending::default()) {
+        let between = self.boundary.is_behind();
+        if self.ahead.is_some() && whole && between && self.is_due(&Pending::default()) {
             match self.close() {
                 Ok(()) => {}
                 Err(Failure::Again(error)) => {

@@ -51,6 +51,7 @@
 //! ```
 
 mod beside;
+mod boundary;
 mod compress;
 mod config;
 mod emitter;

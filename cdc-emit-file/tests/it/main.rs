@@ -9,6 +9,7 @@ mod beside;
 mod compress;
 mod conformance;
 mod crash;
+mod divided;
 mod failures;
 mod files;
 mod power;
