@@ -11,7 +11,7 @@ use crate::compress::{GZ, GZ_TMP, Unpacked, is_damage};
 use crate::framing::{Framing, Scan, scan, scan_from};
 use crate::manifest::{self, Line, Manifest};
 use crate::name::{FileName, PART};
-use crate::state::{FileState, Hash};
+use crate::state::{FileState, Hash, OpenState};
 
 /// Most problems that are kept; the others are counted.
 const PROBLEMS_MAX: usize = 1000;
@@ -114,7 +114,8 @@ pub enum Problem {
         /// The checkpoint's last line.
         line: u64,
     },
-    /// The open file does not begin with what the checkpoint knows of it.
+    /// The file that was open in the checkpoint does not begin with what the checkpoint knows of it, whether it
+    /// was closed since or not.
     Open {
         /// Its name.
         name: String,
@@ -343,34 +344,63 @@ fn check_open(
     let Some(open) = &state.open else {
         return Ok(());
     };
-    // Closed since then: its line in the manifest speaks for it.
-    if listed.contains(&open.name) {
-        return Ok(());
-    }
-    let path = dir.join(format!("{}{PART}", open.name));
-    let failed = |cause| VerifyError {
-        path: path.display().to_string(),
-        what: "read the open file",
-        cause,
-    };
-    let whole = match (
-        FileName::parse(stream, &open.name),
-        storage.open(&path, OpenMode::Read),
-    ) {
-        (Some(name), Ok(file)) => {
-            let scan = scan(&*file, open.length, Framing::of(name.format)).map_err(failed)?;
-            (scan.whole, scan.lines, scan.crc) == (open.length, open.lines, open.crc)
-        }
-        (Some(_), Err(cause)) if cause.kind() != io::ErrorKind::NotFound => {
-            return Err(failed(cause));
-        }
-        _ => false,
+    let name = FileName::parse(stream, &open.name);
+    let framing = name.map(|name| Framing::of(name.format));
+    // Closed since then: its line is younger than the checkpoint, and proves nothing by it.
+    let is_listed = listed.contains(&open.name);
+    let forms: &[&str] = if is_listed { &["", PART, GZ] } else { &[PART] };
+    let read = |framing| begins_with(storage, dir, open, forms, framing);
+    let whole = match framing {
+        // One that is compressed meanwhile is there in another form at the second look.
+        Some(framing) => match read(framing)? {
+            Some(whole) => whole,
+            // That it is missing has been told, if it is listed.
+            None => read(framing)?.unwrap_or(is_listed),
+        },
+        None => false,
     };
     if !whole {
         let name = open.name.clone();
         verified.problem(Problem::Open { name });
     }
     Ok(())
+}
+
+/// True if a file begins with what the checkpoint knows of it, in the first of these forms in which it is
+/// there; `None` if it is in none.
+fn begins_with(
+    storage: &dyn Storage,
+    dir: &Path,
+    open: &OpenState,
+    forms: &[&str],
+    framing: Framing,
+) -> Result<Option<bool>, VerifyError> {
+    for end in forms {
+        let path = dir.join(format!("{}{end}", open.name));
+        let failed = |cause| VerifyError {
+            path: path.display().to_string(),
+            what: "read the open file",
+            cause,
+        };
+        let file = match storage.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+            Err(cause) => return Err(failed(cause)),
+        };
+        let read = if *end == GZ {
+            scan_from(&mut Unpacked::new(&*file), open.length, framing)
+        } else {
+            scan(&*file, open.length, framing)
+        };
+        return match read {
+            Ok(scan) => Ok(Some(
+                (scan.whole, scan.lines, scan.crc) == (open.length, open.lines, open.crc),
+            )),
+            Err(cause) if *end == GZ && is_damage(&cause) => Ok(Some(false)),
+            Err(cause) => Err(failed(cause)),
+        };
+    }
+    Ok(None)
 }
 
 /// What a closed file holds.

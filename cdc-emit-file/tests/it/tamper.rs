@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cdc_core::storage::{OpenMode, Storage};
 use cdc_core::testing::sim_storage::SimStorage;
-use cdc_core::{Emitter, envelope};
+use cdc_core::{Emitter, envelope, testing};
 use cdc_emit_file::{Compress, MANIFEST, Problem, verify_against};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -242,4 +242,41 @@ fn a_rewritten_history_is_found_against_the_checkpoint() {
     );
     let error = verify_against(&*storage, &dir(), STREAM, b"nonsense").unwrap_err();
     assert!(error.to_string().contains("emitter state"), "{error}");
+}
+
+/// The file was open in the checkpoint and is closed behind it: its line is younger than the checkpoint.
+#[test]
+fn what_the_checkpoint_knows_of_a_file_closed_since_is_proven() {
+    for compress in [Compress::None, Compress::Gzip] {
+        // The first of these is in the checkpoint: the file as it is, shorter, and with other rows.
+        let histories = [
+            (testing::transaction(1, 1, 2), true),
+            (testing::transaction(1, 1, 1), false),
+            (testing::transaction(1, 7, 2), false),
+        ];
+        let mut state = None;
+        for (first, genuine) in histories {
+            let disk = SimStorage::new();
+            let mut config = config(&disk);
+            config.rotate_bytes = 1000;
+            config.compress = compress;
+            let mut emitter = open(config, None);
+            emit(&mut emitter, &first).unwrap();
+            let mark = emitter.durable().unwrap().unwrap();
+            let state = state.get_or_insert(mark.state);
+            for commit in 2..6 {
+                emit(&mut emitter, &transaction(commit, 1)).unwrap();
+            }
+            emitter.durable().unwrap();
+            assert!(emitter.finish_compression());
+            let storage = shared(&disk);
+            let found = verified(&*storage);
+            assert!(found.is_whole() && found.files > 0, "{found:?}");
+            let found = verify_against(&*storage, &dir(), STREAM, state).unwrap();
+            let name = "shop-00000000000000000001-0000000000.ndjson".to_owned();
+            let expected = [Problem::Open { name }];
+            let expected = if genuine { &[][..] } else { &expected };
+            assert_eq!(found.problems, expected);
+        }
+    }
 }
