@@ -259,6 +259,11 @@ fn append_leaves_no_hole() {
             let append = |config: &mut FileConfig| config.on_restart = OnRestart::Append;
             matrix(append, eager, failure, no_hole);
         }
+        let packed = |config: &mut FileConfig| {
+            config.on_restart = OnRestart::Append;
+            config.compress = Compress::Gzip;
+        };
+        matrix(packed, true, failure, no_hole);
     }
 }
 
