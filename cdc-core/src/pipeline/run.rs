@@ -398,22 +398,35 @@ impl Running {
         Ok(true)
     }
 
-    /// Waits until everything taken is durable. No request is in flight.
+    /// Waits until everything taken is durable. No request is in flight. A consumer may take its time:
+    /// what it has done meanwhile is stored.
     pub(super) async fn settle(&mut self) -> Result<Settled, LaneError> {
         for w in 0..self.workers.len() {
             let emitter = self.workers[w].emitter.clone();
-            let flush = async { emitter.lock().await.flush().await };
-            let flushed = tokio::select! {
-                biased;
-                flushed = flush => flushed,
-                () = self.shutdown.asked() => return Ok(Settled::Interrupted),
-            };
-            match flushed {
-                Ok(mark) => self.apply(w, mark, true)?,
-                Err(cause) => {
-                    self.lost(cause).await?;
-                    return Ok(Settled::Lost);
+            loop {
+                let flush = async { emitter.lock().await.flush().await };
+                let flushed = tokio::select! {
+                    biased;
+                    flushed = flush => flushed,
+                    () = self.shutdown.asked() => return Ok(Settled::Interrupted),
+                    () = self.clock.sleep(self.config.checkpoint_interval) => {
+                        if !self.poll_durable(false).await? {
+                            return Ok(Settled::Lost);
+                        }
+                        if !self.is_hindered() && self.window.position() > self.stored {
+                            self.store_checkpoint()?;
+                        }
+                        continue;
+                    }
+                };
+                match flushed {
+                    Ok(mark) => self.apply(w, mark, true)?,
+                    Err(cause) => {
+                        self.lost(cause).await?;
+                        return Ok(Settled::Lost);
+                    }
                 }
+                break;
             }
         }
         // All that was accepted is safe, letters too, which no mark tells of.

@@ -287,6 +287,33 @@ async fn letters_that_cannot_be_closed_for_lack_of_room_stay_open_and_the_lane_g
     assert_eq!(rig.emitter.taken(), taken, "sent once more");
 }
 
+/// A redrive waits for a consumer that takes its time; what that has done is stored meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_consumer_has_done_is_stored_while_a_redrive_waits_for_it() {
+    let rig = Rig {
+        transform: Some(refuse),
+        ..Rig::new()
+    };
+    rig.log.push(transaction(1, 1, 4));
+    let consumer = Consumer::default();
+    to_consumer(&rig, &consumer, 1000, async |control| {
+        wait(5).await;
+        let redrive = control.redrive(as_was());
+        let consumed = async {
+            wait(5).await;
+            assert_eq!(rig.stored(), Position::ZERO);
+            consumer.now().acknowledged = 2;
+            wait(5).await;
+            assert_eq!(rig.stored(), at(1, 2), "while it waits");
+            consumer.now().by_itself = true;
+            consumer.now().acknowledged = 3;
+        };
+        let (report, ()) = tokio::join!(redrive, consumed);
+        assert_eq!(report.unwrap().delivered, 1);
+    })
+    .await;
+}
+
 /// Nobody fetches what was given: an operator moves the lane all the same.
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_consumer_is_away_can_be_moved() {
