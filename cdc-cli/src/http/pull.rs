@@ -39,6 +39,8 @@ struct Window {
     bytes: usize,
     /// Counts resumes of the lane: numbers of entries are of one generation.
     generation: u64,
+    /// The last generation that began before what had been acknowledged: the consumer was moved back.
+    moved: u64,
     /// Highest position the lane has given.
     given: Position,
     /// Highest position that is acknowledged and was given.
@@ -168,11 +170,16 @@ impl Emitter for PullEmitter {
         let at = from.map_or(Position::ZERO, |checkpoint| checkpoint.position);
         {
             let mut window = self.0.window();
+            let generation = window.generation + 1;
+            // What is acknowledged is never lost here. So a place before it means that somebody has
+            // moved the consumer, to have that given again whatever was said of it.
+            let back = at < window.through;
             *window = Window {
-                generation: window.generation + 1,
+                generation,
+                moved: if back { generation } else { window.moved },
                 given: at,
                 through: at,
-                done: window.done.max(at),
+                done: if back { at } else { window.done.max(at) },
                 source: window.source.take(),
                 ..Window::default()
             };
@@ -251,15 +258,21 @@ impl PullHandle {
     }
 
     /// Events from a place in the window on, at most so many and about so many bytes, at least one
-    /// if there is one. A place of an earlier generation begins anew behind what was seen.
+    /// if there is one. A place of an earlier generation begins anew behind what was seen, unless
+    /// the consumer was moved back since.
     pub(crate) fn look(&self, cursor: Cursor, events_max: usize, bytes_max: usize) -> Look {
         let window = self.0.window();
         let mut cursor = cursor;
         if cursor.generation != window.generation {
+            let moved = cursor.generation < window.moved;
             cursor = Cursor {
                 generation: window.generation,
                 next: window.first,
-                ..cursor
+                skip_through: if moved {
+                    Position::ZERO
+                } else {
+                    cursor.skip_through
+                },
             };
         }
         // What a reader has not seen may be acknowledged by another one meanwhile.
@@ -431,6 +444,27 @@ mod tests {
         emitter.emit(&batch(2..=6)).await.unwrap();
         assert_eq!(through(&mut emitter), at(4));
         assert_eq!(commits(&handle, handle.begin(None)), [5, 6]);
+    }
+
+    /// An operator moves a consumer that runs: it gets again what it had acknowledged.
+    #[tokio::test]
+    async fn a_consumer_that_is_moved_back_is_given_everything_again() {
+        let (mut emitter, handle) = given(1..=5).await;
+        let streaming = handle.look(handle.begin(None), 9, usize::MAX);
+        let streaming = streaming.cursor.seen(at(5));
+        handle.acknowledge(at(5));
+        emitter.resume(Some(&checkpoint(at(2)))).await.unwrap();
+        emitter.emit(&batch(3..=6)).await.unwrap();
+        assert_eq!(through(&mut emitter), at(2), "nobody has them");
+        assert_eq!(commits(&handle, handle.begin(None)), [3, 4, 5, 6]);
+        assert_eq!(commits(&handle, streaming), [3, 4, 5, 6]);
+        handle.acknowledge(at(4));
+        assert_eq!(through(&mut emitter), at(4));
+        // And forwards: what lies between is not given.
+        emitter.resume(Some(&checkpoint(at(8)))).await.unwrap();
+        emitter.emit(&batch(9..=9)).await.unwrap();
+        assert_eq!(commits(&handle, streaming), [9]);
+        assert_eq!(through(&mut emitter), at(8));
     }
 
     #[tokio::test]
