@@ -92,7 +92,8 @@ pub struct PostgresConfig {
     pub status_interval: Duration,
     /// Longest time one attempt to connect or one question to the server may take. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long to wait for a slot that is still active, perhaps for our own broken connection.
+    /// How long to wait for a slot that is still active, perhaps for our own broken connection; when
+    /// a connection is built up again, at least 10 s longer than the server's `wal_sender_timeout`.
     /// Default 5 s.
     pub slot_wait: Duration,
     /// First bound of the random wait before reconnecting; it doubles. Default 100 ms.

@@ -130,12 +130,12 @@ async fn connect(
     retry: bool,
 ) -> Result<Started, SourceError> {
     if !retry {
-        return setup::start(config, resume).await;
+        return setup::start(config, resume, false).await;
     }
     let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
     loop {
         sleep(backoff.next()).await;
-        match setup::start(config, resume).await {
+        match setup::start(config, resume, true).await {
             Err(error) if error.is_transient() => {
                 tracing::info!(source = %config.address(), %error, "not connected yet");
             }

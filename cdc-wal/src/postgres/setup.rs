@@ -19,6 +19,12 @@ use super::sql;
 const MAJOR_VERSION_MIN: u32 = 13;
 /// Longest wait for a new slot: it is ready when the transactions then open have ended.
 const SLOT_CREATE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Between two looks at a slot that is in use, at first; it doubles.
+const SLOT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at most.
+const SLOT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// What the server gets, behind its own timeout, to let go of a slot.
+const SLOT_MARGIN: Duration = Duration::from_secs(10);
 
 /// A stream that has begun.
 pub(crate) struct Started {
@@ -116,9 +122,11 @@ pub(crate) async fn slot_state(
 }
 
 /// Connects, makes sure that slot and publication are there, and starts streaming after `resume`.
+/// `again` says that a connection of ours was there before, and may still be for the server.
 pub(crate) async fn start(
     config: &PostgresConfig,
     resume: Option<Position>,
+    again: bool,
 ) -> Result<Started, SourceError> {
     let mut connection = Connection::open(config, Purpose::Replication).await?;
     let major = connection.major_version();
@@ -151,7 +159,9 @@ pub(crate) async fn start(
             tracing::warn!(publication = %config.publication, source = %config.address(), remedy, "the publication {what}");
         }
     }
-    let (confirmed, fresh) = match ensure_slot(&mut connection, config).await {
+    let timeout = setting(&mut connection, "wal_sender_timeout").await?;
+    let slot_wait = slot_wait(config.slot_wait, &timeout, again);
+    let (confirmed, fresh) = match ensure_slot(&mut connection, config, slot_wait).await {
         Ok(slot) => slot,
         Err(error) => {
             // Nothing is left of a start that came to nothing. What failed first is what is told.
@@ -164,10 +174,7 @@ pub(crate) async fn start(
         }
     };
     let floor = floor(config, resume, confirmed, fresh)?;
-    let status_interval = status_interval(
-        config.status_interval,
-        &setting(&mut connection, "wal_sender_timeout").await?,
-    );
+    let status_interval = status_interval(config.status_interval, &timeout);
     let from = floor.confirmable().max(confirmed);
     let messages = if major >= 14 { ", messages 'true'" } else { "" };
     let command = format!(
@@ -211,6 +218,17 @@ fn status_interval(configured: Duration, wal_sender_timeout_ms: &str) -> Duratio
             configured.min(Duration::from_millis(ms / 3).max(Duration::from_millis(50)))
         }
         _ => configured,
+    }
+}
+
+/// How long a slot may be in use by somebody else. A connection that only we know to be broken holds
+/// it until the server's timeout has passed since it last heard from us.
+fn slot_wait(configured: Duration, wal_sender_timeout_ms: &str, again: bool) -> Duration {
+    let ms = wal_sender_timeout_ms.parse().unwrap_or(0);
+    if again {
+        configured.max(Duration::from_millis(ms).saturating_add(SLOT_MARGIN))
+    } else {
+        configured
     }
 }
 
@@ -519,11 +537,13 @@ async fn refuse_keyless(
 async fn ensure_slot(
     connection: &mut Connection,
     config: &PostgresConfig,
+    wait: Duration,
 ) -> Result<(Lsn, bool), SourceError> {
     let slot = &config.slot;
     let address = config.address();
     let error = |kind, what: String| SourceError::new(kind, what);
-    let deadline = Instant::now() + config.slot_wait;
+    let begun = Instant::now();
+    let mut pause = SLOT_PAUSE;
     while let Some(state) = slot_state(connection, slot).await? {
         refuse_others_slot(&state, config, "use")?;
         if state.wal_status == "lost" {
@@ -543,7 +563,8 @@ async fn ensure_slot(
         let Some(pid) = state.active_pid else {
             return Ok((state.confirmed_flush, false));
         };
-        if Instant::now() >= deadline {
+        let left = wait.saturating_sub(begun.elapsed());
+        if left.is_zero() {
             return Err(error(
                 SourceErrorKind::InUse,
                 format!(
@@ -552,7 +573,11 @@ async fn ensure_slot(
             ));
         }
         // A connection of ours that broke may not have been noticed over there yet.
-        sleep(Duration::from_millis(50)).await;
+        if pause == SLOT_PAUSE {
+            tracing::info!(%slot, source = %address, pid, seconds_max = wait.as_secs(), "the slot is in use, perhaps by a broken connection of ours; waiting for the server to let go of it");
+        }
+        sleep(pause.min(left)).await;
+        pause = (pause * 2).min(SLOT_PAUSE_MAX);
     }
     if !config.create_slot && !config.temporary {
         return Err(error(
@@ -729,6 +754,20 @@ mod tests {
             (Duration::ZERO, "60000", Duration::from_millis(100)),
         ] {
             assert_eq!(status_interval(configured, server_ms), expected);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_waited_for_as_long_as_the_server_may_hold_it_for_a_broken_connection() {
+        let seconds = Duration::from_secs;
+        for (configured, server_ms, again, expected) in [
+            (seconds(5), "60000", false, seconds(5)),
+            (seconds(5), "60000", true, seconds(70)),
+            (seconds(90), "60000", true, seconds(90)),
+            (seconds(5), "0", true, seconds(10)),
+            (seconds(5), "", true, seconds(10)),
+        ] {
+            assert_eq!(slot_wait(configured, server_ms, again), expected);
         }
     }
 

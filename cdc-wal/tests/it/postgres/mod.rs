@@ -6,6 +6,7 @@
 
 mod failures;
 mod login;
+mod reconnect;
 mod rows;
 mod stream;
 #[cfg(feature = "tls")]
