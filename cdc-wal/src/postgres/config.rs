@@ -82,7 +82,8 @@ pub struct PostgresConfig {
     /// Use a slot that vanishes with the connection, and drop a publication this reader created
     /// when it is closed. Nothing is kept for a restart. Default false.
     pub temporary: bool,
-    /// Start even if changes since the resume position are gone. Default false.
+    /// Start even if changes since the resume position are gone. Counts for the start alone: changes
+    /// that are gone when a connection is built up again are a gap all the same. Default false.
     pub accept_gap: bool,
     /// The history of what was captured before, if anything was. Another source is then refused,
     /// and a slot that is gone is a gap: neither slot nor publication is created. Default `None`.

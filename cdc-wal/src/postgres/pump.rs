@@ -132,6 +132,11 @@ async fn connect(
     if !retry {
         return setup::start(config, resume, false).await;
     }
+    // A gap is accepted at a start, by whoever records it there. Nobody would record this one.
+    let config = &PostgresConfig {
+        accept_gap: false,
+        ..config.clone()
+    };
     let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
     loop {
         sleep(backoff.next()).await;

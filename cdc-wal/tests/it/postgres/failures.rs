@@ -14,7 +14,7 @@ async fn refused(config: PostgresConfig, resume: Option<Position>) -> cdc_core::
 }
 
 #[track_caller]
-fn assert_says(error: &cdc_core::SourceError, kind: &SourceErrorKind, words: &[&str]) {
+pub(super) fn assert_says(error: &cdc_core::SourceError, kind: &SourceErrorKind, words: &[&str]) {
     assert_eq!(error.kind, *kind, "{error}");
     for word in words {
         assert!(error.to_string().contains(word), "{word:?} in: {error}");

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cdc_core::{BatchLimit, SourceErrorKind, WalSource};
 use cdc_wal::postgres::PostgresSource;
 
+use super::failures::assert_says;
 use super::{Db, next};
 
 /// Ends the server's end of the connection, and waits until the slot is let go of.
@@ -39,6 +41,39 @@ async fn a_lost_connection_gives_empty_batches_until_it_is_back() {
         .await;
     assert_eq!(events.len(), 1);
     assert!(source.is_connected());
+    db.finish(source).await;
+}
+
+/// A gap is accepted at a start, where it is recorded: one that comes later ends the stream, and the
+/// next start accepts it.
+#[tokio::test]
+async fn a_slot_that_goes_while_the_connection_is_cut_is_a_gap_though_one_was_accepted() {
+    let mut db = Db::new("fail_gap_later").await;
+    db.run("CREATE TABLE public.t (id int PRIMARY KEY)").await;
+    db.config.accept_gap = true;
+    db.config.backoff_max = Duration::from_millis(50);
+    let mut source = db.connect(None).await;
+    db.changes(&mut source, "INSERT INTO public.t VALUES (1)")
+        .await;
+    cut(&mut db).await;
+    db.run(&format!(
+        "INSERT INTO public.t VALUES (2); SELECT pg_drop_replication_slot('{}')",
+        db.config.slot
+    ))
+    .await;
+    let error = loop {
+        match source.next_batch(BatchLimit::default()).await {
+            Ok(batch) => assert!(batch.is_some_and(|batch| batch.is_empty())),
+            Err(error) => break error,
+        }
+        assert_eq!(source.reconnects(), 0, "it goes on without a word");
+    };
+    assert_says(&error, &SourceErrorKind::Gap, &["does not exist"]);
+    let left = format!(
+        "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'",
+        db.config.slot
+    );
+    assert_eq!(db.one(&left).await, "0");
     db.finish(source).await;
 }
 
