@@ -22,6 +22,8 @@ pub(crate) struct Lookup {
     pub(crate) attributes: Vec<Attribute>,
     /// When that key came to be, if the catalog can tell.
     pub(crate) key_since: Option<KeySince>,
+    /// One of its partitions has another replica identity than full: it logs a part of old rows.
+    pub(crate) lacking: bool,
 }
 
 /// Asks the catalog over a connection of its own, opened when first needed.
@@ -106,8 +108,26 @@ async fn ask(
             }
             lookup.attributes.push(attribute);
         }
+        let sql = format!(
+            "{} SELECT 1 FROM partition p JOIN pg_class c ON c.oid = p.relid \
+             WHERE c.relkind = 'r' AND c.relreplident <> 'f' LIMIT 1",
+            partitions(&format!("c.oid = {}", def.oid))
+        );
+        let rows = connection.query(&sql, "look at partitions").await?;
+        lookup.lacking = !rows.is_empty();
     }
     Ok(lookup)
+}
+
+/// The beginning of a question about `partition (root, relid)`: what is below the partitioned tables
+/// `c` of a condition. Takes no locks on them.
+pub(super) fn partitions(condition: &str) -> String {
+    format!(
+        "WITH RECURSIVE partition (root, relid) AS ( \
+            SELECT c.oid, i.inhrelid FROM pg_class c JOIN pg_inherits i ON i.inhparent = c.oid \
+            WHERE c.relkind = 'p' AND {condition} \
+            UNION ALL SELECT p.root, i.inhrelid FROM partition p JOIN pg_inherits i ON i.inhparent = p.relid)"
+    )
 }
 
 /// True of an xmin that is neither frozen by an old server nor more than half the circle ago.

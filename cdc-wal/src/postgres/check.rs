@@ -2,6 +2,7 @@
 
 use cdc_core::{Lineage, Lsn, SourceError};
 
+use super::catalog::partitions;
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose};
 use super::setup::{SlotState, identify, keyless, setting, single, slot_state};
@@ -261,7 +262,8 @@ async fn publication(
     for (what, remedy) in left_out_of(connection, config).await? {
         findings.add(Severity::Warning, &*subject, what, remedy);
     }
-    identity(connection, findings, &name).await
+    identity(connection, findings, &name).await?;
+    partition_identity(connection, findings, &name).await
 }
 
 /// What a publication that is there keeps from us without a word: each with its remedy.
@@ -362,6 +364,43 @@ async fn identity(
             "tables",
             format!("more than {TABLES_MAX} without replica identity"),
             "mend those listed, then check again",
+        );
+    }
+    Ok(())
+}
+
+/// Tables published as their root whose old rows are not as whole as the root's identity says.
+async fn partition_identity(
+    connection: &mut Connection,
+    findings: &mut Findings,
+    publication: &str,
+) -> Result<(), SourceError> {
+    let published = format!(
+        "c.relreplident = 'f' AND EXISTS (SELECT 1 FROM pg_publication_tables t \
+            JOIN pg_namespace n ON n.nspname = t.schemaname \
+            WHERE t.pubname = {publication} AND n.oid = c.relnamespace AND t.tablename = c.relname)"
+    );
+    let sql = format!(
+        "{} SELECT rn.nspname || '.' || r.relname, count(*), min(n.nspname || '.' || c.relname) \
+         FROM partition p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_class r ON r.oid = p.root JOIN pg_namespace rn ON rn.oid = r.relnamespace \
+         WHERE c.relkind = 'r' AND c.relreplident <> 'f' GROUP BY 1 ORDER BY 1 LIMIT {TABLES_MAX}",
+        partitions(&published)
+    );
+    for row in connection.query(&sql, "look at partitions").await? {
+        let mut cells = row.into_iter().map(Option::unwrap_or_default);
+        let mut cell = || cells.next().unwrap_or_default();
+        let (table, count, partition) = (cell(), cell(), cell());
+        findings.add(
+            Severity::Warning,
+            format!("table {table}"),
+            format!(
+                "its replica identity is full, that of {count} of its partitions, such as {partition}, is not: they log a part of old rows, and what is null in one comes as unavailable"
+            ),
+            format!(
+                "ALTER TABLE {} REPLICA IDENTITY FULL, and so the others",
+                sql::table(&partition)
+            ),
         );
     }
     Ok(())

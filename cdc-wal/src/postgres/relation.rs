@@ -60,6 +60,8 @@ pub(crate) struct Table {
     pub(super) identity: Vec<bool>,
     /// What changes come with that may be older than the key.
     pub(super) unkeyed: Option<Unkeyed>,
+    /// Old rows are sent as whole and need not be: what is null in one may not be in the log.
+    pub(crate) lacking: bool,
 }
 
 /// A table as it is told while its primary key may have been another: without one.
@@ -123,6 +125,7 @@ impl Table {
             kinds,
             identity,
             unkeyed,
+            lacking: false,
         }
     }
 
@@ -187,7 +190,9 @@ impl Table {
         for (((new, old), (&from, &to)), &kind) in cells.zip(&self.kinds) {
             match (new, old) {
                 (Cell::Text(new), Cell::Text(old)) if new == old => row.repeat(from, to),
-                (Cell::Unchanged, known) => full &= write_cell(&mut row, scratch, kind, known),
+                (Cell::Unchanged, known) => {
+                    full &= write_cell(&mut row, scratch, kind, large(known));
+                }
                 (sent, _) => full &= write_cell(&mut row, scratch, kind, sent),
             }
         }
@@ -223,6 +228,7 @@ impl Table {
         for ((cell, &kind), &identity) in old.tuple().cells().zip(&self.kinds).zip(&self.identity) {
             let cell = match cell {
                 _ if key_only && !identity => Cell::Unchanged,
+                Cell::Null if self.lacking => Cell::Unchanged,
                 sent => sent,
             };
             full &= write_cell(&mut row, scratch, kind, cell);
@@ -243,6 +249,14 @@ impl Unkeyed {
             );
         }
         &self.relation
+    }
+}
+
+/// The old cell of a value that is too large to be sent again: so it is none that is null.
+const fn large(old: Cell<'_>) -> Cell<'_> {
+    match old {
+        Cell::Null => Cell::Unchanged,
+        known => known,
     }
 }
 

@@ -310,7 +310,7 @@ impl PostgresSource {
     /// Dropping the future loses nothing: the task asks on, and its answer is waited for again.
     async fn describe(&mut self, def: &OwnedDef) -> Result<(), SourceError> {
         let unknown = def.unknown_types(&self.types);
-        let (mut primary_key, mut since) = (Vec::new(), None);
+        let (mut primary_key, mut since, mut lacking) = (Vec::new(), None, false);
         if !unknown.is_empty() || def.needs_primary_key() {
             let task = self.lookup.get_or_insert_with(|| {
                 let (catalog, def) = (self.catalog.clone(), def.clone());
@@ -325,9 +325,13 @@ impl PostgresSource {
             if def.needs_primary_key() {
                 primary_key = self.primary_key(def, &lookup.attributes);
                 since = lookup.key_since;
+                lacking = lookup.lacking;
             }
         }
-        let table = Table::new(def, &self.types, &primary_key, since);
+        let table = Table {
+            lacking,
+            ..Table::new(def, &self.types, &primary_key, since)
+        };
         self.assembler.define(def, table);
         if let Link::Up(session) = &mut self.link
             && let Some(chunk) = &mut session.chunk

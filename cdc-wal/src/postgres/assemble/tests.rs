@@ -266,7 +266,8 @@ proptest! {
         let new: Vec<_> = cells.iter().map(|(old, new, how)| match how {
             0 => *new,
             1 => *old,
-            _ => Some("\u{1}"),
+            // A large value that is not sent again is none that is null.
+            _ => old.and(Some("\u{1}")),
         }).collect();
         let whole: Vec<_> = new.iter().zip(&old).map(|(new, old)| match new {
             Some("\u{1}") => *old,

@@ -6,6 +6,7 @@
 
 mod failures;
 mod login;
+mod partitions;
 mod reconnect;
 mod rows;
 mod stream;
