@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cdc_core::{Lineage, SourceError, SourceErrorKind};
+use cdc_core::{Lineage, ResumeToken, SourceError, SourceErrorKind};
 
 /// Whether the connection is encrypted; the words are libpq's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,11 @@ pub struct PostgresConfig {
     /// The history of what was captured before, if anything was. Another source is then refused,
     /// and a slot that is gone is a gap: neither slot nor publication is created. Default `None`.
     pub captured: Option<Lineage>,
+    /// How far what was captured before reaches, with the history it is of. A server of this history
+    /// whose log ends before it was restored from an older backup: it gives the same positions to
+    /// other changes, and is refused before anything is created. Nothing is skipped because of it.
+    /// Default `None`.
+    pub captured_to: Option<ResumeToken>,
     /// Longest time between status updates; a third of the server's `wal_sender_timeout` if that
     /// is less. Default 10 s.
     pub status_interval: Duration,
@@ -126,6 +131,7 @@ impl Default for PostgresConfig {
             temporary: false,
             accept_gap: false,
             captured: None,
+            captured_to: None,
             status_interval: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             slot_wait: Duration::from_secs(5),

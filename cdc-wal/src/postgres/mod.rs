@@ -28,6 +28,7 @@
 //! none of these do I/O. `connection`, `tls`, `setup`, `catalog`, `pump` and `feedback` speak with the
 //! server, `source` ties all together.
 
+mod ahead;
 mod array;
 mod assemble;
 mod backoff;

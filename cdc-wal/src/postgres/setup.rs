@@ -4,11 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use cdc_core::{
-    Lineage, Lsn, Position, ResumeToken, SourceError, SourceErrorKind, SourceInfo, SourceKind,
-    TokenRefusal,
+    Lineage, Lsn, Position, SourceError, SourceErrorKind, SourceInfo, SourceKind, TokenRefusal,
 };
 use tokio::time::{Instant, sleep};
 
+use super::ahead::refuse_ahead;
 use super::buffer::FrameBuffer;
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose, Row, Stream};
@@ -150,7 +150,7 @@ pub(crate) async fn start(
     }
     let (info, wal_end) = identify(&mut connection, config).await?;
     refuse_other(&info, config)?;
-    refuse_ahead(&info, resume, wal_end)?;
+    refuse_ahead(&mut connection, config, &info, resume, wal_end).await?;
     refuse_gone_slot(&mut connection, config, resume).await?;
     let server_end = settled_end(&mut connection, wal_end).await?;
     let created_publication = ensure_publication(&mut connection, config).await?;
@@ -348,17 +348,6 @@ async fn refuse_gone_slot(
             config.slot
         ),
     ))
-}
-
-/// A position beyond the server's log means that the server was restored from an older backup.
-fn refuse_ahead(info: &SourceInfo, resume: Option<Position>, end: Lsn) -> Result<(), SourceError> {
-    let Some(resume) = resume else { return Ok(()) };
-    let token = ResumeToken::new(info.lineage, resume);
-    let end = Position::end_of(end);
-    match token.check(&info.lineage, Position::ZERO, end) {
-        Err(refusal @ TokenRefusal::Ahead { .. }) => Err(refusal.into()),
-        _ => Ok(()),
-    }
 }
 
 async fn ensure_publication(

@@ -8,6 +8,7 @@ mod failures;
 mod login;
 mod partitions;
 mod reconnect;
+mod restored;
 mod rows;
 mod stream;
 #[cfg(feature = "tls")]
