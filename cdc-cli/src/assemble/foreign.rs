@@ -43,6 +43,14 @@ impl ForeignConfig {
         }
     }
 
+    /// Lets the server know how far was captured from it: one that was restored from an older backup
+    /// sends changes that the journal would take for known.
+    fn know(&mut self, record: &Record) {
+        if let Self::Postgres(config) = self {
+            config.captured_to = record.reach(config.captured);
+        }
+    }
+
     /// True if trying again may help against an error of [`ForeignConfig::connect`]: nobody
     /// answered. A login that is refused needs a person.
     pub(crate) async fn may_come_back(&self, error: &SourceError) -> bool {
@@ -67,7 +75,8 @@ impl ForeignConfig {
     ///
     /// # Errors
     /// From the source, and from a journal that is damaged.
-    pub(crate) async fn connect(self, record: Record) -> Result<Foreign, SourceError> {
+    pub(crate) async fn connect(mut self, record: Record) -> Result<Foreign, SourceError> {
+        self.know(&record);
         match self {
             // The slot knows where it stands; the journal is compared with it afterwards.
             Self::Postgres(config) => PostgresSource::connect(*config, None)
@@ -161,5 +170,43 @@ impl WalSource for Foreign {
             Self::Sqlite(source) => source.confirm(up_to).await,
             Self::RocksDb(source) => source.confirm(up_to).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdc_core::{EventBatch, Journal as _, Lsn, ResumeToken, SourceKind};
+    use cdc_wal::{FileJournal, JournalConfig};
+
+    /// A server is compared with the furthest of what was captured and what was delivered.
+    #[test]
+    fn a_server_is_told_how_far_was_captured_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [journaled, delivered] =
+            [1, 2].map(|timeline| Lineage::new(SourceKind::Postgres, [1; 16], timeline));
+        let journal = JournalConfig::new(dir.path().join("journal"));
+        let captured_to = |checkpoint: Option<u64>| {
+            let record = Record::of(&journal, checkpoint.map(|at| Position::end_of(Lsn(at))));
+            let mut config = ForeignConfig::Postgres(Box::default());
+            config.resume(checkpoint.map(|_| delivered), false);
+            config.know(&record.unwrap());
+            match config {
+                ForeignConfig::Postgres(config) => config.captured_to,
+                other => panic!("{other:?}"),
+            }
+        };
+        let reach = |lineage, at| Some(ResumeToken::new(lineage, Position::end_of(Lsn(at))));
+        assert_eq!(captured_to(None), None);
+        assert_eq!(captured_to(Some(50)), reach(delivered, 50));
+        let info = Arc::new(SourceInfo::new("shop", "shop", journaled));
+        let mut made = FileJournal::open(journal.clone(), &info).unwrap();
+        made.append(&EventBatch::heartbeat(info, Position::end_of(Lsn(100))))
+            .unwrap();
+        made.flush().unwrap();
+        drop(made);
+        assert_eq!(captured_to(None), reach(journaled, 100));
+        assert_eq!(captured_to(Some(50)), reach(journaled, 100));
+        assert_eq!(captured_to(Some(150)), reach(journaled, 150));
     }
 }

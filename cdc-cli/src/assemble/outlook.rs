@@ -108,6 +108,13 @@ impl Held {
         journal.max(slowest)
     }
 
+    /// Everything up to here was captured or delivered.
+    fn furthest(&self) -> Option<Position> {
+        let journal = self.log.as_ref().map(|log| log.end);
+        let furthest = self.checkpoints.iter().map(|(_, c)| c.position).max();
+        journal.max(furthest)
+    }
+
     /// The checkpoint of an emitter.
     pub(crate) fn checkpoint(&self, name: &str) -> Option<&Checkpoint> {
         let found = self.checkpoints.iter().find(|(known, _)| known == name);
@@ -264,6 +271,21 @@ fn source_row(held: &Held, source: &SourceState) -> Row {
             format!("nothing was captured yet: capture begins {where_from}"),
         );
     };
+    if let Some(furthest) = held.furthest()
+        && furthest > Position::end_of(source.end)
+        && !of_other(held, source)
+    {
+        return Row::new(
+            Severity::Error,
+            Exit::Position,
+            SUBJECT,
+            format!(
+                "what was captured reaches to {furthest}, the source's log ends at {}: it was restored from an older backup, and what it writes from here on would be taken for captured",
+                source.end
+            ),
+            "drop the slot, copy the tables anew, and begin anew with another state_path",
+        );
+    }
     let Some(confirmed) = source.confirmed else {
         if held.checkpoints.is_empty() {
             return Row::ok(
@@ -466,6 +488,28 @@ mod tests {
                 source(Some(201)),
                 0,
                 "up to date",
+            ),
+            // A keepalive may have told of the very end, and no more than that.
+            (
+                Some((0, 1000)),
+                Some((1, 400)),
+                source(Some(401)),
+                0,
+                "no gap: the source sends what follows 0/191; of its log 600 bytes are captured already and are skipped, 0 bytes are new",
+            ),
+            (
+                Some((0, 1001)),
+                Some((1, 400)),
+                source(Some(401)),
+                5,
+                "what was captured reaches to 0/3E9:end, the source's log ends at 0/3E8",
+            ),
+            (
+                Some((0, 5000)),
+                None,
+                source(None),
+                5,
+                "what was captured reaches to 0/1388:end",
             ),
             (
                 Some((0, 500)),

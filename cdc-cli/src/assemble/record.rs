@@ -2,8 +2,8 @@
 //! back.
 
 use cdc_core::{
-    BatchLimit, EventBatch, Journal as _, Lineage, Lsn, Position, SourceError, SourceErrorKind,
-    wall_micros,
+    BatchLimit, EventBatch, Journal as _, Lineage, Lsn, Position, ResumeToken, SourceError,
+    SourceErrorKind, wall_micros,
 };
 use cdc_wal::sqlite::{Downstream, TakeBack};
 use cdc_wal::{FileJournal, JournalConfig, StartAt};
@@ -17,6 +17,8 @@ pub(crate) struct Record {
     journal: JournalConfig,
     /// Where the journal ends, if there is one.
     end: Option<Position>,
+    /// The history the journal is of.
+    lineage: Option<Lineage>,
     /// The highest checkpoint: an emitter may have delivered what the journal has lost since.
     delivered: Option<Position>,
 }
@@ -30,16 +32,23 @@ impl Record {
         journal: &JournalConfig,
         delivered: Option<Position>,
     ) -> Result<Self, SourceError> {
-        let end = if journal.dir.join("control").exists() {
-            Some(LogView::Directory(journal.dir.clone()).extent()?.end)
+        let extent = if journal.dir.join("control").exists() {
+            Some(LogView::Directory(journal.dir.clone()).extent()?)
         } else {
             None
         };
         Ok(Self {
             journal: journal.clone(),
-            end,
+            end: extent.as_ref().map(|extent| extent.end),
+            lineage: extent.map(|extent| extent.source.lineage),
             delivered,
         })
+    }
+
+    /// How far it reaches, with its history: the journal's, or without one that of the checkpoints.
+    pub(crate) fn reach(&self, checkpoints: Option<Lineage>) -> Option<ResumeToken> {
+        let lineage = self.lineage.or(checkpoints)?;
+        Some(ResumeToken::new(lineage, self.furthest()?))
     }
 
     /// The events behind a position, turned around; `None` if that cannot be done.
