@@ -15,15 +15,15 @@ use cdc_core::pipeline::{
     Watermark,
 };
 use cdc_core::{
-    CheckpointStore as _, EventBatch, Journal as _, Position, SourceError, SourceErrorKind,
-    SourceInfo, SystemClock, WalSource as _, accepted_gap, wall_micros,
+    CheckpointStore as _, EventBatch, Journal as _, Lineage, Position, SourceError,
+    SourceErrorKind, SourceInfo, SystemClock, WalSource as _, accepted_gap, wall_micros,
 };
 use cdc_wal::{FileJournal, JournalConfig, Log};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::foreign::{Foreign, ForeignConfig};
-use super::lanes::{self, Ended};
+use super::lanes::{self, Ended, Tell};
 use super::link::SourceLink;
 use super::record::Record;
 use super::start::LogView;
@@ -110,7 +110,11 @@ pub(crate) async fn start(
         .iter()
         .map(|(_, checkpoint)| checkpoint.position)
         .max();
-    let captured = stored.first().map(|(_, checkpoint)| checkpoint.lineage);
+    let captured = match stored.first() {
+        Some((_, checkpoint)) => Some(checkpoint.lineage),
+        // The emitters are all new; what is there belongs to its source all the same.
+        None => journal_lineage(&state.paths.journal())?,
+    };
     foreign.resume(captured, accept_gap);
     let (trigger, shutdown) = Shutdown::new();
     let (go, started) = oneshot::channel();
@@ -136,7 +140,10 @@ pub(crate) async fn start(
         shutdown,
     };
     let (metrics, link) = (job.metrics.clone(), job.link.clone());
+    let tell_end = Tell::new(Ended::Capture, ended);
     let thread = lanes::spawn("capture", move || {
+        // Also when it panics.
+        let _tell_end = tell_end;
         let run = || -> Result<(), SourceError> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -150,9 +157,7 @@ pub(crate) async fn start(
             })?;
             runtime.block_on(job.run(tell, started))
         };
-        let outcome = run();
-        drop(ended.send(Ended::Capture));
-        outcome
+        run()
     })?;
     let opened = match told.await {
         Ok(opened) => opened?,
@@ -171,6 +176,23 @@ pub(crate) async fn start(
         thread,
     };
     Ok((opened, thread))
+}
+
+/// True if there is a journal. One that may not be looked at is not absent.
+fn holds_journal(dir: &Path) -> Result<bool, SourceError> {
+    dir.join("control").try_exists().map_err(|cause| {
+        let what = format!("look for the journal in {}", dir.display());
+        SourceError::new(SourceErrorKind::Io, what).with_cause(cause)
+    })
+}
+
+/// The history the journal is of, if there is one.
+fn journal_lineage(dir: &Path) -> Result<Option<Lineage>, SourceError> {
+    if !holds_journal(dir)? {
+        return Ok(None);
+    }
+    let extent = LogView::Directory(dir.to_owned()).extent()?;
+    Ok(Some(extent.source.lineage))
 }
 
 impl Job {
@@ -225,7 +247,7 @@ impl Job {
 
     /// Connects and opens the journal; only the journal, if there is one and the source is away.
     async fn open(&mut self) -> Result<(Option<Foreign>, FileJournal), SourceError> {
-        let existed = self.journal.dir.join("control").exists();
+        let existed = holds_journal(&self.journal.dir)?;
         match self
             .foreign
             .clone()

@@ -288,10 +288,7 @@ where
         kind: emitter.destination.kind(),
         metrics: metrics.clone(),
     };
-    let tell = Tell {
-        name: name.to_string(),
-        ended: shared.ended.clone(),
-    };
+    let tell = Tell::new(Ended::Lane(name.to_string()), shared.ended.clone());
     let thread = spawn(&format!("lane-{name}"), move || {
         // Also when the lane panics.
         let _tell = tell;
@@ -337,16 +334,27 @@ pub(crate) enum Ended {
     Capture,
 }
 
-/// Tells the main thread that a lane ended, however it did.
-struct Tell {
-    name: String,
+/// Tells the main thread that a lane or capture ended, however it did.
+pub(crate) struct Tell {
+    end: Option<Ended>,
     ended: mpsc::UnboundedSender<Ended>,
+}
+
+impl Tell {
+    pub(crate) const fn new(end: Ended, ended: mpsc::UnboundedSender<Ended>) -> Self {
+        Self {
+            end: Some(end),
+            ended,
+        }
+    }
 }
 
 impl Drop for Tell {
     fn drop(&mut self) {
         // Nobody listens only if the process is ending anyway.
-        drop(self.ended.send(Ended::Lane(std::mem::take(&mut self.name))));
+        if let Some(end) = self.end.take() {
+            drop(self.ended.send(end));
+        }
     }
 }
 

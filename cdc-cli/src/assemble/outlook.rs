@@ -287,12 +287,6 @@ fn source_row(held: &Held, source: &SourceState) -> Row {
         );
     }
     let Some(confirmed) = source.confirmed else {
-        if held.checkpoints.is_empty() {
-            return Row::ok(
-                SUBJECT,
-                "the source remembers nothing of us, nor do our emitters",
-            );
-        }
         return Row::new(
             Severity::Error,
             Exit::Position,
@@ -436,8 +430,8 @@ mod tests {
                 Some((0, 500)),
                 None,
                 source(None),
-                0,
-                "remembers nothing of us",
+                5,
+                "gap: the slot is gone",
             ),
             (
                 None,
