@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdc_core::storage::{OpenMode, Storage, write_again};
-use cdc_core::{Position, Relation};
+use cdc_core::{Lsn, Position, Relation};
 
 use super::state::SegmentMeta;
 use crate::control::Control;
 use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
+use crate::format::header::SegmentHeader;
 use crate::format::{HEADER_BYTES, frame_max, relation};
 use crate::read::frames::{FrameReader, LogId};
 use crate::read::locate::resume_point;
@@ -90,21 +91,25 @@ fn whole_segments(
     control: Option<Control>,
     strict: bool,
 ) -> Result<Vec<u64>, LogError> {
-    let mut id = None;
+    let mut first: Option<SegmentHeader> = None;
     let mut flushed = 0;
     let mut broken = None;
     let mut next = None;
     for (index, &base) in bases.iter().enumerate() {
         match Segment::open(storage, dir, base, OpenMode::Read) {
             Ok(segment) => {
+                let end = segment.end();
                 let own = LogId::of(&segment.header);
-                if *id.get_or_insert(own) != own || next.is_some_and(|next| next != base) {
-                    // Named by `catalog` if it is not cut below.
-                    broken.get_or_insert((index, None));
-                } else {
+                let same = first.as_ref().is_none_or(|first| LogId::of(first) == own);
+                if same {
                     flushed = flushed.max(segment.header.flushed);
                 }
-                next = Some(segment.end());
+                if !same || next.is_some_and(|next| next != base) {
+                    // Named by `catalog` if it is not cut below.
+                    broken.get_or_insert((index, None));
+                }
+                first.get_or_insert(segment.header);
+                next = Some(end);
             }
             Err(error) if error.kind == LogErrorKind::Corrupt => {
                 broken.get_or_insert((index, Some(error)));
@@ -116,16 +121,19 @@ fn whole_segments(
     let Some((index, error)) = broken else {
         return Ok(bases.to_vec());
     };
+    let (kept, torn) = bases.split_at(index);
+    let (Some(first), Some(&last)) = (first, kept.last()) else {
+        return error.map_or_else(|| Ok(bases.to_vec()), Err);
+    };
     if let Some(control) = control
-        && id.is_some_and(|id| id.uuid == control.uuid && id.epoch == control.epoch)
+        && (control.uuid, control.epoch) == (first.uuid, first.epoch)
     {
         flushed = flushed.max(control.flushed);
     }
-    let (kept, torn) = bases.split_at(index);
-    let Some(&last) = kept.last() else {
-        return error.map_or_else(|| Ok(bases.to_vec()), Err);
-    };
-    let end = last + id.map_or(0, |id| u64::from(id.segment_bytes));
+    let end = last + u64::from(first.segment_bytes);
+    if flushed <= end {
+        flushed = flushed.max(flushed_by_frames(storage, dir, torn, &first)?);
+    }
     if flushed > end {
         return error.map_or_else(|| Ok(bases.to_vec()), Err);
     }
@@ -140,6 +148,35 @@ fn whole_segments(
             .map_err(|cause| LogError::io("remove the torn log segment", &path, cause))?;
     }
     Ok(kept.to_vec())
+}
+
+/// How far the frames of segments, of which the header or the one in front did not survive, say that
+/// the log was durable. A frame is known by the log it is of and its place alone.
+fn flushed_by_frames(
+    storage: &dyn Storage,
+    dir: &Path,
+    bases: &[u64],
+    of: &SegmentHeader,
+) -> Result<u64, LogError> {
+    let mut flushed = 0;
+    for &base in bases {
+        let path = dir.join(file_name(base));
+        let file = storage
+            .open(&path, OpenMode::Read)
+            .map_err(|cause| LogError::io("open the log segment", &path, cause))?;
+        let header = SegmentHeader { base, ..of.clone() };
+        let segment = Segment {
+            seed: header.seed(),
+            header,
+            path,
+            file,
+        };
+        search(&segment, segment.first(), |frame| {
+            flushed = flushed.max(frame.flushed);
+            true
+        })?;
+    }
+    Ok(flushed)
 }
 
 /// Recovers the log in a directory whose lock the caller holds.
@@ -231,6 +268,18 @@ pub(crate) fn recover(
             }
         }
         segments.retain(|meta| meta.base <= place);
+    } else if flushed > at {
+        // Nothing is damaged, but files are gone, and LSNs that were handed out with them.
+        return Err(LogError::new(
+            LogErrorKind::Corrupt,
+            format!(
+                "open the log {}: segment {} is missing, the log was durable up to {}; restore it, or see what a repair would keep (`cdc-cli wal repair {}`)",
+                dir.display(),
+                file_name(end),
+                Lsn(flushed),
+                dir.display()
+            ),
+        ));
     }
     let newest = segments.back().map_or(meta.base, |meta| meta.base);
     // What was found valid may still be in the operating system's memory only.

@@ -13,6 +13,7 @@ mod log;
 mod many;
 #[cfg(target_os = "linux")]
 mod mapped;
+mod missing;
 mod misuse;
 #[cfg(feature = "postgres")]
 mod postgres;
