@@ -338,7 +338,36 @@ impl Inspector {
         }
         let first = self.bases.first().copied().unwrap_or_default();
         report.bytes = frames.at.saturating_sub(first);
+        if report.damage.is_none() {
+            report.damage = self.missing(frames.at)?;
+        }
         Ok(report)
+    }
+
+    /// The segment behind the last one, if something in it was durable, and it is not there.
+    fn missing(&self, at: u64) -> Result<Option<Damage>, LogError> {
+        let flushed = self.control.map_or(0, |control| control.flushed);
+        if at < self.end() || flushed <= at {
+            return Ok(None);
+        }
+        let base = self.id.base(at);
+        // A writer may have made it since this look began, and trimmed it, too.
+        let bases = segment::list(self.storage.as_ref(), &self.dir)?;
+        if bases.last().is_some_and(|newest| *newest >= base) {
+            return Ok(None);
+        }
+        Ok(Some(Damage {
+            path: self.dir.join(file_name(base)),
+            offset: 0,
+            lsn: Lsn(base),
+            torn_tail: false,
+            what: format!(
+                "read the log segment {}: it is missing, the log was durable up to {}; restore it, or see what a repair would keep (`cdc-cli wal repair {}`)",
+                self.dir.join(file_name(base)).display(),
+                Lsn(flushed),
+                self.dir.display()
+            ),
+        }))
     }
 }
 
