@@ -2,6 +2,7 @@
 
 mod config;
 pub(crate) mod cursors;
+mod cut;
 mod helper;
 pub(crate) mod recent;
 pub(crate) mod recover;

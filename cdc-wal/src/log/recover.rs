@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cdc_core::storage::{OpenMode, Storage, write_again};
 use cdc_core::{Lsn, Position, Relation};
 
+use super::cut;
 use super::state::SegmentMeta;
 use crate::control::Control;
 use crate::format::frame::{self, FRAME_HEADER, FrameHeader, FrameKind, Parsed};
@@ -18,7 +19,7 @@ use crate::segment::{Segment, file_name};
 use crate::{LogError, LogErrorKind};
 
 /// Bytes searched for valid frames at a time.
-const SEARCH_BYTES: usize = 1 << 20;
+pub(super) const SEARCH_BYTES: usize = 1 << 20;
 
 /// A log as it was found and, if need be, repaired.
 #[derive(Debug)]
@@ -230,6 +231,7 @@ pub(crate) fn recover(
         }
     };
     let mut cut = 0;
+    let mut begun = cut::is_begun(storage.as_ref(), dir);
     if let Some(error) = damage {
         // Valid frames behind the damage tell whether it was durable when they were written.
         let mut tails = Vec::new();
@@ -253,7 +255,7 @@ pub(crate) fn recover(
         if at < flushed {
             return Err(error);
         }
-        if strict && tails.iter().any(|(_, from, used)| used > from) {
+        if strict && (begun || tails.iter().any(|(_, from, used)| used > from)) {
             return Err(torn(&id.file(dir, at), at - place));
         }
         for (segment, from, used) in tails.into_iter().rev() {
@@ -262,9 +264,14 @@ pub(crate) fn recover(
                 let io = |cause| LogError::io("remove the torn log segment", &segment.path, cause);
                 storage.remove(&segment.path).map_err(io)?;
                 storage.sync_dir(dir).map_err(io)?;
+            } else if begun {
+                cut += used - from;
+                cut::zero(&segment, from, segment.end())?;
             } else if used > from {
                 cut += used - from;
-                zero(&segment, from, used)?;
+                begun = true;
+                cut::begin(storage.as_ref(), dir)?;
+                cut::zero(&segment, from, used)?;
             }
         }
         segments.retain(|meta| meta.base <= place);
@@ -303,6 +310,9 @@ pub(crate) fn recover(
         if meta.base == newest {
             current = Some(segment);
         }
+    }
+    if begun {
+        cut::end(storage.as_ref(), dir)?;
     }
     // So may their names: what is promised durable from here on must not vanish with one.
     storage
@@ -432,22 +442,4 @@ fn lay_out(segment: &Segment) -> Result<(), LogError> {
         segment.file.set_len(length).map_err(io)?;
     }
     Ok(())
-}
-
-/// Overwrites a torn tail with zeros, durably.
-fn zero(segment: &Segment, from: u64, to: u64) -> Result<(), LogError> {
-    let io = |cause| LogError::io("cut the torn tail of", &segment.path, cause);
-    let zeros = vec![0; SEARCH_BYTES];
-    let mut at = from;
-    while at < to {
-        let n = usize::try_from(to - at)
-            .unwrap_or(usize::MAX)
-            .min(zeros.len());
-        segment
-            .file
-            .write_all_at(&zeros[..n], at - segment.base())
-            .map_err(io)?;
-        at += n as u64;
-    }
-    segment.file.sync_data().map_err(io)
 }

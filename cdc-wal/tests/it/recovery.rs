@@ -5,7 +5,7 @@ use cdc_core::testing::sim_storage::{Failure, SimStorage};
 use cdc_core::testing::{relation, row};
 use cdc_core::{BatchLimit, ChangeEvent};
 use cdc_wal::inspect::Inspector;
-use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility};
+use cdc_wal::{Log, LogConfig, LogErrorKind, Recovery, StartAt, SyncPolicy, Visibility};
 
 use crate::frozen::frozen;
 
@@ -13,14 +13,17 @@ use crate::support::{clock, config, drain};
 
 const FIRST: &str = "/log/0000000000000000.wal";
 
-fn open(disk: &SimStorage) -> Log {
-    let config = LogConfig {
+fn settings(disk: &SimStorage) -> LogConfig {
+    LogConfig {
         storage: disk.shared(),
         sync: SyncPolicy::Never,
         visibility: Visibility::Written,
         ..config("/log".as_ref())
-    };
-    Log::open(config).expect("open")
+    }
+}
+
+fn open(disk: &SimStorage) -> Log {
+    Log::open(settings(disk)).expect("open")
 }
 
 fn commit(log: &Log, id: u64) {
@@ -52,14 +55,60 @@ fn what_a_torn_tail_left_behind_never_comes_back() {
     assert!(events(&log).is_empty());
     // New frames of the same size end exactly where an old one began.
     commit(&log, 9);
-    let ids: Vec<_> = events(&log).iter().map(|e| e.transaction.id).collect();
-    assert_eq!(ids, [9]);
+    assert_eq!(ids(&log), [9]);
     drop(log);
-    let ids: Vec<_> = events(&open(&disk))
-        .iter()
-        .map(|e| e.transaction.id)
-        .collect();
-    assert_eq!(ids, [9]);
+    assert_eq!(ids(&open(&disk)), [9]);
+}
+
+fn ids(log: &Log) -> Vec<u64> {
+    events(log).iter().map(|e| e.transaction.id).collect()
+}
+
+/// Zeros that a failed sync left in the system's memory look as if they were on the disk.
+#[test]
+fn what_a_cut_that_failed_left_behind_never_comes_back() {
+    let (mut n, mut refused) = (0, 0);
+    loop {
+        let disk = SimStorage::new();
+        let log = open(&disk);
+        (1..=3).for_each(|id| commit(&log, id));
+        assert_eq!(ids(&log), [1, 2, 3]);
+        disk.kill();
+        drop(log);
+        // All of it came to the disk by itself but for the first frame.
+        let file = disk.open(FIRST.as_ref(), OpenMode::ReadWrite).unwrap();
+        file.sync_data().unwrap();
+        disk.damage(FIRST.as_ref(), 4100, |byte| byte ^ 1).unwrap();
+        disk.fail_after(n, Failure::Forget);
+        drop(Log::open(settings(&disk)));
+        if !disk.has_failed() {
+            break;
+        }
+        disk.kill();
+        // A torn tail may look like none now, and is one.
+        let strict = LogConfig {
+            recovery: Recovery::Strict,
+            ..settings(&disk)
+        };
+        if let Err(error) = Log::open(strict) {
+            assert_eq!(error.kind, LogErrorKind::Corrupt, "call {n}: {error}");
+            refused += 1;
+        }
+        let log = open(&disk);
+        commit(&log, 9);
+        log.flush().unwrap();
+        disk.stop();
+        drop(log);
+        disk.crash(n);
+        let log = open(&disk);
+        assert_eq!(ids(&log), [9], "call {n}");
+        commit(&log, 10);
+        assert_eq!(ids(&log), [9, 10], "call {n}");
+        let names = disk.list("/log".as_ref()).unwrap();
+        assert_eq!(names.len(), 2, "call {n}: {names:?}");
+        n += 1;
+    }
+    assert!(n > refused && refused > 4, "{n} calls, {refused} refusals");
 }
 
 #[test]
