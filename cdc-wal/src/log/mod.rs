@@ -403,7 +403,12 @@ impl Drop for Handle {
                 tracing::error!(dir = %shared.dir.display(), "a thread of the log panicked");
             }
         }
-        shared.closed.store(true, Ordering::SeqCst);
+        {
+            // In front of the lock on the directory, which goes with this handle: a trim under way ends,
+            // and whoever confirms later leaves the files to the next who opens the log.
+            let _files = shared.lock_files();
+            shared.closed.store(true, Ordering::SeqCst);
+        }
         shared.notify.wake();
     }
 }

@@ -1,6 +1,7 @@
 //! Who still needs what, and removing what nobody does.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cdc_core::{Position, TokenRefusal, wall_micros};
@@ -104,71 +105,99 @@ pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
 }
 
 pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
-    // Cursors are registered and segments removed one after the other, and without the log's own
-    // lock: no commit waits for a file to be unlinked.
-    let _files = shared.lock_files();
-    let mut state = shared.lock();
-    shared.alive(&state)?;
-    state.trim_due = false;
-    let mut changed = false;
-    if let (Some(max), OnLimit::Invalidate) =
-        (shared.config.retain_bytes_max, shared.config.on_limit)
-    {
-        let from = limit_from(shared, &state, max);
-        let over: Vec<String> = state
-            .cursors
-            .entries
-            .iter()
-            .filter(|(_, c)| !c.invalidated && need(&state, c.position) < shared.id.base(from))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in over {
-            tracing::warn!(cursor = %name, "cursor invalidated: it held back more than retain_bytes_max");
-            if let Some(cursor) = state.cursors.entries.get_mut(&name) {
-                cursor.invalidated = true;
-                changed = true;
+    let mut invalidated = false;
+    loop {
+        // Cursors are registered and segments removed one after the other, and without the log's own
+        // lock: no commit waits for a file to be unlinked.
+        let files = shared.lock_files();
+        if shared.closed.load(Ordering::SeqCst) {
+            // A tail may outlive the log: cursors and segments are another's by now.
+            return Ok(0);
+        }
+        let mut state = shared.lock();
+        shared.alive(&state)?;
+        state.trim_due = false;
+        invalidated |= invalidate(shared, &mut state);
+        let gone = unneeded(shared, &state);
+        if gone.is_empty() && !invalidated && state.condemned.is_empty() {
+            return Ok(0);
+        }
+        if let Some(newest) = gone.last() {
+            let end = newest + u64::from(shared.id.segment_bytes);
+            if state.flushed <= end {
+                // Something durable must stay: the first segment that is kept has not been synced yet.
+                drop(state);
+                // Whoever is told of the sync may let go of the log, which takes the files to close it.
+                drop(files);
+                shared.flush_to(end + HEADER_BYTES)?;
+                continue;
             }
         }
+        let cursors = state.cursors.clone();
+        state
+            .segments
+            .retain(|segment| !gone.contains(&segment.base));
+        state.condemned.extend(&gone);
+        state.oldest = None;
+        drop(state);
+        // The cursors' file may be behind, never ahead of what is removed: what it says is needed
+        // must be there after a crash.
+        cursors.store(shared.storage.as_ref(), &shared.dir)?;
+        remove_condemned(shared)?;
+        drop(files);
+        if !gone.is_empty() {
+            // Held tails look at the log again, so that an invalidated one learns of it.
+            shared.notify.wake();
+        }
+        return Ok(gone.len());
     }
-    let limit = held_from(&state).min(replay_from(shared, &state));
+}
+
+/// Invalidates the cursors that hold back more than they may; true if there were any.
+fn invalidate(shared: &Shared, state: &mut State) -> bool {
+    let (Some(max), OnLimit::Invalidate) = (shared.config.retain_bytes_max, shared.config.on_limit)
+    else {
+        return false;
+    };
+    let from = limit_from(shared, state, max);
+    let over: Vec<String> = state
+        .cursors
+        .entries
+        .iter()
+        .filter(|(_, c)| !c.invalidated && need(state, c.position) < shared.id.base(from))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in &over {
+        tracing::warn!(cursor = %name, "cursor invalidated: it held back more than retain_bytes_max");
+        if let Some(cursor) = state.cursors.entries.get_mut(name) {
+            cursor.invalidated = true;
+        }
+    }
+    !over.is_empty()
+}
+
+/// Bases of the segments that nobody needs, oldest first.
+fn unneeded(shared: &Shared, state: &State) -> Vec<u64> {
+    let limit = held_from(state).min(replay_from(shared, state));
     let current = state.current.base();
     let segment_bytes = u64::from(shared.id.segment_bytes);
-    let gone: Vec<u64> = state
+    state
         .segments
         .iter()
         .map(|segment| segment.base)
         .take_while(|base| base + segment_bytes <= limit && *base != current)
-        .collect();
-    if gone.is_empty() && !changed && state.condemned.is_empty() {
-        return Ok(0);
-    }
-    if let Some(newest) = gone.last()
-        && state.flushed <= newest + segment_bytes
-    {
-        // Something durable must stay: the first segment that is kept has not been synced yet.
-        let first = newest + segment_bytes + HEADER_BYTES;
-        drop(state);
-        shared.flush_to(first)?;
-        state = shared.lock();
-    }
-    let cursors = state.cursors.clone();
-    state
-        .segments
-        .retain(|segment| !gone.contains(&segment.base));
-    state.condemned.extend(&gone);
-    state.oldest = None;
-    drop(state);
-    // The cursors' file may be behind, never ahead of what is removed: what it says is needed
-    // must be there after a crash.
-    cursors.store(shared.storage.as_ref(), &shared.dir)?;
-    // Oldest first, each durable before the next: neither a crash nor a call that fails leaves a
-    // hole. What could not be removed comes first at the next trim.
+        .collect()
+}
+
+/// Removes the files of condemned segments, oldest first, each durable before the next: neither a
+/// crash nor a call that fails leaves a hole. What could not be removed comes first at the next trim.
+fn remove_condemned(shared: &Shared) -> Result<(), LogError> {
+    let storage = shared.storage.as_ref();
     loop {
         let Some(base) = shared.lock().condemned.front().copied() else {
-            break;
+            return Ok(());
         };
         let path = shared.dir.join(file_name(base));
-        let storage = shared.storage.as_ref();
         // Files that are not filled ahead are not worth keeping.
         let keep = shared.config.sync != SyncPolicy::Never;
         if !(keep && segment::set_aside(storage, &shared.dir, &path)) {
@@ -181,17 +210,11 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
                 }
             }
         }
-        shared
-            .storage
+        storage
             .sync_dir(&shared.dir)
             .map_err(|cause| LogError::io("sync the log directory", &shared.dir, cause))?;
         shared.lock().condemned.pop_front();
     }
-    if !gone.is_empty() {
-        // Held tails look at the log again, so that an invalidated one learns of it.
-        shared.notify.wake();
-    }
-    Ok(gone.len())
 }
 
 pub(crate) fn oldest(shared: &Shared) -> Result<Position, LogError> {

@@ -137,7 +137,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Mutex<Registry>,
     /// What was written last, for tails of this process.
     pub(crate) recent: Arc<Recent>,
-    /// Held while cursors are stored and segments removed; taken before `state`.
+    /// Held while cursors are stored and segments removed, none of which happens once the log is
+    /// closed; taken before `state`, and not held where hooks and wakers are called.
     files: Mutex<()>,
     control: Box<dyn StorageFile>,
 }

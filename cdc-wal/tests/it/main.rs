@@ -3,6 +3,7 @@
 mod ahead;
 mod commit;
 mod crash;
+mod cursors;
 mod damage;
 mod decode;
 mod follow;

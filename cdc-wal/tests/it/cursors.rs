@@ -1,0 +1,111 @@
+//! Cursors whose owner outlives the log, or knows of commits that a loss of power takes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cdc_core::testing::sim_storage::SimStorage;
+use cdc_core::testing::{relation, row};
+use cdc_core::{BatchLimit, Lsn, Position, WalHook, WalSource};
+use cdc_wal::{Log, LogConfig, StartAt, SyncPolicy, Visibility, WalTail};
+
+use crate::support::{clock, config, drain};
+
+fn settings(disk: &SimStorage, sync: SyncPolicy) -> LogConfig {
+    LogConfig {
+        storage: disk.shared(),
+        retain_bytes: 0,
+        sync,
+        ..config("/log".as_ref())
+    }
+}
+
+fn open(disk: &SimStorage) -> Log {
+    Log::open(settings(disk, SyncPolicy::Always)).expect("open")
+}
+
+fn commit(log: &Log, id: u64) -> Position {
+    let mut tx = log.begin(id);
+    tx.insert(&relation(), &row(1, &"x".repeat(3000), "1"))
+        .expect("insert");
+    tx.commit().expect("commit")
+}
+
+/// Sixty commits: more than two segments.
+fn fill(log: &Log) {
+    for id in 1..=60 {
+        commit(log, id);
+    }
+}
+
+fn ids(tail: &mut WalTail) -> Vec<u64> {
+    let events = drain(tail, BatchLimit::default()).expect("drain");
+    events.iter().map(|event| event.transaction.id).collect()
+}
+
+fn confirm(tail: &mut WalTail, position: Position) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("runtime");
+    runtime
+        .block_on(WalSource::confirm(tail, position))
+        .expect("confirm");
+}
+
+/// What a tail of a closed log confirms says nothing of the cursors and segments of who has the log now.
+#[test]
+fn a_tail_that_outlives_its_log_trims_nothing_of_the_next() {
+    let disk = SimStorage::new();
+    let log = open(&disk);
+    let mut late = log.tail_cursor("late", StartAt::Earliest, clock()).unwrap();
+    fill(&log);
+    log.register_cursor("back", log.end()).unwrap();
+    let (oldest, end) = (Position::ZERO, log.end());
+    assert_eq!(ids(&mut late).len(), 60);
+    drop(log);
+    let log = open(&disk);
+    log.register_cursor("back", oldest).unwrap();
+    log.register_cursor("new", end).unwrap();
+    confirm(&mut late, end);
+    drop(log);
+    let log = open(&disk);
+    let cursors = log.cursors();
+    assert_eq!(cursors["back"].position, oldest, "its place");
+    assert!(cursors.contains_key("new"), "registered since");
+    let mut back = log.tail(StartAt::After(oldest), clock()).unwrap();
+    assert_eq!(ids(&mut back).len(), 60);
+}
+
+/// Lets go of the log when the next sync ends.
+#[derive(Debug)]
+struct LetsGo(Mutex<Option<Log>>);
+
+impl WalHook for LetsGo {
+    fn on_commit(&self, _end: Lsn) {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(log);
+    }
+}
+
+/// A trim may have to sync, and who is told of that may be the last who has the log.
+#[test]
+fn a_log_may_be_let_go_of_while_it_is_trimmed() {
+    let disk = SimStorage::new();
+    let log = Log::open(LogConfig {
+        visibility: Visibility::Written,
+        ..settings(&disk, SyncPolicy::Never)
+    })
+    .unwrap();
+    let mut tail = log.tail_cursor("one", StartAt::Earliest, clock()).unwrap();
+    fill(&log);
+    assert_eq!(ids(&mut tail).len(), 60);
+    let hook = Arc::new(LetsGo(Mutex::new(None)));
+    log.add_hook(hook.clone());
+    *hook.0.lock().unwrap() = Some(log);
+    let end = tail.end();
+    confirm(&mut tail, end);
+    assert!(hook.0.lock().unwrap().is_none(), "the trim had to sync");
+    let log = open(&disk);
+    assert_eq!(log.cursors()["one"].position, Position::ZERO, "not trimmed");
+    assert_eq!(
+        ids(&mut log.tail(StartAt::Earliest, clock()).unwrap()).len(),
+        60
+    );
+}
