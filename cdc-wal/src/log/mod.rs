@@ -331,6 +331,8 @@ impl Log {
     }
 
     /// Registers a cursor durably, or moves it, also backwards: what follows `position` is retained from now on.
+    /// If a crash could take the commit at `position`, it is made durable first, unless tails may read
+    /// what is not.
     ///
     /// # Errors
     /// [`LogErrorKind::TooLarge`] for a name over 200 bytes or more than 1024 cursors,
@@ -342,6 +344,7 @@ impl Log {
     /// Says that a cursor's owner needs nothing up to `position` any more; trims what nobody
     /// needs. Monotonic: a lower position is ignored.
     ///
+    /// A commit that is not durable is made so first, as by [`register_cursor`](Self::register_cursor).
     /// The position is on disk before anything is trimmed for it, not at once: after a restart a cursor may
     /// stand further back than was confirmed. An owner that wants no repeats keeps its own.
     ///

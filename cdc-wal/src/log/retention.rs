@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cdc_core::{Position, TokenRefusal, wall_micros};
+use cdc_core::{Position, SourceKind, TokenRefusal, wall_micros};
 
 use super::config::{LogConfig, OnLimit, SyncPolicy, Visibility};
 use super::cursors::{CURSORS_MAX, Cursor, NAME_BYTES_MAX};
@@ -13,6 +13,7 @@ use crate::format::HEADER_BYTES;
 use crate::read::frames::FrameReader;
 use crate::read::locate;
 use crate::segment::{self, file_name};
+use crate::threads::MutexGuard;
 use crate::{LogError, LogErrorKind};
 
 /// LSN a reader that resumes after `position` may need, at the granularity of segments: never
@@ -266,7 +267,32 @@ fn check_ahead(shared: &Shared, state: &State, position: Position) -> Result<(),
     Ok(())
 }
 
+/// True if a crash may take what is up to this position, as far as is known now. An engine's own log then
+/// gives the position to another commit, which whoever holds it takes for done. A journal's source
+/// sends the same again.
+pub(crate) fn may_vanish(shared: &Shared, state: &State, position: Position) -> bool {
+    position.commit.0 >= state.flushed
+        && shared.config.visibility == Visibility::Flushed
+        && shared.source.lineage.kind == SourceKind::Wal
+}
+
+/// The log's state, once a cursor may stand at this position and nothing up to it vanishes any more.
+fn settled(shared: &Shared, position: Position) -> Result<MutexGuard<'_, State>, LogError> {
+    let state = shared.lock();
+    shared.alive(&state)?;
+    check_ahead(shared, &state, position)?;
+    if !may_vanish(shared, &state, position) {
+        return Ok(state);
+    }
+    let next = state.next;
+    drop(state);
+    shared.flush_to(next)?;
+    Ok(shared.lock())
+}
+
 pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
+    // Without the files: see `trim`.
+    drop(settled(shared, position)?);
     let _files = shared.lock_files();
     let oldest = oldest(shared)?;
     if position < oldest {
@@ -278,7 +304,6 @@ pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Resul
     }
     let state = shared.lock();
     shared.alive(&state)?;
-    check_ahead(shared, &state, position)?;
     let known = state.cursors.entries.contains_key(name);
     if name.is_empty()
         || name.len() > NAME_BYTES_MAX
@@ -340,9 +365,7 @@ fn invalidated(shared: &Shared, name: &str) -> LogError {
 }
 
 pub(crate) fn confirm(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
-    let mut state = shared.lock();
-    shared.alive(&state)?;
-    check_ahead(shared, &state, position)?;
+    let mut state = settled(shared, position)?;
     let Some(cursor) = state.cursors.entries.get_mut(name) else {
         return Err(LogError::new(
             LogErrorKind::NotFound,

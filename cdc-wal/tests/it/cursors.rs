@@ -109,3 +109,50 @@ fn a_log_may_be_let_go_of_while_it_is_trimmed() {
         60
     );
 }
+
+/// A log whose last commit is not synced, in its third segment, and that commit.
+fn unsynced(disk: &SimStorage) -> (Log, Position) {
+    let policy = SyncPolicy::Group(std::time::Duration::from_secs(3600));
+    let log = Log::open(settings(disk, policy)).expect("open");
+    log.register_cursor("lane", Position::ZERO)
+        .expect("a cursor");
+    fill(&log);
+    let end = log.end();
+    assert!(log.flushed_lsn() < end.commit, "nothing has synced it");
+    (log, end)
+}
+
+/// What a crash takes is committed anew with the same positions: a cursor there would pass over it.
+#[test]
+fn what_a_cursor_says_is_done_is_there_after_a_crash() {
+    for seed in 0..20 {
+        for registers in [true, false] {
+            let disk = SimStorage::new();
+            let (log, end) = unsynced(&disk);
+            if registers {
+                log.register_cursor("x", end).unwrap();
+            } else {
+                log.confirm("lane", end).unwrap();
+            }
+            disk.stop();
+            drop(log);
+            disk.crash(seed);
+            let log = open(&disk);
+            let cursors = log.cursors();
+            let ahead = cursors.values().any(|cursor| cursor.position > log.end());
+            assert!(!ahead, "seed {seed}: {cursors:?}, the end is {}", log.end());
+            assert_eq!(cursors.contains_key("x"), registers, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_cursor_on_what_is_durable_syncs_nothing() {
+    let disk = SimStorage::new();
+    let (log, _) = unsynced(&disk);
+    let flushed = log.flushed_lsn();
+    let durable = Position::end_of(Lsn(flushed.0 - 1));
+    log.register_cursor("x", durable).unwrap();
+    log.confirm("lane", durable).unwrap();
+    assert_eq!(log.flushed_lsn(), flushed);
+}
