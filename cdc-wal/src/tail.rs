@@ -77,11 +77,16 @@ impl WalTail {
         clock: Arc<dyn Clock>,
         cursor: Option<String>,
     ) -> Result<Self, LogError> {
-        let (last, open, next) = {
+        let (last, open, next, vanishes) = {
             let state = shared.lock();
-            (state.last, state.restart(state.next), state.next)
+            let vanishes = match start {
+                StartAt::Earliest => false,
+                StartAt::Latest => shared.config.visibility == Visibility::Flushed,
+                StartAt::After(position) => log::may_vanish(&shared, &state, position),
+            };
+            (state.last, state.restart(state.next), state.next, vanishes)
         };
-        if start == StartAt::Latest && shared.config.visibility == Visibility::Flushed {
+        if vanishes {
             // Its end is given out as covered, so it must not vanish in a crash.
             shared.flush_to(next)?;
         }

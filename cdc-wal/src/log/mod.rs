@@ -24,7 +24,7 @@ use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, w
 
 pub use config::{LogConfig, OnLimit, Recovery, SyncPolicy, Visibility};
 pub use cursors::Cursor;
-pub(crate) use retention::{check_cursor, confirm, locate, oldest};
+pub(crate) use retention::{check_cursor, confirm, locate, may_vanish, oldest};
 pub use savepoint::Savepoint;
 pub use transaction::{CommitAt, Transaction};
 

@@ -156,3 +156,16 @@ fn a_cursor_on_what_is_durable_syncs_nothing() {
     log.confirm("lane", durable).unwrap();
     assert_eq!(log.flushed_lsn(), flushed);
 }
+
+#[test]
+fn a_tail_that_begins_behind_a_commit_that_is_not_durable_makes_it_so() {
+    for start in [None, Some(Position::end_of(Lsn(5000)))] {
+        let disk = SimStorage::new();
+        let (log, end) = unsynced(&disk);
+        let after = start.unwrap_or(end);
+        let tail = log.tail(StartAt::After(after), clock()).unwrap();
+        assert_eq!(tail.end(), after);
+        // Its end is given out as covered.
+        assert_eq!(log.flushed_lsn() > end.commit, start.is_none());
+    }
+}
