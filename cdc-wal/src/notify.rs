@@ -5,9 +5,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use crate::threads::{AtomicU64, AtomicUsize, Mutex, MutexGuard};
+use crate::threads::{AtomicU64, AtomicUsize, Mutex, MutexGuard, fence};
 
-/// Wakers of waiting tails. Waking costs one atomic load while nobody waits.
+/// Wakers of waiting tails. Waking costs a fence and one atomic load while nobody waits.
+///
+/// Who wakes has stored what is new and looks whether somebody waits; who waits has stored that, and looks
+/// for what is new. Without a fence between each one's store and load both may see what was before,
+/// and the tail sleeps until the next change. No test sees it: processors seldom do it, and models
+/// never, whose stores are seen by all at once.
 ///
 /// A waker is another's code, and may own the task that has the tail: it is called and let go without the
 /// lock, which that tail takes when it ends.
@@ -45,6 +50,7 @@ impl Notify {
         }
         let old = wakers.by_tail.insert(number, waker.clone());
         self.waiting.store(wakers.by_tail.len(), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         drop(wakers);
         drop(old);
     }
@@ -60,6 +66,7 @@ impl Notify {
 
     /// Wakes all that wait.
     pub(crate) fn wake(&self) {
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }

@@ -8,7 +8,7 @@
 pub(crate) use std::{
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, fence},
     },
     thread::{Builder, JoinHandle, current},
 };
@@ -17,7 +17,7 @@ pub(crate) use std::{
 pub(crate) use shuttle::{
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, fence},
     },
     thread::{Builder, JoinHandle, current},
 };
