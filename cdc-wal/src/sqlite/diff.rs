@@ -178,7 +178,7 @@ impl Diff<'_> {
                 (None, None) => return Ok(()),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some((_, a)), Some((_, b))) if a.raw == b.raw => Ordering::Equal,
+                (Some((_, a)), Some((_, b))) if self.same(a, b) => Ordering::Equal,
                 (Some(_), Some(_)) => record::compare_keys(
                     (&old.key.payload, &old.key.fields),
                     (&new.key.payload, &new.key.fields),
@@ -286,6 +286,13 @@ impl Diff<'_> {
         self.emit(Op::Insert, cell.rowid)
     }
 
+    /// Whether an old cell and a new one are one row, told without reading overflow pages. Equal bytes
+    /// alone do not say it: a page that one row left may have been taken by another.
+    fn same(&self, one: &Cell<'_>, two: &Cell<'_>) -> bool {
+        let dirty = |page| self.map.has(page, Mark::Dirty);
+        one.raw == two.raw && !one.overflow.is_some_and(dirty)
+    }
+
     /// Two rows of one key.
     fn pair(
         &mut self,
@@ -293,8 +300,7 @@ impl Diff<'_> {
         (new_page, two): (u32, Cell<'_>),
         pass: Pass,
     ) -> Result<(), SourceError> {
-        let dirty = |page| self.map.has(page, Mark::Dirty);
-        let same = one.raw == two.raw && !one.overflow.is_some_and(dirty);
+        let same = self.same(&one, &two);
         if same {
             if let Some(first) = two.overflow
                 && old_page != new_page

@@ -5,5 +5,6 @@ mod kill;
 mod limits;
 mod refusals;
 mod resume;
+mod rows;
 mod stream;
 mod support;
