@@ -289,7 +289,11 @@ impl Sink for Mirror {
                 );
                 let (key, now) = (key(row.before), key(row.after));
                 if row.relation.key.is_empty() || !table.relation.key.is_empty() {
-                    // Collations may find keys equal whose text differs.
+                    // Collations may find keys equal whose text differs, by its case in these tables.
+                    assert!(
+                        table.altered || key.eq_ignore_ascii_case(&now),
+                        "{name}: an update of a key"
+                    );
                     let old = table.rows.remove(&key);
                     assert!(old.is_some(), "{name}: update of a row that is not there");
                     if !table.altered {

@@ -35,6 +35,15 @@ fn sweep(stream: u64, count: u64) {
     }
 }
 
+/// Rows often take overflow pages over that others left, whose numbers are all that their cells differ in.
+#[test]
+fn random_workloads_of_long_keys_give_exactly_the_changes() {
+    let (first, total) = workloads(40);
+    for seed in first..first + total {
+        Run::new(seed).with_long_keys().all();
+    }
+}
+
 fn followed(stream: u64, count: u64, mode: Mode) {
     let (first, total) = workloads(count * 2);
     let (mut merged, mut whole) = (0, 0);

@@ -97,6 +97,14 @@ impl Run {
         }
     }
 
+    /// From here on keys are told apart by what stands on overflow pages only.
+    pub(super) fn with_long_keys(mut self) -> Self {
+        let page_size = u64::from(self.view.page_size());
+        let longest = (2 * page_size).min(20_000);
+        self.workload.prefix = page_size / 3 + self.workload.random.below(longest);
+        self
+    }
+
     /// The whole workload.
     pub(super) fn all(&mut self) {
         for step in 0..STEPS {

@@ -58,6 +58,8 @@ pub(super) struct Workload {
     /// Rows of the larger statements.
     rows: u64,
     vacuum: bool,
+    /// Length of what all keys begin with: they differ on overflow pages only.
+    pub(super) prefix: u64,
     /// Run at the end of each transaction.
     pub(super) before_commit: Option<String>,
 }
@@ -81,6 +83,7 @@ impl Workload {
             size: size.min(40_000),
             rows: 20 + random.below(120),
             vacuum: random.one_in(3),
+            prefix: 0,
             random,
             next: 0,
             before_commit: None,
@@ -94,6 +97,9 @@ impl Workload {
     }
 
     fn value(&mut self) -> String {
+        if self.prefix > 0 && !self.random.one_in(4) {
+            return self.random.pick(&["NULL", "'x'"]).to_owned();
+        }
         match self.random.below(12) {
             0 => "NULL".into(),
             1 => self.random.below(10).to_string(),
@@ -119,6 +125,10 @@ impl Workload {
     }
 
     fn text(&mut self) -> String {
+        if self.prefix > 0 {
+            let end = self.random.below(10);
+            return format!("(printf('%.{}c', 'k') || {end})", self.prefix);
+        }
         match self.random.below(4) {
             0 => format!("'K{}'", self.random.below(60)),
             1 => format!("'k{}'", self.random.below(60)),
@@ -142,6 +152,14 @@ impl Workload {
         let (a, b, c, d) = (self.text(), self.value(), self.value(), self.value());
         let some = self.some();
         let or = self.random.pick(&["", "OR REPLACE", "OR IGNORE"]);
+        if self.prefix > 0 && !self.random.one_in(6) {
+            let key = self.text();
+            return match self.random.below(3) {
+                0 => format!("INSERT {or} INTO {table}(a, b, c, d) VALUES ({a}, NULL, NULL, 1)"),
+                1 => format!("UPDATE {or} {table} SET a = {a} WHERE a = {key}"),
+                _ => format!("DELETE FROM {table} WHERE a = {key}"),
+            };
+        }
         match self.random.below(15) {
             0..=3 => {
                 format!("INSERT {or} INTO {table}(a, b, c, d) VALUES ({a}, {b}, {c}, {d})")
