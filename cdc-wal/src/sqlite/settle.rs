@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cdc_core::{SourceError, SourceErrorKind};
 
-use super::format::{Checksum, FRAME_HEADER, Salts, frame_offset};
+use super::format::{Checksum, FRAME_HEADER, Salts, frame_offset, stored_pages};
 use super::log_file::{Committed, Scanned, Scanner, io_error, read_up_to, wal_header};
 use super::looks::{Looks, Reading, Seen, Stamp};
 use super::pages::{Pages, Side};
@@ -224,7 +224,7 @@ impl<'a> Copy<'a> {
         }
         self.touched.clear();
         let mut count = self.head.pages(&self.looks.main, self.page_size)?;
-        if !self.copy_all(1..=count)? {
+        if !self.copy_all(stored_pages(self.page_size, count))? {
             return Ok(None);
         }
         loop {

@@ -10,6 +10,7 @@ use cdc_core::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 use cdc_core::{SourceError, SourceErrorKind};
 
 use super::archive::Archived;
+use super::format::stored_pages;
 use super::log_file::io_error;
 use super::pages::{Pages, Side};
 use super::view::LogView;
@@ -75,7 +76,7 @@ impl Shadow {
         pages: &dyn Pages,
     ) -> Result<Self, SourceError> {
         let shadow = Self::empty(storage, dir, BESIDE, page_size)?;
-        for number in 1..=pages.count(Side::New) {
+        for number in stored_pages(page_size, pages.count(Side::New)) {
             shadow.write(number, &pages.page(Side::New, number)?)?;
         }
         shadow.install(storage, dir, BESIDE)
@@ -226,7 +227,7 @@ impl Between<'_> {
     pub(crate) fn changed(&self) -> Result<Vec<u32>, SourceError> {
         let (old, new) = (self.count(Side::Old), self.count(Side::New));
         let mut changed = Vec::new();
-        for number in 1..=new {
+        for number in stored_pages(self.new.page_size(), new) {
             let same =
                 number <= old && self.page(Side::Old, number)? == self.page(Side::New, number)?;
             if !same {

@@ -4,6 +4,7 @@
 mod corpora;
 mod damage;
 mod following;
+mod lock_page;
 mod mirror;
 mod oracle;
 mod power;
