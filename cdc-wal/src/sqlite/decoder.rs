@@ -145,7 +145,7 @@ impl Decoder {
                 if let Some(sink) = &mut sink {
                     image.clear();
                     record::parse(row, &mut fields)
-                        .and_then(|()| layout.write(&mut image, row, &fields, cell.rowid))
+                        .map(|()| layout.write(&mut image, row, &fields, cell.rowid))
                         .map_err(|what| malformed(page, what))?;
                     let keyless = layout.is_keyless() && !layout.without_rowid;
                     sink.row(Row {

@@ -215,11 +215,11 @@ impl Diff<'_> {
     ) -> Result<(), SourceError> {
         out.clear();
         record::parse(payload, fields)
-            .and_then(|()| match shapes.projection {
+            .map(|()| match shapes.projection {
                 None => shapes.old.write(out, payload, fields, rowid),
                 Some(projection) => {
                     let old = shapes.old;
-                    old.write_as(shapes.new, projection, out, payload, fields, rowid)
+                    old.write_as(shapes.new, projection, out, payload, fields, rowid);
                 }
             })
             .map_err(|what| malformed(page, what))
@@ -234,7 +234,7 @@ impl Diff<'_> {
     ) -> Result<(), SourceError> {
         out.clear();
         record::parse(payload, fields)
-            .and_then(|()| shapes.new.write(out, payload, fields, rowid))
+            .map(|()| shapes.new.write(out, payload, fields, rowid))
             .map_err(|what| malformed(page, what))
     }
 

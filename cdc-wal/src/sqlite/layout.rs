@@ -24,9 +24,8 @@ enum Place {
 struct Stored {
     place: Place,
     real: bool,
-    /// The encoded value of rows that were written before the column was added; `None` if it has
-    /// to be computed.
-    default: Option<Vec<u8>>,
+    /// The encoded value of rows that were written before the column was added.
+    default: Vec<u8>,
 }
 
 /// How the rows of a table are stored, and the relation they become.
@@ -48,23 +47,32 @@ pub(crate) struct Layout {
 /// For each column of a new layout the column of the old one that it was.
 pub(crate) type Projection = Vec<Option<usize>>;
 
-fn encoded(default: &DefaultValue, real: bool) -> Option<Vec<u8>> {
+/// The error says why the table cannot be captured.
+fn encoded(
+    default: &DefaultValue,
+    real: bool,
+    encoding: Encoding,
+) -> Result<Vec<u8>, &'static str> {
     let mut buffer = Vec::new();
     let mut row = RowWriter::new(&mut buffer);
     match default {
-        DefaultValue::Null => row.null(),
+        // No row can be without a value that is computed. SQLite would read one as this.
+        DefaultValue::Null | DefaultValue::Computed => row.null(),
         #[expect(clippy::cast_precision_loss, reason = "SQLite converts the same way")]
         DefaultValue::Int(n) if real => row.float64(*n as f64),
         DefaultValue::Int(n) => row.int(*n),
         DefaultValue::Real(n) => row.float64(*n),
         DefaultValue::Text(text) => row.text(text),
         DefaultValue::Blob(bytes) => row.bytes(bytes),
-        DefaultValue::Computed => return None,
+        DefaultValue::TextBytes(text) => row.bytes(&record::stored_text(text, encoding)),
+        DefaultValue::Unclear => {
+            return Err("what a column's default gives depends on the version of SQLite");
+        }
     }
     row.finish();
     // Without the count of columns in front.
     buffer.drain(..2);
-    Some(buffer)
+    Ok(buffer)
 }
 
 impl Layout {
@@ -106,7 +114,7 @@ impl Layout {
             columns.push(Stored {
                 place,
                 real: *real,
-                default: encoded(default, *real),
+                default: encoded(default, *real, encoding)?,
             });
             shown.push(Column::new(name.as_str(), type_name.as_str()));
         }
@@ -195,21 +203,14 @@ impl Layout {
         projection
     }
 
-    /// Writes one row. The error says what is wrong with it.
+    /// Writes one row.
     #[inline]
-    pub(crate) fn write(
-        &self,
-        out: &mut Vec<u8>,
-        payload: &[u8],
-        fields: &[Field],
-        rowid: i64,
-    ) -> Result<(), &'static str> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, payload: &[u8], fields: &[Field], rowid: i64) {
         let mut row = RowWriter::new(out);
         for column in &self.columns {
-            self.value(&mut row, column, payload, fields, rowid)?;
+            self.value(&mut row, column, payload, fields, rowid);
         }
         row.finish();
-        Ok(())
     }
 
     #[inline]
@@ -220,22 +221,16 @@ impl Layout {
         payload: &[u8],
         fields: &[Field],
         rowid: i64,
-    ) -> Result<(), &'static str> {
+    ) {
         match column.place {
             Place::Rowid => row.int(rowid),
-            Place::Field(n) => match (fields.get(n), &column.default) {
-                (Some(field), _) => {
+            Place::Field(n) => match fields.get(n) {
+                Some(field) => {
                     record::write(row, field.value(payload), column.real, self.encoding);
                 }
-                (None, Some(default)) => row.raw(default),
-                (None, None) => {
-                    return Err(
-                        "a row is older than one of its columns, whose default is an expression",
-                    );
-                }
+                None => row.raw(&column.default),
             },
         }
-        Ok(())
     }
 
     /// Writes a row of this layout as the newer layout would show it.
@@ -247,17 +242,15 @@ impl Layout {
         payload: &[u8],
         fields: &[Field],
         rowid: i64,
-    ) -> Result<(), &'static str> {
+    ) {
         let mut row = RowWriter::new(out);
         for (column, origin) in newer.columns.iter().zip(projection) {
-            match (origin.and_then(|n| self.columns.get(n)), &column.default) {
-                (Some(old), _) => self.value(&mut row, old, payload, fields, rowid)?,
-                (None, Some(default)) => row.raw(default),
-                (None, None) => row.null(),
+            match origin.and_then(|n| self.columns.get(n)) {
+                Some(old) => self.value(&mut row, old, payload, fields, rowid),
+                None => row.raw(&column.default),
             }
         }
         row.finish();
-        Ok(())
     }
 }
 

@@ -126,6 +126,16 @@ pub(crate) fn text(bytes: &[u8], encoding: Encoding) -> Option<String> {
     }
 }
 
+/// Text as it is stored.
+pub(crate) fn stored_text(text: &str, encoding: Encoding) -> Vec<u8> {
+    let units = text.encode_utf16();
+    match encoding {
+        Encoding::Utf8 => text.as_bytes().to_vec(),
+        Encoding::Utf16Le => units.flat_map(u16::to_le_bytes).collect(),
+        Encoding::Utf16Be => units.flat_map(u16::to_be_bytes).collect(),
+    }
+}
+
 /// Writes a value into a row. Text that is not valid in the database's encoding is written as
 /// bytes, as stored: nothing is replaced. `real` is true in columns that read integers as floats.
 #[inline]

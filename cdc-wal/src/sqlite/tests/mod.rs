@@ -3,6 +3,7 @@
 
 mod corpora;
 mod damage;
+mod defaults;
 mod following;
 mod lock_page;
 mod mirror;

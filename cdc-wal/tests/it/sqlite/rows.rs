@@ -42,3 +42,34 @@ async fn a_row_that_takes_over_the_overflow_page_of_another_is_not_that_row() {
         source.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_row_that_is_older_than_a_column_has_its_constant_default() {
+    let mut stage = Stage::new(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 1);
+         ALTER TABLE t ADD COLUMN c INTEGER DEFAULT (CAST('7' AS INTEGER));
+         ALTER TABLE t ADD COLUMN d DEFAULT (- -5);",
+    );
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage.application.run("UPDATE t SET a = 2;");
+    let found = events(&mut source, 1).await;
+    assert_eq!(show(&found[0]), "update t 1,1,7,5 -> 1,2,7,5 .");
+    source.close().await.unwrap();
+}
+
+/// Whether such a default is a constant depends on the version of SQLite.
+#[tokio::test]
+async fn a_table_with_a_default_that_is_not_understood_holds_nothing_up() {
+    let mut stage = Stage::new(
+        "CREATE TABLE t(a); INSERT INTO t VALUES (1);
+         ALTER TABLE t ADD COLUMN b DEFAULT (5 AND 0);
+         CREATE TABLE u(a);",
+    );
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    stage
+        .application
+        .run("UPDATE t SET a = 2; INSERT INTO u VALUES (3);");
+    let found = events(&mut source, 1).await;
+    assert_eq!(show(&found[0]), "insert u -> 3 .");
+    source.close().await.unwrap();
+}
