@@ -142,6 +142,9 @@ impl WalDirectory {
                 continue;
             }
             let (sequence, next) = (batch.sequence(), batch.next_sequence());
+            if sequence > self.next && self.go_back(number)? {
+                continue;
+            }
             if self.home.is_none_or(|home| home.number != number) {
                 self.enter(number, sequence)?;
             }
@@ -338,6 +341,21 @@ impl WalDirectory {
         // One that was purged meanwhile: what is missing is found by its sequence numbers.
         self.open = opened;
         Ok(true)
+    }
+
+    /// Goes back to a file before this one, if what is wanted is in it now; false if it is in none. With
+    /// `manual_wal_flush` RocksDB makes a file first, and then writes to the one before what it held
+    /// back of it; all of that is there before anything is in the new one.
+    fn go_back(&mut self, number: u64) -> Result<bool, LogError> {
+        let from = self.home.map(|home| home.number).or(self.begin);
+        for &before in self.numbers()?.range(from.unwrap_or(0)..number) {
+            let bounds = self.bounds(before)?;
+            if bounds.is_some_and(|(_, last)| last >= self.next) {
+                self.open = self.file(before)?.map(|records| (before, records));
+                return Ok(self.open.is_some());
+            }
+        }
+        Ok(false)
     }
 
     /// Moves on behind a damaged end, if a later file begins with just what is wanted, or below.

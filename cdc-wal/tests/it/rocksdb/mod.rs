@@ -255,6 +255,42 @@ fn numbers_that_were_given_twice_are_read_twice_and_rise_in_the_stream() {
     assert_eq!(wal.shift(), 2);
 }
 
+fn append(disk: &SimStorage, path: &str, content: &[u8]) {
+    let file = disk
+        .open(Path::new(path), OpenMode::ReadWrite)
+        .expect("a healthy disk");
+    let end = file.len().expect("a healthy disk");
+    file.write_all_at(content, end).expect("a healthy disk");
+}
+
+/// With `manual_wal_flush` RocksDB makes the next file, and then writes to the one before what it
+/// held back of it.
+#[test]
+fn what_is_written_to_a_file_when_the_next_one_is_there_is_read() {
+    for read in [2, 0] {
+        let disk = SimStorage::new();
+        let one = |sequence| record(1, None, &batch(sequence, &[b"x"]));
+        put(
+            &disk,
+            "/db/000005.log",
+            &[one(1), one(2)].concat()[..read * one(1).len()],
+        );
+        put(&disk, "/db/000009.log", b"");
+        put(&disk, "/db/000010.log", b"");
+        let mut wal = after(&disk, 0);
+        assert_eq!(all(&mut wal).unwrap().len(), read);
+        let rest = vec![one(1), one(2), one(3), one(4)].split_off(read);
+        append(&disk, "/db/000005.log", &rest.concat());
+        append(&disk, "/db/000010.log", &one(5));
+        assert_eq!(all(&mut wal).unwrap().len(), 5 - read);
+        assert_eq!((wal.next_sequence(), wal.shift()), (6, 0));
+        // A gap is one still.
+        append(&disk, "/db/000010.log", &one(7));
+        let error = all(&mut wal).unwrap_err();
+        assert_eq!(error.kind, LogErrorKind::Trimmed, "{error}");
+    }
+}
+
 #[test]
 fn changes_that_were_read_and_are_gone_are_refused() {
     for first in [&[1, 2, 3][..], &[]] {
