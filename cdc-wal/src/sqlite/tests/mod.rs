@@ -94,6 +94,15 @@ fn an_altered_table_that_is_vacuumed_too_comes_in_one_merged_transaction() {
     }
 }
 
+/// Rows of two states that are far apart: most pages were given to other rows meanwhile.
+#[test]
+fn random_workloads_of_long_keys_are_followed_without_a_lock() {
+    let (first, total) = workloads(6);
+    for seed in first..first + total {
+        Protocol::new(seed, Mode::LockFree).with_long_keys().all();
+    }
+}
+
 #[test]
 fn random_workloads_are_followed_without_a_lock_one() {
     followed(0, 10, Mode::LockFree);

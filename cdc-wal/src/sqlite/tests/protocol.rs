@@ -315,6 +315,12 @@ impl Protocol {
         panic!("{} came, {newest} was committed", self.came);
     }
 
+    /// As [`Run::with_long_keys`](super::oracle::Run::with_long_keys).
+    pub(super) fn with_long_keys(mut self) -> Self {
+        self.workload.prefix = 200 + self.random.below(6000);
+        self
+    }
+
     /// The whole workload.
     pub(super) fn all(&mut self) {
         for step in 0..STEPS {
