@@ -30,6 +30,8 @@ pub(crate) fn start(global: &Global) -> Result<(), CliError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost; saying so there as well would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && paint_of_stderr() == Paint::Color)
         .with_target(global.verbose > 0);
     match global.log_format {

@@ -6,6 +6,7 @@ mod logs;
 mod past;
 pub(crate) mod postgres;
 mod postgres_cluster;
+mod process;
 pub(crate) mod shop;
 mod state;
 mod tokens;
