@@ -115,7 +115,8 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
                 ready = starting => ready?,
                 name = signals.next() => {
                     info!(signal = name, "stopped before anything was captured");
-                    return Ok(Exit::Done);
+                    // Of what a bound run was to deliver, nothing is.
+                    return Ok(if waits_for_end { Exit::Partly } else { Exit::Done });
                 }
             };
             if let ForeignConfig::Postgres(postgres) = &looked_at
