@@ -1,5 +1,6 @@
 //! Log lines go to standard error; standard output belongs to events and answers.
 
+use std::env::VarError;
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
@@ -18,6 +19,12 @@ const LOG_VARIABLE: &str = "WEFTKIT_CDC_LOG";
 /// Exit code 2 if the variable is not a filter.
 pub(crate) fn start(global: &Global) -> Result<(), CliError> {
     let filter = match std::env::var(LOG_VARIABLE) {
+        Err(VarError::NotUnicode(_)) => {
+            return Err(CliError::new(
+                Exit::Usage,
+                format!("read {LOG_VARIABLE}: it is not UTF-8 text; set it to a log filter, such as \"info\", or unset it"),
+            ));
+        }
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|error| {
             CliError::new(
                 Exit::Usage,

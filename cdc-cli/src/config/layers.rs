@@ -136,6 +136,19 @@ pub(crate) fn merge(layers: &Layers, problems: &mut Vec<Problem>) -> Result<Merg
             );
         }
     }
+    // Left out in silence, a key would have another value than somebody has given it.
+    let of_keys = |name: &&str| name.starts_with(ENVIRONMENT_PREFIX) && !RESERVED.contains(name);
+    for name in layers.environment.not_text().filter(of_keys) {
+        let document = Arc::new(Document::new(DocumentKind::Environment, name, name));
+        document.mask(Vec::new());
+        problems.push(
+            Problem::new(
+                format!("the environment variable {name} is not UTF-8 text"),
+                &Origin::at(&document, 0..name.len()),
+            )
+            .help("set it to text, or unset it"),
+        );
+    }
     for set in &layers.sets {
         flag_layer(set, &mut merged.table, problems);
     }

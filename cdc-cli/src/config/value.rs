@@ -1,44 +1,71 @@
 //! Values people write: sizes, durations, `${NAME}`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The environment, read once.
 #[derive(Clone, Default)]
-pub(crate) struct Environment(BTreeMap<String, String>);
+pub(crate) struct Environment {
+    texts: BTreeMap<String, String>,
+    /// Names of variables that are not UTF-8.
+    others: BTreeSet<String>,
+}
 
 impl Environment {
-    /// The process's environment. Variables that are not Unicode are left out.
+    /// The process's environment.
     pub(crate) fn of_process() -> Self {
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect()
+        let mut environment = Self::default();
+        for (name, value) in std::env::vars_os() {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => {
+                    environment.texts.insert(name, value);
+                }
+                (Ok(name), Err(_)) => {
+                    environment.others.insert(name);
+                }
+                (Err(name), _) => {
+                    let name = name.to_string_lossy().into_owned();
+                    environment.others.insert(name);
+                }
+            }
+        }
+        environment
     }
 
     /// A variable.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.texts.get(name).map(String::as_str)
     }
 
-    /// All variables, by name.
+    /// All variables that are text, by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
+        self.texts
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Names of all others.
+    pub(crate) fn not_text(&self) -> impl Iterator<Item = &str> {
+        self.others.iter().map(String::as_str)
     }
 }
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().collect())
+        Self {
+            texts: variables.into_iter().collect(),
+            others: BTreeSet::new(),
+        }
     }
 }
 
 /// Names only: the environment holds secrets.
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set()
+            .entries(self.texts.keys().chain(&self.others))
+            .finish()
     }
 }
 

@@ -1,7 +1,9 @@
-//! What surrounds the process: where its log lines go, a signal at its start.
+//! What surrounds the process: where its log lines go, its environment, a signal at its start.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::Stdio;
 
 use super::shop::{Running, Shop, until};
@@ -52,4 +54,32 @@ fn a_signal_while_it_connects_ends_it_and_a_bounded_run_is_not_complete() {
         assert_eq!((run.code, run.err.as_str()), (code, ""), "{bound:?}");
         drop(connection);
     }
+}
+
+/// Left out in silence, it would be another directory, or another level.
+#[test]
+fn a_variable_that_is_no_text_is_refused_by_name() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    let with = |name: &str| {
+        let mut run = shop.tool.command(&["-q", "run", "--once"]);
+        run.env(name, OsStr::from_bytes(b"/hunter2/\xff"));
+        Running::start(run).end()
+    };
+    for (name, code) in [
+        ("WEFTKIT_CDC_STATE_PATH", 3),
+        ("WEFTKIT_CDC_NO_SUCH_KEY", 3),
+        ("WEFTKIT_CDC_LOG", 2),
+    ] {
+        let run = with(name);
+        assert_eq!(run.code, code, "{}", run.err);
+        assert!(run.err.contains(name), "{}", run.err);
+        assert!(run.err.contains("UTF-8"), "{}", run.err);
+        assert!(!run.err.contains("hunter2"), "{}", run.err);
+        assert!(shop.delivered().is_empty());
+    }
+    // Somebody else's variables are somebody else's business.
+    let run = with("SOME_PATH");
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(shop.delivered(), shop.committed());
 }
