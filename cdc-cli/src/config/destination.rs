@@ -74,10 +74,14 @@ pub(crate) fn batch_size(
 ) -> Option<usize> {
     let general = reading.count(section, "batch_size");
     let count = match kind {
-        "webhook" => match section.node("webhook.batch_size") {
-            Some(_) => reading.count(section, "webhook.batch_size"),
-            None => general,
-        },
+        // The nearer table wins, as for the capacity of a queue.
+        "webhook"
+            if own(section, "webhook", "batch_size").is_some()
+                || (!section.own.contains_key("batch_size")
+                    && section.node("webhook.batch_size").is_some()) =>
+        {
+            reading.count(section, "webhook.batch_size")
+        }
         // [cdc] speaks of deliveries to queues and webhooks: a hundred events a sync of a file
         // would be a hundred times too slow without anybody having asked for it.
         "file" if section.parent.is_none() || !section.own.contains_key("batch_size") => None,

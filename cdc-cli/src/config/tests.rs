@@ -181,6 +181,36 @@ queue_capacity = 5
     assert!(matches!(&out.destination, Destination::Queue(queue) if queue.capacity == 5));
 }
 
+/// An emitter's own key, whichever way it is written, over [cdc]; in one table the webhook's own.
+#[test]
+fn the_nearer_batch_size_of_a_webhook_wins() {
+    let url = "url = \"https://example.com\"\n";
+    for (general, of_webhooks, own, size) in [
+        ("", "", "", 100),
+        ("batch_size = 2\n", "", "", 2),
+        ("batch_size = 2\n", "batch_size = 3\n", "", 3),
+        (
+            "batch_size = 2\n",
+            "batch_size = 3\n",
+            "batch_size = 4\n",
+            4,
+        ),
+        ("", "batch_size = 3\n", "webhook.batch_size = 5\n", 5),
+        (
+            "batch_size = 2\n",
+            "batch_size = 3\n",
+            "batch_size = 4\nwebhook.batch_size = 5\n",
+            5,
+        ),
+    ] {
+        let text = format!(
+            "[cdc]\n{general}[cdc.webhook]\n{url}{of_webhooks}[[cdc.emitters]]\nname = \"a\"\nemitter = \"webhook\"\n{own}"
+        );
+        let config = given(&text).load().unwrap_or_else(|said| panic!("{said}"));
+        assert_eq!(config.emitters[0].batch_size, Some(size), "{text}");
+    }
+}
+
 #[test]
 fn layers_lie_over_each_other() {
     let given = Given {
