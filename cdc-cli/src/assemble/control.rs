@@ -4,8 +4,10 @@
 //! One request a connection, one JSON document a line each way. It is private to this binary's
 //! versions, not an interface for others.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,9 @@ const LINE_MAX: u64 = 16 << 20;
 const REQUESTS_MAX: usize = 64;
 /// Longest wait for a client's request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of a path in a socket's address, the zero behind it included.
+const ADDRESS_LEN: usize = 108;
 
 /// What a command asks of a running pipeline.
 #[derive(Debug, Serialize, Deserialize)]
@@ -131,17 +136,39 @@ pub(crate) struct ControlledLane {
     pub(crate) control: LaneControl,
 }
 
+/// The path of a socket as its address takes it. One that is too long leads through its directory,
+/// which must be held open for as long as the address is used.
+fn address(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if path.as_os_str().len() < ADDRESS_LEN {
+        return Ok((path.to_path_buf(), None));
+    }
+    let dir = File::open(dir)?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+    Ok((short.join(name), Some(dir)))
+}
+
+/// True if a process listens there.
+pub(crate) fn is_served(path: &Path) -> bool {
+    let connect =
+        |(address, _dir): (PathBuf, Option<File>)| std::os::unix::net::UnixStream::connect(address);
+    address(path).and_then(connect).is_ok()
+}
+
 /// Listens until dropped. A socket left behind by a dead process is replaced: the caller holds the
 /// directory's lock.
 ///
 /// # Errors
-/// From the operating system (a path too long for a socket, no permission).
+/// From the operating system (no permission, a long path without `/proc`).
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    UnixListener::bind(path)
+    let (address, _dir) = address(path)?;
+    UnixListener::bind(address)
 }
 
 /// Answers requests for ever: several at once, since a redrive may take long and `status` should
@@ -277,7 +304,11 @@ async fn discard(lanes: &[ControlledLane], emitter: &str, ids: &[String]) -> Rep
 /// # Errors
 /// If it listens and does not answer.
 pub(crate) async fn ask(path: &Path, request: &Request) -> io::Result<Option<Reply>> {
-    let mut stream = match UnixStream::connect(path).await {
+    let connect = async {
+        let (address, _dir) = address(path)?;
+        UnixStream::connect(address).await
+    };
+    let mut stream = match connect.await {
         Ok(stream) => BufReader::new(stream),
         Err(error) => {
             return match error.kind() {

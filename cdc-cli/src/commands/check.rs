@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::validate;
 use crate::args::{CheckArgs, Global, require_source};
+use crate::assemble::control;
 use crate::assemble::outlook::{self, Held, Row, SourceState};
 use crate::assemble::source;
 use crate::assemble::stages;
@@ -261,8 +262,7 @@ async fn server(config: &Config, postgres: &PostgresConfig) -> (Vec<Row>, Option
 /// What a slot's state means for a start on this state directory: lost log is a gap, and a slot in use
 /// keeps a start out, unless it is our own pipeline that runs.
 fn judge_slot(config: &Config, postgres: &PostgresConfig, slot: &SlotState, rows: &mut [Row]) {
-    let control = StatePaths::new(&config.state_path).control();
-    let runs = std::os::unix::net::UnixStream::connect(control).is_ok();
+    let runs = control::is_served(&StatePaths::new(&config.state_path).control());
     let subject = format!("slot {}", postgres.slot);
     for row in rows.iter_mut().filter(|row| row.finding.subject == subject) {
         match row.finding.severity {

@@ -137,6 +137,36 @@ fn a_dead_letter_queue_in_use_is_left_alone() {
     shop.goes_on();
 }
 
+/// The address of a socket holds 108 bytes, a path 4096.
+#[test]
+fn a_state_directory_with_a_long_name_is_as_good_as_any() {
+    let long = "s".repeat(150);
+    let config = file_config("wal:wal").replace("\"state\"", &format!("\"{long}\""));
+    let mut shop = Shop::with_config(&config);
+    shop.commit(3);
+    shop.delivers();
+    let status = shop.tool.answer(&["status"]);
+    assert!(status.contains("wal:wal: not running"), "{status}");
+    let set = ["position", "set", "--emitter", "file", "earliest"];
+    shop.tool.answer(&set);
+    let mut run = Running::start(shop.tool.command(&["run"]));
+    run.until_health("running");
+    until("all comes again", || {
+        (shop.delivered() == [1, 2, 3, 1, 2, 3]).then_some(())
+    });
+    // The running process is asked: the lock would refuse what is done here.
+    shop.tool.answer(&set);
+    until("and once more", || {
+        (shop.delivered().len() == 9).then_some(())
+    });
+    shop.tool.answer(&["emitter", "pause", "file"]);
+    run.ask_to_stop();
+    let end = run.end();
+    assert_eq!(end.code, 0, "{}", end.err);
+    assert!(!end.err.contains("control socket"), "{}", end.err);
+    assert_eq!(shop.tool.answer(&["dlq", "redrive"]), "no dead letters\n");
+}
+
 #[test]
 fn damaged_checkpoints_are_no_fresh_start() {
     let mut shop = Shop::new();
