@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, EngineKind, Position, Relation};
+use cdc_dlq::DlqReader;
 use cdc_filter::TableFilter;
 use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity, SlotState};
 use cdc_wal::rocksdb::RocksDbCheck;
@@ -192,6 +193,7 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     }
     rows.extend(tables.iter().flat_map(|tables| unmatched(config, tables)));
     rows.extend(directories(config));
+    rows.extend(dead_letters(config));
     Ok(Examined { rows, held, tables })
 }
 
@@ -480,6 +482,18 @@ impl Delivery {
             "tables": self.tables,
         })
     }
+}
+
+/// What keeps a start from opening the dead letter queue, if anything does.
+fn dead_letters(config: &Config) -> Option<Row> {
+    let error = DlqReader::open(&StdStorage, &config.dead_letters.path).err()?;
+    Some(Row::new(
+        Severity::Error,
+        Exit::of_dead_letters(&error),
+        "dead letters",
+        error.to_string(),
+        "",
+    ))
 }
 
 /// The directories `run` writes to: there and writable, or creatable.

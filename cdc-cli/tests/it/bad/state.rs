@@ -168,6 +168,30 @@ fn a_state_directory_with_a_long_name_is_as_good_as_any() {
 }
 
 #[test]
+fn a_check_finds_the_damaged_dead_letters_that_a_start_would_find() {
+    let shop = crate::dead_letters::poisoned();
+    shop.tool.answer(&["check"]);
+    let segment = std::fs::read_dir(shop.tool.path("dlq")).unwrap();
+    let segment = segment
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .expect("letters are kept in a file");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    // In the first letter: what follows it is whole.
+    bytes[200] ^= 0xff;
+    std::fs::write(&segment, bytes).unwrap();
+    let words = ["dead letter queue", "the file is damaged"];
+    refused(&shop.tool.run(&["-q", "run", "--once"]), 7, &words);
+    for look in [&["check"][..], &["run", "--dry-run"]] {
+        let look = shop.tool.run(look);
+        assert_eq!(look.code, 7, "{}{}", look.out, look.err);
+        for word in words {
+            assert!(look.out.contains(word), "no {word:?} in:\n{}", look.out);
+        }
+    }
+}
+
+#[test]
 fn damaged_checkpoints_are_no_fresh_start() {
     let mut shop = Shop::new();
     shop.commit(3);
