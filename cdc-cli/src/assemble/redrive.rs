@@ -47,7 +47,8 @@ impl Offline {
     /// Starts it for one emitter.
     ///
     /// # Errors
-    /// Exit code 3 if the emitter is not configured, 7 if a pipeline holds the locks.
+    /// Exit code 3 if the emitter is not configured, 2 if only its pipeline can do it, 7 if a
+    /// pipeline holds the locks.
     pub(crate) fn open(config: &Config, name: &str) -> Result<Self, CliError> {
         let emitter = config.emitter(name).ok_or_else(|| {
             CliError::new(
@@ -71,11 +72,17 @@ impl Offline {
                 _state: state,
             });
         };
-        let stored = state.checkpoints.load(name)?;
+        let Some(stored) = state.checkpoints.load(name)? else {
+            // The lane would store one that nobody chose, before everything its log has.
+            return Err(CliError::new(
+                Exit::Usage,
+                format!(
+                    "redrive the letters of emitter {name}: it has no position yet, and a letter goes out once what comes before it is done; start the pipeline first"
+                ),
+            ));
+        };
         let mut source = SourceInfo::clone(&letter.source);
-        if let Some(stored) = &stored {
-            source.lineage = stored.lineage;
-        }
+        source.lineage = stored.lineage;
         let source = Arc::new(source);
         let (trigger, shutdown) = Shutdown::new();
         let (ended, _nobody) = mpsc::unbounded_channel();

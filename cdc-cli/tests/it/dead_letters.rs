@@ -34,7 +34,7 @@ fn shop() -> Shop {
 }
 
 /// Rows 1 and 2, three times each; what row 1 was first and row 2 second is rejected.
-fn poisoned() -> Shop {
+pub(crate) fn poisoned() -> Shop {
     let mut shop = shop();
     shop.tool.write("reject", "1a\n2b\n");
     shop.write(&[
@@ -51,7 +51,7 @@ fn poisoned() -> Shop {
     shop
 }
 
-fn taken(shop: &Shop) -> Vec<String> {
+pub(crate) fn taken(shop: &Shop) -> Vec<String> {
     let text = std::fs::read_to_string(shop.tool.path("taken")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
@@ -60,12 +60,12 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn dlq(shop: &Shop, arguments: &[&str]) -> Run {
+pub(crate) fn dlq(shop: &Shop, arguments: &[&str]) -> Run {
     shop.tool.run(&[&["-q", "dlq"][..], arguments].concat())
 }
 
 #[track_caller]
-fn answer(shop: &Shop, arguments: &[&str]) -> String {
+pub(crate) fn answer(shop: &Shop, arguments: &[&str]) -> String {
     let run = dlq(shop, arguments);
     assert_eq!((run.code, run.err.as_str()), (0, ""), "{arguments:?}");
     run.out

@@ -15,6 +15,8 @@ mod layers;
 #[cfg(test)]
 mod operate;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod rocksdb;
 #[cfg(test)]
 mod sqlite;
