@@ -84,6 +84,11 @@ impl CliError {
         chain
     }
 
+    /// Messages from the outside in, as one line.
+    pub(crate) fn line(&self) -> String {
+        self.chain().join(": ")
+    }
+
     /// The report as text, each line ended.
     pub(crate) fn text(&self, paint: Paint) -> String {
         if !self.problems.is_empty() {

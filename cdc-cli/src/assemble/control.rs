@@ -8,17 +8,19 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cdc_core::EventId;
 use cdc_core::pipeline::{LaneControl, RedriveReport, RedriveRequest};
+use cdc_dlq::FileDlq;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use super::dead_letters;
 use super::status::{LaneReading, PipelineStatus};
 
 /// Longest request or answer in bytes.
@@ -176,6 +178,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 pub(crate) async fn serve(
     listener: UnixListener,
     lanes: Vec<ControlledLane>,
+    dlq: Arc<Mutex<FileDlq>>,
     status: impl Fn() -> PipelineStatus + Send + Sync + 'static,
 ) {
     let (lanes, status) = (Arc::new(lanes), Arc::new(status));
@@ -185,9 +188,9 @@ pub(crate) async fn serve(
             _ = requests.join_next(), if !requests.is_empty() => {}
             accepted = listener.accept(), if requests.len() < REQUESTS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    let (lanes, status) = (lanes.clone(), status.clone());
+                    let (lanes, dlq, status) = (lanes.clone(), dlq.clone(), status.clone());
                     requests.spawn(async move {
-                        if let Err(error) = answer(stream, &lanes, &*status).await {
+                        if let Err(error) = answer(stream, &lanes, &dlq, &*status).await {
                             warn!(error = %error, "control request");
                         }
                     });
@@ -204,6 +207,7 @@ pub(crate) async fn serve(
 async fn answer(
     stream: UnixStream,
     lanes: &[ControlledLane],
+    dlq: &Mutex<FileDlq>,
     status: &impl Fn() -> PipelineStatus,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -220,7 +224,7 @@ async fn answer(
             ids,
             as_was,
         }) => redrive(lanes, &emitter, &ids, as_was).await,
-        Ok(Request::Discard { emitter, ids }) => discard(lanes, &emitter, &ids).await,
+        Ok(Request::Discard { emitter, ids }) => discard(lanes, dlq, &emitter, &ids).await,
         Ok(Request::Pause { emitter }) => match named(lanes, &emitter, &[]) {
             Ok((lane, _)) => done(&emitter, lane.control.pause().await),
             Err(refused) => *refused,
@@ -239,17 +243,28 @@ async fn answer(
     stream.get_mut().write_all(text.as_bytes()).await
 }
 
+fn refused(reason: String) -> Box<Reply> {
+    Box::new(Reply::Refused { reason })
+}
+
 /// The lane and the ids a request names, or why there are none.
 fn named<'a>(
     lanes: &'a [ControlledLane],
     emitter: &str,
     ids: &[String],
 ) -> Result<(&'a ControlledLane, Vec<EventId>), Box<Reply>> {
-    let refused = |reason: String| Box::new(Reply::Refused { reason });
-    let lane = lanes.iter().find(|lane| &*lane.reading.name == emitter);
+    let lane = lane_of(lanes, emitter);
     let lane = lane.ok_or_else(|| refused(format!("there is no emitter {emitter}")))?;
+    Ok((lane, parse(ids)?))
+}
+
+fn lane_of<'a>(lanes: &'a [ControlledLane], emitter: &str) -> Option<&'a ControlledLane> {
+    lanes.iter().find(|lane| &*lane.reading.name == emitter)
+}
+
+fn parse(ids: &[String]) -> Result<Vec<EventId>, Box<Reply>> {
     let ids: Result<Vec<EventId>, _> = ids.iter().map(|id| id.parse()).collect();
-    Ok((lane, ids.map_err(|error| refused(error.to_string()))?))
+    ids.map_err(|error| refused(error.to_string()))
 }
 
 fn ended(emitter: &str) -> Reply {
@@ -263,20 +278,19 @@ fn done(emitter: &str, outcome: Option<()>) -> Reply {
 }
 
 async fn seek(lanes: &[ControlledLane], emitter: &str, to: &str) -> Reply {
-    let refused = |reason: String| Reply::Refused { reason };
     let lane = match named(lanes, emitter, &[]) {
         Ok((lane, _)) => lane,
         Err(refused) => return *refused,
     };
     let to = match to.parse() {
         Ok(to) => to,
-        Err(error) => return refused(format!("read the position: {error}")),
+        Err(error) => return *refused(format!("read the position: {error}")),
     };
     match lane.control.seek(to).await {
         Some(Ok(from)) => Reply::Moved {
             from: from.to_string(),
         },
-        Some(Err(error)) => refused(error.to_string()),
+        Some(Err(error)) => *refused(error.to_string()),
         None => ended(emitter),
     }
 }
@@ -290,10 +304,23 @@ async fn redrive(lanes: &[ControlledLane], emitter: &str, ids: &[String], as_was
     report.map_or_else(|| ended(emitter), |report| Reply::Redrive(report.into()))
 }
 
-async fn discard(lanes: &[ControlledLane], emitter: &str, ids: &[String]) -> Reply {
-    let (lane, ids) = match named(lanes, emitter, ids) {
-        Ok(named) => named,
+async fn discard(
+    lanes: &[ControlledLane],
+    dlq: &Mutex<FileDlq>,
+    emitter: &str,
+    ids: &[String],
+) -> Reply {
+    let ids = match parse(ids) {
+        Ok(ids) => ids,
         Err(refused) => return *refused,
+    };
+    let Some(lane) = lane_of(lanes, emitter) else {
+        // A few syncs, for which other requests wait.
+        let mut dlq = dlq.lock().unwrap_or_else(PoisonError::into_inner);
+        return match dead_letters::discard(&mut dlq, emitter, &ids) {
+            Ok(count) => Reply::Discarded { count },
+            Err(error) => *refused(error.to_string()),
+        };
     };
     let count = lane.control.discard(ids).await;
     count.map_or_else(|| ended(emitter), |count| Reply::Discarded { count })
@@ -312,7 +339,10 @@ pub(crate) async fn ask(path: &Path, request: &Request) -> io::Result<Option<Rep
         Ok(stream) => BufReader::new(stream),
         Err(error) => {
             return match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                // Nobody listens at a path that no address can hold.
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::InvalidInput => Ok(None),
                 _ => Err(error),
             };
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use cdc_core::storage::StdStorage;
+use cdc_core::{DlqError, EventId, LetterState};
 use cdc_dlq::{DlqOptions, FileDlq};
 
 use crate::config::Config;
@@ -31,4 +32,17 @@ pub(crate) fn open(config: &Config) -> Result<FileDlq, CliError> {
 /// As for [`open`].
 pub(crate) fn open_shared(config: &Config) -> Result<Arc<Mutex<FileDlq>>, CliError> {
     Ok(Arc::new(Mutex::new(open(config)?)))
+}
+
+/// Gives up letters that no lane has, since their emitter is no longer configured. Gives how many.
+///
+/// # Errors
+/// [`DlqError`]; a part may then be given up.
+pub(crate) fn discard(
+    queue: &mut FileDlq,
+    emitter: &str,
+    ids: &[EventId],
+) -> Result<u64, DlqError> {
+    let letters = ids.iter().map(|id| (emitter, *id));
+    queue.set_states(letters, LetterState::Discarded)
 }

@@ -379,7 +379,7 @@ async fn supervise(
         http: http.as_ref().map(|http| http.address),
         log: log_view.clone(),
         rates: rates.clone(),
-        dlq: letters,
+        dlq: letters.clone(),
     };
     let status = Arc::new(move || PipelineStatus::running(&sources));
     if let Some(http) = &http {
@@ -395,7 +395,7 @@ async fn supervise(
     let listener = control::listen(&state.paths.control());
     let serve = async move {
         match listener {
-            Ok(listener) => control::serve(listener, controlled, move || status()).await,
+            Ok(listener) => control::serve(listener, controlled, letters, move || status()).await,
             Err(error) => {
                 warn!(error = %error, "no control socket: status and redrive cannot ask this process");
                 std::future::pending::<()>().await;

@@ -13,6 +13,7 @@ use super::query::Query;
 use super::reply::{self, Answer, Refusal};
 use super::route::{self, Surface};
 use crate::assemble::control::Redriven;
+use crate::assemble::dead_letters;
 
 /// Most letters of one answer.
 const LETTERS_MAX: usize = 1000;
@@ -234,13 +235,27 @@ pub(crate) async fn redrive(surface: &Arc<Surface>, body: &Bytes) -> Result<Answ
 /// `POST /v1/dlq/discard`
 pub(crate) async fn discard(surface: &Arc<Surface>, body: &Bytes) -> Result<Answer, Refusal> {
     let mut order = Order::read(body)?;
-    let control = surface.live()?.lane(&order.emitter)?.control.clone();
+    let lane = surface.live()?.lane(&order.emitter);
     if order.all {
         let filter = LetterFilter::emitter(&order.emitter);
         let ids = surface.dead_letters().reader().ids(&filter)?;
         order.ids = ids.into_iter().map(|(_, id)| id).collect();
     }
-    let count = control.discard(order.ids).await;
-    let count = count.ok_or_else(|| ended(&order.emitter))?;
+    let count = match lane {
+        Ok(lane) => {
+            let count = lane.control.clone().discard(order.ids).await;
+            count.ok_or_else(|| ended(&order.emitter))?
+        }
+        // Letters of an emitter that is no longer configured; without one, most likely misspelt.
+        Err(unknown) => {
+            let count = tokio::task::block_in_place(|| {
+                dead_letters::discard(&mut surface.dead_letters(), &order.emitter, &order.ids)
+            })?;
+            if count == 0 {
+                return Err(unknown);
+            }
+            count
+        }
+    };
     Ok(reply::json(StatusCode::OK, &json!({ "discarded": count })))
 }

@@ -1,7 +1,17 @@
-//! Dead letters of an emitter that has no position yet.
+//! Dead letters of an emitter that has no position yet, or that is no longer configured.
 
-use crate::bad::shop::refused;
+use crate::bad::shop::{Running, Shop, refused};
 use crate::dead_letters::{answer, dlq, poisoned, taken};
+
+/// The same program under another name: the letters that are there belong to nobody.
+fn rename(shop: &Shop) {
+    let text = std::fs::read_to_string(shop.tool.path("cdc.toml")).unwrap();
+    let text = text.replace("emitter = \"custom\"\n", "").replace(
+        "[cdc.custom]\ncommand",
+        "[[cdc.emitters]]\nname = \"other\"\nemitter = \"custom\"\ncustom.command",
+    );
+    shop.tool.write("cdc.toml", &text);
+}
 
 /// Nobody knows how far it is: its first start would be refused behind a position that a redrive
 /// made up.
@@ -24,4 +34,58 @@ fn letters_of_an_emitter_without_a_position_wait_for_its_first_start() {
         "custom: 5 delivered, 0 failed again, 0 left alone\n"
     );
     assert_eq!(answer(&shop, &["ls"]), "no dead letters\n");
+}
+
+/// One emitter's error does not keep the others from theirs, and what was sent is said.
+#[test]
+fn letters_of_an_emitter_that_is_gone_do_not_hold_up_the_others() {
+    let shop = poisoned();
+    rename(&shop);
+    shop.delivers();
+    let of_other = answer(&shop, &["ls", "--emitter", "other"]);
+    assert_eq!(of_other.lines().count(), 5, "{of_other}");
+    shop.tool.write("reject", "2b\n");
+    let run = dlq(&shop, &["redrive"]);
+    assert_eq!((run.code, run.err.as_str()), (8, ""));
+    let gone = "custom: 0 delivered, 0 failed again, 5 left alone; stopped: ";
+    assert!(run.out.starts_with(gone), "{}", run.out);
+    assert!(run.out.contains("no emitter of this name"), "{}", run.out);
+    let others = "\nother: 3 delivered, 1 failed again, 1 left alone\n";
+    assert!(run.out.ends_with(others), "{}", run.out);
+
+    let mut running = Running::start(shop.tool.command(&["-q", "run"]));
+    running.until_health("running");
+    shop.tool.write("reject", "");
+    let run = dlq(&shop, &["redrive"]);
+    assert_eq!((run.code, run.err.as_str()), (8, ""));
+    assert!(run.out.starts_with(gone), "{}", run.out);
+    assert!(run.out.contains("no emitter custom"), "{}", run.out);
+    let others = "\nother: 2 delivered, 0 failed again, 0 left alone\n";
+    assert!(run.out.ends_with(others), "{}", run.out);
+    // Where nothing at all could be done, the error is the answer.
+    let alone = dlq(&shop, &["redrive", "--emitter", "custom"]);
+    refused(&alone, 1, &["no emitter custom"]);
+    running.ask_to_stop();
+    assert_eq!(running.end().code, 0);
+}
+
+/// They count against the bounds of the queue, so they can be given up while the pipeline runs.
+#[test]
+fn letters_of_an_emitter_that_is_gone_are_given_up_while_the_pipeline_runs() {
+    let shop = poisoned();
+    rename(&shop);
+    shop.tool.write("reject", "");
+    let mut running = Running::start(shop.tool.command(&["-q", "run"]));
+    running.until_health("running");
+    assert_eq!(
+        answer(&shop, &["discard", "--key", "1", "--yes"]),
+        "custom: 3 discarded\n"
+    );
+    assert_eq!(
+        answer(&shop, &["discard", "--emitter", "custom", "--yes"]),
+        "custom: 2 discarded\n"
+    );
+    assert_eq!(answer(&shop, &["ls"]), "no dead letters\n");
+    running.ask_to_stop();
+    assert_eq!(running.end().code, 0);
 }

@@ -34,13 +34,18 @@ pub(super) fn run(
         return counted("would be redriven", &found, global);
     }
     let mut reports: BTreeMap<String, Redriven> = BTreeMap::new();
+    let (mut errors, mut broken) = (Vec::new(), None);
     let mut seen: HashSet<(String, EventId)> = HashSet::new();
     let mut bar = Bar::new(global);
     for _ in 0..ROUNDS_MAX {
         for (emitter, ids) in found {
             let report = reports.entry(emitter.clone()).or_default();
-            if report.stopped.is_none() {
-                redrive(config, &emitter, &ids, args, report, &mut bar)?;
+            if report.stopped.is_none()
+                && let Err(error) = redrive(config, &emitter, &ids, args, report, &mut bar)
+            {
+                // The others' letters can go, and what has gone is to be said.
+                report.stopped = Some(error.line());
+                errors.push(error);
             }
             seen.extend(ids.into_iter().map(|id| (emitter.clone(), id)));
         }
@@ -49,7 +54,13 @@ pub(super) fn run(
         if !args.ids.is_empty() {
             break;
         }
-        found = selected(&reader(config)?, &[], &args.selection)?;
+        found = match reader(config).and_then(|reader| selected(&reader, &[], &args.selection)) {
+            Ok(found) => found,
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        };
         for (emitter, ids) in &mut found {
             ids.retain(|id| !seen.contains(&(emitter.clone(), *id)));
         }
@@ -59,6 +70,12 @@ pub(super) fn run(
         }
     }
     bar.clear();
+    // Where nothing at all could be done, and that alike for each, the error is the answer.
+    let sent = reports.values().any(|r| r.delivered > 0 || r.failed > 0);
+    let alike = errors.windows(2).all(|two| two[0].code() == two[1].code());
+    if !sent && alike && errors.len() == reports.len() && !errors.is_empty() {
+        return Err(errors.remove(0));
+    }
     let failed = reports
         .values()
         .any(|r| r.failed > 0 || r.stopped.is_some());
@@ -82,7 +99,11 @@ pub(super) fn run(
         },
         || json!({ "redriven": reports }),
     )?;
-    Ok(if failed { Exit::Partly } else { Exit::Done })
+    match broken {
+        Some(error) => Err(error),
+        None if failed => Ok(Exit::Partly),
+        None => Ok(Exit::Done),
+    }
 }
 
 /// Sends letters of one emitter in the order of their positions, a part at a time; a key's later
@@ -107,6 +128,7 @@ fn redrive(
     let mut offline = None;
     let mut due = Instant::now();
     let before = (sum.delivered, sum.failed);
+    let mut failed = None;
     for (at, some) in ids.chunks(part).enumerate() {
         let words = format!(
             "{emitter}: {} delivered, {} failed",
@@ -115,7 +137,13 @@ fn redrive(
         bar.show((at * part) as u64, ids.len() as u64, &words);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         due = Instant::now() + every;
-        let report = send(config, emitter, some, args.as_was, &mut offline)?;
+        let report = match send(config, emitter, some, args.as_was, &mut offline) {
+            Ok(report) => report,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
         sum.delivered += report.delivered;
         sum.failed += report.failed;
         sum.stopped = report.stopped;
@@ -126,10 +154,8 @@ fn redrive(
     // Each part leaves the letters of all others alone: what counts is what nobody dealt with.
     let dealt = sum.delivered - before.0 + sum.failed - before.1;
     sum.skipped += (ids.len() as u64).saturating_sub(dealt);
-    if let Some(offline) = offline {
-        offline.finish()?;
-    }
-    Ok(())
+    let ended = offline.map_or(Ok(()), Offline::finish);
+    failed.map_or(ended, Err)
 }
 
 /// Asks the running process, or does it here if there is none.

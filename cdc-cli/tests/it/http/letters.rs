@@ -86,3 +86,37 @@ fn letters_are_listed_sent_again_and_given_up() {
     assert_eq!(ids, [1, 2, 4, 6, 7, 8, 9, 10, 3]);
     surface.stop();
 }
+
+/// They count against the bounds of the queue: letters that no lane has can be given up.
+#[test]
+fn letters_of_an_emitter_that_is_gone_are_given_up() {
+    let child = "[cdc.custom]\ncommand = [\"sh\", \"consumer.sh\"]\n";
+    let mut shop = Shop::with_config(&config(child, "emitter = \"custom\"\n", ""));
+    shop.tool.write("consumer.sh", CHILD);
+    shop.commit(5);
+    let surface = Surface::start(&shop);
+    surface.until_metric("cdc_dlq_records{emitter=\"custom\",state=\"pending\"} 2");
+    surface.stop();
+    let other = "[[cdc.emitters]]\nname = \"other\"\nemitter = \"custom\"\n";
+    shop.tool
+        .write("cdc.toml", &config(&format!("{child}{other}"), "", ""));
+    shop.tool.write("mended", "");
+    let surface = Surface::start(&shop);
+    let letters = surface.get("/v1/dlq").json()["letters"].clone();
+    let id = letters[0]["event_id"].as_str().unwrap();
+    let one = serde_json::json!({ "emitter": "custom", "ids": [id] }).to_string();
+    surface
+        .post("/v1/dlq/redrive", &one)
+        .refused(404, "no_such_emitter");
+    let report = surface.post("/v1/dlq/discard", &one).json();
+    assert_eq!(report["discarded"], 1);
+    let all = "{\"emitter\":\"custom\",\"all\":true}";
+    let report = surface.post("/v1/dlq/discard", all).json();
+    assert_eq!(report["discarded"], 1);
+    // Nobody's, and nothing of it: most likely misspelt.
+    surface
+        .post("/v1/dlq/discard", all)
+        .refused(404, "no_such_emitter");
+    assert_eq!(surface.get("/v1/dlq/stats").json()["letters"], 0);
+    surface.stop();
+}
