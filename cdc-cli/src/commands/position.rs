@@ -114,13 +114,6 @@ fn set(args: &PositionSetArgs, global: &Global) -> Result<Exit, CliError> {
             ),
         ));
     }
-    let view = LogView::Directory(log.clone());
-    if let Ok(extent) = view.extent()
-        && position < extent.oldest
-    {
-        // As `position:` is refused.
-        view.locate(&format!("position:{position}").parse::<Start>()?)?;
-    }
     if !args.yes
         && stored
             .as_ref()
@@ -279,32 +272,44 @@ fn token_fits(token: &Lineage, stored: &Lineage) -> bool {
 }
 
 /// The position a text names: a resume token, a position of the checkpoint's source, or an end of
-/// the log the lanes read: the journal, or the engine's own.
+/// the log the lanes read: the journal, or the engine's own. A token or a position that the log does
+/// not have is refused as it is with `--from`; where the log cannot be read nobody knows, and the
+/// next start looks.
 fn target(
     to: &str,
     log: &Path,
     stored: Option<&Checkpoint>,
 ) -> Result<(Lineage, Position), CliError> {
     let to = to.trim();
+    let view = LogView::Directory(log.to_path_buf());
+    let extent = view.extent();
+    let refused = |refusal| CliError::from_error(Exit::Position, refusal);
     if ResumeToken::is_meant(to) {
         let token: ResumeToken = to.parse()?;
-        return Ok((*token.lineage(), token.position()));
+        let named = (*token.lineage(), token.position());
+        if let Ok(extent) = extent {
+            extent.position(&Start::Token(token)).map_err(refused)?;
+        }
+        return Ok(named);
     }
     if ["earliest", "latest"].contains(&to)
         || to.starts_with("position:")
         || to.starts_with("time:")
     {
-        let view = LogView::Directory(log.to_path_buf());
-        let extent = view.extent().map_err(|error| wal_error(log, error))?;
+        let extent = extent.map_err(|error| wal_error(log, error))?;
         let position = view.locate(&to.parse::<Start>()?)?;
         return Ok((*extent.lineage(), position));
     }
     let position: Position = to
         .parse()
         .map_err(|error| CliError::from_error(Exit::Position, error))?;
-    match stored {
-        Some(stored) => Ok((stored.lineage, position)),
-        None => Err(CliError::new(
+    match (stored, extent) {
+        (Some(_), Ok(extent)) => {
+            let position = extent.position(&Start::Position(position));
+            Ok((*extent.lineage(), position.map_err(refused)?))
+        }
+        (Some(stored), Err(_)) => Ok((stored.lineage, position)),
+        (None, _) => Err(CliError::new(
             Exit::Position,
             "it has no checkpoint that says which source it belongs to; give a resume token instead of a position",
         )),

@@ -1,5 +1,7 @@
 //! Tokens and positions that cannot be used.
 
+use cdc_core::ResumeToken;
+
 use super::shop::{Shop, refused};
 
 /// A token of some PostgreSQL server.
@@ -121,12 +123,48 @@ fn a_position_ahead_of_the_log_is_refused() {
     let at = out["checkpoints"][0]["position"].as_str().unwrap();
     let far = at.replacen("0/", "7/", 1);
     let set = ["position", "set", "--emitter", "file"];
+    let known: ResumeToken = ahead.parse().unwrap();
+    let token = ResumeToken::new(*known.lineage(), far.parse().unwrap()).to_string();
+    for to in [&far, &token] {
+        let run = shop.tool.run(&[&set[..], &[to, "--yes"]].concat());
+        refused(&run, 5, &["ahead of the source", "ends at"]);
+        assert_eq!(shop.token(), ahead, "a refused position was stored");
+    }
+    // Where there is no log nobody knows its end; the start looks again.
+    let away = |from: &str, to: &str| {
+        std::fs::rename(shop.tool.path(from), shop.tool.path(to)).unwrap();
+    };
+    away("wal", "away");
     shop.tool.answer(&[&set[..], &[&far, "--yes"]].concat());
+    away("away", "wal");
     refused(
         &shop.tool.run(&["-q", "run", "--once"]),
         5,
         &["ahead of the source", "ends at"],
     );
     shop.tool.answer(&[&set[..], &[&ahead]].concat());
+    shop.goes_on();
+}
+
+/// Stored, it would end the lane at its first checkpoint.
+#[test]
+fn a_token_of_another_timeline_is_not_stored() {
+    let mut shop = Shop::new();
+    shop.commit(3);
+    shop.delivers();
+    let stored = shop.token();
+    let token: ResumeToken = stored.parse().unwrap();
+    let mut lineage = *token.lineage();
+    lineage.timeline += 1;
+    let token = ResumeToken::new(lineage, token.position()).to_string();
+    let run = shop
+        .tool
+        .run(&["position", "set", "--emitter", "file", &token, "--yes"]);
+    refused(
+        &run,
+        5,
+        &["timeline", "is not in the history of the source"],
+    );
+    assert_eq!(shop.token(), stored);
     shop.goes_on();
 }
