@@ -110,9 +110,18 @@ async fn sqlite(
     shown: &mut Shown,
     limit: Option<u64>,
 ) -> Result<(), CliError> {
-    let copy = (config.mode == Mode::LockFree)
-        .then(|| std::env::temp_dir().join(format!("weftkit-tail-{}", std::process::id())));
-    config.state_dir.clone_from(&copy);
+    // Of this process alone: what another left behind, or prepared, would be taken for its own.
+    let new = || tempfile::Builder::new().prefix("weftkit-tail-").tempdir();
+    let copy = (config.mode == Mode::LockFree).then(new).transpose();
+    let copy = copy.map_err(|cause| {
+        let place = std::env::temp_dir();
+        let what = format!(
+            "make a directory for a copy of the database in {}; set TMPDIR to a place with room",
+            place.display()
+        );
+        CliError::new(Exit::Runtime, what).with_cause(cause)
+    })?;
+    config.state_dir = copy.as_ref().map(|copy| copy.path().to_path_buf());
     let outcome = match SqliteSource::connect(config, None).await {
         Ok(mut source) => {
             let outcome = follow(&mut source, shown, limit).await;
@@ -121,11 +130,10 @@ async fn sqlite(
         }
         Err(error) => Err(error.into()),
     };
-    if let Some(copy) = copy
-        && copy.exists()
-    {
-        std::fs::remove_dir_all(&copy).map_err(|cause| {
-            let what = format!("remove the copy of the database in {}", copy.display());
+    if let Some(copy) = copy {
+        let path = copy.path().to_path_buf();
+        copy.close().map_err(|cause| {
+            let what = format!("remove the copy of the database in {}", path.display());
             CliError::new(Exit::Runtime, what).with_cause(cause)
         })?;
     }

@@ -261,6 +261,43 @@ fn tail_shows_what_commits_from_now_on_and_leaves_nothing_behind() {
     assert_eq!(names, Vec::<String>::new());
 }
 
+/// Its copy of the database lies where nobody can foresee it: a place that a killed one left, or
+/// that somebody else has prepared, is not used.
+#[test]
+fn tail_without_a_lock_copies_into_a_new_directory_and_removes_it() {
+    let tool = Tool::with_config("[cdc]\nsqlite.mode = \"lock-free\"\n");
+    let kept = tool.path("kept");
+    std::fs::create_dir(&kept).unwrap();
+    sqlite3(
+        &tool,
+        "app.db",
+        "PRAGMA journal_mode=wal; CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(1, 1);",
+    );
+    let binary = env!("CARGO_BIN_EXE_cdc-cli");
+    let script = format!(
+        "mkdir kept/weftkit-tail-$$; echo 'no state' > kept/weftkit-tail-$$/sqlite-source; exec {binary} tail sqlite:app.db -n 1 -o json"
+    );
+    let mut tail = Command::new("sh");
+    tail.args(["-c", &script])
+        .current_dir(tool.directory())
+        .env("TMPDIR", &kept);
+    let mut run = Running::start(tail);
+    let mut n = 1;
+    until("it has shown one", || {
+        n += 1;
+        sqlite3(&tool, "app.db", &format!("UPDATE t SET n = {n};"));
+        run.has_ended().then_some(())
+    });
+    let run = run.end();
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.out.contains("\"op\":\"update\""), "{}", run.out);
+    let left = std::fs::read_dir(&kept).unwrap().map(|at| at.unwrap());
+    let left: Vec<_> = left.map(|at| at.path()).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let state = std::fs::read_to_string(left[0].join("sqlite-source")).unwrap();
+    assert_eq!(state, "no state\n", "what was there is left alone");
+}
+
 #[test]
 fn what_cannot_be_captured_is_refused_by_name() {
     let tool = Tool::with_config(&file_config("sqlite:app.db"));
