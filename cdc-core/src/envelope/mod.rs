@@ -21,12 +21,15 @@ mod debezium;
 mod image;
 mod json;
 mod raw_json;
+mod readable;
 mod spelled;
 mod text;
 mod time;
 mod value;
 
 use std::fmt;
+
+pub use readable::readable;
 
 use crate::row::RowError;
 use crate::{ChangeEvent, Op, SourceInfo};
