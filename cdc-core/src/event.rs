@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::row::{RowError, RowImage, Value, ValueRef};
+use crate::row::{RowError, RowImage, Value, tag};
 use crate::{Position, Relation};
 
 /// What happened.
@@ -287,14 +287,16 @@ impl ChangeEvent {
             .chain(0..all)
     }
 
-    /// True if both images hold the key and it changed.
+    /// True if both images hold the key and it changed, bit by bit: a key that is not a number is
+    /// equal to itself, and `-0.0` is another one than `0.0`, as for
+    /// [`key_hashes`](Self::key_hashes).
     pub fn key_changed(&self) -> Result<bool, RowError> {
         let (Some(before), Some(after)) = (self.before.row(), self.after.row()) else {
             return Ok(false);
         };
         for &ordinal in &self.relation.key {
-            let (old, new) = (before.get(ordinal.into())?, after.get(ordinal.into())?);
-            let both_known = ![old, new].contains(&Some(ValueRef::Unavailable));
+            let (old, new) = (raw(before, ordinal)?, raw(after, ordinal)?);
+            let both_known = ![old, new].contains(&Some(&[tag::UNAVAILABLE]));
             if both_known && old != new {
                 return Ok(true);
             }
@@ -306,4 +308,13 @@ impl ChangeEvent {
     pub fn encoded_len(&self) -> usize {
         self.before.len() + self.after.len()
     }
+}
+
+/// The encoded value of one column; `None` past the last one.
+fn raw(row: &RowImage, ordinal: u16) -> Result<Option<&[u8]>, RowError> {
+    let mut columns = row.columns()?;
+    for _ in 0..ordinal {
+        columns.skip_raw().transpose()?;
+    }
+    columns.skip_raw().transpose()
 }

@@ -49,3 +49,87 @@ impl ChangeEvent {
         Ok(Some((old, new)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::envelope::{Encoder, Format};
+    use crate::{ChangeEvent, Column, Image, Op, Relation, RowImage, Value, testing};
+
+    /// An update of a table with two key columns, `a` and `c`.
+    fn update(before: [Value; 3], after: [Value; 3]) -> ChangeEvent {
+        let columns = ["a", "b", "c"].map(|name| Column::new(name, "any"));
+        let mut event = testing::insert(1, 0, 1);
+        event.op = Op::Update;
+        event.relation = Arc::new(Relation::new(
+            event.relation.engine,
+            "public",
+            "t",
+            columns.to_vec(),
+            vec![0, 2],
+        ));
+        event.before = Image::Full(RowImage::from_values(&before));
+        event.after = Image::Full(RowImage::from_values(&after));
+        event
+    }
+
+    /// A key changed if its bits did, for the hashes and for what consumers read alike.
+    #[test]
+    fn keys_are_compared_bit_by_bit() {
+        let one = || Value::Int(1);
+        for (before, after, changed) in [
+            (Value::Float64(f64::NAN), Value::Float64(f64::NAN), false),
+            (Value::Float32(f32::NAN), Value::Float32(f32::NAN), false),
+            (Value::Float64(-0.0), Value::Float64(0.0), true),
+            (Value::Float64(1.5), Value::Float64(1.5), false),
+            (Value::Float64(1.5), Value::Float64(f64::NAN), true),
+            (
+                Value::Array(vec![Value::Float64(f64::NAN)]),
+                Value::Array(vec![Value::Float64(f64::NAN)]),
+                false,
+            ),
+            (Value::Text("a".into()), Value::Text("b".into()), true),
+            (Value::Null, Value::Null, false),
+            (Value::Null, Value::Int(0), true),
+            (Value::Unavailable, Value::Int(0), false),
+            (Value::Int(0), Value::Unavailable, false),
+        ] {
+            // In either column, and never in the one that is no key.
+            for (event, changed) in [
+                (
+                    update(
+                        [before.clone(), one(), one()],
+                        [after.clone(), one(), one()],
+                    ),
+                    changed,
+                ),
+                (
+                    update(
+                        [one(), one(), before.clone()],
+                        [one(), one(), after.clone()],
+                    ),
+                    changed,
+                ),
+                (
+                    update(
+                        [one(), before.clone(), one()],
+                        [one(), after.clone(), one()],
+                    ),
+                    false,
+                ),
+            ] {
+                let what = (&before, &after);
+                assert_eq!(event.key_changed(), Ok(changed), "{what:?}");
+                let (old, new) = event.key_hashes().unwrap().unwrap();
+                assert_eq!(old != new, changed, "{what:?}");
+                let mut json = Vec::new();
+                Encoder::new(Format::Json)
+                    .encode(&testing::source(), &event, &mut json)
+                    .unwrap();
+                let json = String::from_utf8(json).unwrap();
+                assert_eq!(json.contains("\"old_key\""), changed, "{what:?}");
+            }
+        }
+    }
+}
