@@ -3,13 +3,30 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::row::RowError;
-use crate::{ChangeEvent, Op, RowImage};
+use crate::{ChangeEvent, EngineKind, Op, Relation, RowImage, Value};
+
+impl Relation {
+    /// The part of the key that says which row it is wherever it is: a node keeps its element id,
+    /// and a document its path within the space, when the label or folder that is their table
+    /// becomes another one. Two rows in one place are only kept in order more than they must be.
+    fn key_wherever(&self) -> (Option<&str>, &[u16]) {
+        let one = |ordinal: Option<_>| ordinal.map_or(&[][..], std::slice::from_ref);
+        match self.engine {
+            // `id`, then key properties, which each label has its own of.
+            EngineKind::Graph => (None, one(self.key.first())),
+            // `path`, with or without `id` before it.
+            EngineKind::Markdown => (None, one(self.key.last())),
+            _ => (Some(&self.table), &self.key),
+        }
+    }
+}
 
 impl ChangeEvent {
     /// Hashes of table and key values, for keeping the events of one row in order: of the row before
-    /// and of the row after, equal unless the key changed. Of a table without key the whole row
-    /// counts. `None` for events that are of no row or whose row is not known (truncate, schema,
-    /// message, a merge operand alone). The same within one process and build; not to be stored.
+    /// and of the row after, equal unless the key changed. A row that moves to another table (a
+    /// node, a document) keeps its hash. Of a table without key the whole row counts. `None` for
+    /// events that are of no row or whose row is not known (truncate, schema, message, a merge
+    /// operand alone). The same within one process and build; not to be stored.
     ///
     /// # Errors
     /// [`RowError`] if the row's bytes are damaged.
@@ -17,16 +34,19 @@ impl ChangeEvent {
         if matches!(self.op, Op::Truncate | Op::Schema | Op::Message) {
             return Ok(None);
         }
+        let (table, key) = self.relation.key_wherever();
         let hash_row = |row: &RowImage| {
             let mut hasher = DefaultHasher::new();
             self.relation.schema.hash(&mut hasher);
-            self.relation.table.hash(&mut hasher);
-            if self.relation.key.is_empty() {
+            if let Some(table) = table {
+                table.hash(&mut hasher);
+            }
+            if key.is_empty() {
                 row.as_bytes().hash(&mut hasher);
             } else {
                 let mut columns = row.columns()?;
                 let mut at = 0;
-                for &ordinal in &self.relation.key {
+                for &ordinal in key {
                     let ordinal = usize::from(ordinal);
                     while at < ordinal {
                         columns.next_raw().transpose()?;
@@ -43,10 +63,30 @@ impl ChangeEvent {
         };
         let new = hash_row(new)?;
         let old = match self.before.row() {
-            Some(row) if self.key_changed()? || self.relation.key.is_empty() => hash_row(row)?,
+            Some(row) if key.is_empty() || self.key_changed()? => hash_row(row)?,
             _ => new,
         };
         Ok(Some((old, new)))
+    }
+
+    /// The other table an event concerns besides its relation's: where the row was before, or what
+    /// the table is called from now on.
+    pub(crate) fn other_table(&self) -> Option<&str> {
+        let meta = self.meta.as_deref()?;
+        let text = |wanted: &str| {
+            let mut entries = meta.0.iter();
+            entries.find_map(|(name, value)| match value {
+                Value::Text(text) if **name == *wanted => Some(text.as_str()),
+                _ => None,
+            })
+        };
+        match (self.op, self.relation.engine) {
+            (Op::Schema, _) => text("change")
+                .filter(|&change| change == "rename")
+                .and_then(|_| text("to")),
+            (_, EngineKind::Graph | EngineKind::Markdown) => text("old_table"),
+            _ => None,
+        }
     }
 }
 

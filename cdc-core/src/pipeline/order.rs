@@ -1,6 +1,6 @@
 //! Which order a lane keeps, and which worker an event belongs to.
 
-use super::parked::{KeyHash, table_hash};
+use super::parked::{KeyHash, other_table_hash, table_hash};
 use crate::{ChangeEvent, Op};
 
 /// What a lane with several workers keeps in order.
@@ -45,6 +45,8 @@ pub(super) enum Place {
 /// The place of an event, as it was captured, among `workers` (at least 1); `hashes` are asked for those of
 /// its key.
 ///
+/// By table, a row that moves to another one, and a table that is renamed, are in order in both.
+///
 /// By key, a `truncate` or `schema` event concerns every key of its table, and those are at every
 /// worker: all of them wait for it. A `message` has no row; it is in order among those of its
 /// prefix. An event whose key is not to be found (a merge operand without a row) may be of any key.
@@ -61,7 +63,13 @@ pub(super) fn place(
     }
     match scope {
         OrderScope::Global => Place::One(0),
-        OrderScope::Table => Place::One(table()),
+        OrderScope::Table => match other_table_hash(event).map(of) {
+            Some(other) if other != table() => Place::Both {
+                owner: table(),
+                other,
+            },
+            _ => Place::One(table()),
+        },
         OrderScope::None => Place::Any,
         OrderScope::Key => match event.op {
             Op::Truncate | Op::Schema => Place::All { owner: table() },

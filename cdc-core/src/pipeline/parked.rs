@@ -20,10 +20,32 @@ pub(super) fn key_hashes(event: &ChangeEvent) -> Result<KeyHashes, RowError> {
 
 /// Which worker's an event without a key of a row is: its table's.
 pub(super) fn table_hash(relation: &Relation) -> KeyHash {
+    hash_of(&relation.schema, &relation.table)
+}
+
+/// As [`table_hash`], of the other table that an event concerns, if there is one.
+pub(super) fn other_table_hash(event: &ChangeEvent) -> Option<KeyHash> {
+    Some(hash_of(&event.relation.schema, event.other_table()?))
+}
+
+fn hash_of(schema: &str, table: &str) -> KeyHash {
     let mut hasher = DefaultHasher::new();
-    relation.schema.hash(&mut hasher);
-    relation.table.hash(&mut hasher);
+    schema.hash(&mut hasher);
+    table.hash(&mut hasher);
     hasher.finish()
+}
+
+/// The table of an event, and where its row was before, or what the table is called from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tables {
+    of: KeyHash,
+    other: Option<KeyHash>,
+}
+
+impl Tables {
+    fn each(self) -> impl Iterator<Item = KeyHash> {
+        [self.of].into_iter().chain(self.other)
+    }
 }
 
 /// What of its table an event concerns.
@@ -31,12 +53,12 @@ pub(super) fn table_hash(relation: &Relation) -> KeyHash {
 pub(super) enum Scope {
     /// The row of one key; of two, if it changes its key.
     Row {
-        table: KeyHash,
+        tables: Tables,
         old: KeyHash,
         new: KeyHash,
     },
     /// All of it: `truncate`, `schema`, and an operand that does not say of which row it is.
-    Table(KeyHash),
+    Table(Tables),
 }
 
 impl Scope {
@@ -46,17 +68,19 @@ impl Scope {
         if event.op == Op::Message {
             return None;
         }
-        let table = table_hash(&event.relation);
+        let of = table_hash(&event.relation);
+        let other = other_table_hash(event).filter(|&other| other != of);
+        let tables = Tables { of, other };
         match key_hashes(event) {
-            Ok(Some((old, new))) => Some(Self::Row { table, old, new }),
-            Ok(None) => Some(Self::Table(table)),
+            Ok(Some((old, new))) => Some(Self::Row { tables, old, new }),
+            Ok(None) => Some(Self::Table(tables)),
             Err(_) => None,
         }
     }
 
-    const fn table(self) -> KeyHash {
+    fn tables(self) -> impl Iterator<Item = KeyHash> {
         match self {
-            Self::Row { table, .. } | Self::Table(table) => table,
+            Self::Row { tables, .. } | Self::Table(tables) => tables.each(),
         }
     }
 
@@ -72,15 +96,12 @@ impl Scope {
 
 /// Where a letter of this counts.
 fn counts(scope: Scope) -> impl Iterator<Item = (Which, KeyHash)> {
-    let whole = match scope {
-        Scope::Table(table) => Some((Which::Whole, table)),
-        Scope::Row { .. } => None,
-    };
-    let keys = scope.keys().map(|key| (Which::Key, key));
-    [(Which::Table, scope.table())]
-        .into_iter()
-        .chain(whole)
-        .chain(keys)
+    let whole = matches!(scope, Scope::Table(_));
+    let tables = scope.tables().flat_map(move |table| {
+        let whole = whole.then_some((Which::Whole, table));
+        [(Which::Table, table)].into_iter().chain(whole)
+    });
+    tables.chain(scope.keys().map(|key| (Which::Key, key)))
 }
 
 /// Open letters of one key, or one table.
@@ -287,11 +308,16 @@ impl ParkedKeys {
     /// Behind what an event at `position` must wait, if it must; the first dead letter itself does,
     /// when it is read again.
     pub(super) fn holds(&self, scope: Scope, position: Position) -> Option<Behind> {
-        if self.whole.holds(scope.table(), position) {
+        if scope
+            .tables()
+            .any(|table| self.whole.holds(table, position))
+        {
             return Some(Behind::Table);
         }
         let waits = match scope {
-            Scope::Table(table) => self.tables.holds(table, position),
+            Scope::Table(tables) => tables
+                .each()
+                .any(|table| self.tables.holds(table, position)),
             Scope::Row { .. } => scope.keys().any(|key| self.keys.holds(key, position)),
         };
         waits.then_some(match scope {
@@ -303,7 +329,7 @@ impl ParkedKeys {
     /// True if a letter of this adds no key and no table to those that wait.
     pub(super) fn knows(&self, scope: Scope) -> bool {
         match scope {
-            Scope::Table(table) => self.whole.0.contains_key(&table),
+            Scope::Table(tables) => tables.each().all(|table| self.whole.0.contains_key(&table)),
             Scope::Row { .. } => scope.keys().any(|key| self.keys.0.contains_key(&key)),
         }
     }
@@ -342,18 +368,18 @@ pub(super) struct Left {
 impl Left {
     /// A letter of this stays.
     pub(super) fn add(&mut self, scope: Scope) {
-        self.tables.insert(scope.table());
-        if let Scope::Table(table) = scope {
-            self.whole.insert(table);
+        self.tables.extend(scope.tables());
+        if let Scope::Table(tables) = scope {
+            self.whole.extend(tables.each());
         }
         self.keys.extend(scope.keys());
     }
 
     /// True if a later letter of this must stay.
     pub(super) fn holds(&self, scope: Scope) -> bool {
-        self.whole.contains(&scope.table())
+        scope.tables().any(|table| self.whole.contains(&table))
             || match scope {
-                Scope::Table(table) => self.tables.contains(&table),
+                Scope::Table(tables) => tables.each().any(|table| self.tables.contains(&table)),
                 Scope::Row { .. } => scope.keys().any(|key| self.keys.contains(&key)),
             }
     }
@@ -438,8 +464,17 @@ mod tests {
     use super::*;
     use crate::Lsn;
 
+    const fn tables(of: u64) -> Tables {
+        Tables { of, other: None }
+    }
+
     const fn row(table: u64, old: u64, new: u64) -> Scope {
-        Scope::Row { table, old, new }
+        let tables = tables(table);
+        Scope::Row { tables, old, new }
+    }
+
+    const fn whole(table: u64) -> Scope {
+        Scope::Table(tables(table))
     }
 
     fn at(n: u64) -> Position {
@@ -475,7 +510,7 @@ mod tests {
             (row(0, 1, 1), 7, Some(Behind::Key)),
             (row(0, 2, 2), 6, None),
             (row(0, 2, 2), 7, Some(Behind::Key)),
-            (Scope::Table(0), 6, None),
+            (whole(0), 6, None),
         ] {
             assert_eq!(parked.holds(scope, at(position)), behind, "{scope:?}");
         }
@@ -489,14 +524,14 @@ mod tests {
             (row(7, 1, 1), 6, Some(Behind::Key)),
             (row(7, 3, 1), 6, Some(Behind::Key)),
             (row(7, 2, 2), 6, None),
-            (Scope::Table(7), 6, Some(Behind::Rows)),
-            (Scope::Table(7), 4, None),
-            (Scope::Table(8), 6, None),
+            (whole(7), 6, Some(Behind::Rows)),
+            (whole(7), 4, None),
+            (whole(8), 6, None),
         ] {
             assert_eq!(parked.holds(scope, at(position)), behind, "{scope:?}");
         }
         let before = parked.generation();
-        parked.add(Scope::Table(7), at(6));
+        parked.add(whole(7), at(6));
         assert!(
             parked.generation() > before,
             "all that is queued is looked at again"
@@ -508,7 +543,7 @@ mod tests {
         // The rows' letter is closed: the table's own still stands.
         parked.remove(row(7, 1, 1), at(5));
         assert_eq!(parked.holds(row(7, 1, 1), at(8)), Some(Behind::Table));
-        parked.remove(Scope::Table(7), at(6));
+        parked.remove(whole(7), at(6));
         assert!(parked.is_empty());
     }
 }

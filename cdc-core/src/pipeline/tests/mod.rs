@@ -643,6 +643,7 @@ mod cadence;
 mod concurrency;
 #[cfg(feature = "model")]
 mod model;
+mod moves;
 mod orders;
 mod partial;
 mod redrive;
