@@ -291,6 +291,10 @@ impl KindTransaction<Graph> {
     /// A node's labels or properties changed. `label` is that of its first label now; if it was
     /// another one before, `meta.old_table` says which.
     ///
+    /// [`Old::Unknown`] says that the first label and the key properties are what they were: the
+    /// event then names no other row, and a consumer would keep the old one for ever. An engine
+    /// that cannot tell reads the old node.
+    ///
     /// # Errors
     /// As for [`create_node`](Self::create_node).
     pub fn update_node(
@@ -346,7 +350,8 @@ impl KindTransaction<Graph> {
         self.edge((Op::Insert, Cause::Client), edge_type, None, Some(edge))
     }
 
-    /// An edge's properties changed.
+    /// An edge's properties changed. [`Old::Unknown`] says that the key properties are what they
+    /// were, as for [`update_node`](Self::update_node).
     ///
     /// # Errors
     /// As for [`create_edge`](Self::create_edge).
