@@ -7,8 +7,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use cdc_core::envelope::readable;
 use cdc_core::{DeadLetter, DlqError, EventId, LetterState};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::export::letter_json;
 use crate::format::FRAME_HEADER_LEN;
@@ -55,6 +56,31 @@ pub enum ImportError {
     Queue(#[from] DlqError),
 }
 
+/// Reads JSON whatever it holds: a row's own JSON may have numbers that a parser of 64-bit floats
+/// refuses, and what earlier versions wrote half a surrogate pair. Those are replaced then.
+pub(crate) fn read_json(text: &[u8]) -> Option<Value> {
+    let read = serde_json::from_slice(text);
+    read.or_else(|_| serde_json::from_slice(&readable(text)))
+        .ok()
+}
+
+/// True if both are the same, or the line has JSON where the letter is now written with text: earlier
+/// versions embedded half a surrogate pair as it was.
+fn agrees(line: &Value, said: &Value) -> bool {
+    match (line, said) {
+        (Value::Object(line), Value::Object(said)) => {
+            let agrees = |(name, value)| said.get(name).is_some_and(|said| agrees(value, said));
+            line.len() == said.len() && line.iter().all(agrees)
+        }
+        (Value::Array(line), Value::Array(said)) => {
+            line.len() == said.len() && line.iter().zip(said).all(|(line, said)| agrees(line, said))
+        }
+        (line, said) if line == said => true,
+        (line, Value::String(text)) => read_json(text.as_bytes()).is_some_and(|v| v == *line),
+        _ => false,
+    }
+}
+
 /// Reads one line of an export ([`crate::letter_line`]).
 ///
 /// The letter is what `record` holds. What the other members say must agree with it, so that an
@@ -63,8 +89,9 @@ pub enum ImportError {
 /// # Errors
 /// What is wrong, without contents.
 pub fn parse_line(line: &[u8]) -> Result<DeadLetter, String> {
-    let line: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|_| "this is not one whole JSON object".to_owned())?;
+    let Some(Value::Object(line)) = read_json(line) else {
+        return Err("this is not one whole JSON object".to_owned());
+    };
     let text = line.get("record").and_then(Value::as_str);
     let text = text.ok_or("it has no `record`: only lines of `dlq export` can be imported")?;
     let damaged = || "its `record` is damaged".to_owned();
@@ -77,7 +104,9 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, String> {
         .map_err(|what| format!("its `record` holds {what}"))?;
     let mut said = Vec::new();
     letter_json(&letter, &mut said);
-    let said: Map<String, Value> = serde_json::from_slice(&said).map_err(|_| damaged())?;
+    let Some(Value::Object(said)) = read_json(&said) else {
+        return Err(damaged());
+    };
     for name in ["emitter", "event_id"] {
         if !line.contains_key(name) {
             return Err(format!("it has no `{name}`"));
@@ -85,7 +114,7 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, String> {
     }
     match said
         .iter()
-        .find(|(name, value)| line.get(*name).is_some_and(|v| v != *value))
+        .find(|(name, value)| line.get(*name).is_some_and(|v| !agrees(v, value)))
     {
         None => Ok(letter),
         Some((name, _)) => Err(format!(

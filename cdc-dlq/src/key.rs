@@ -6,6 +6,8 @@ use cdc_core::envelope::{Encoder, Format};
 use cdc_core::{ChangeEvent, SourceInfo};
 use serde_json::{Map, Value};
 
+use crate::import::read_json;
+
 /// A row by its key: `7` for a key of one column, `id=7` or `tenant=a,id=7` by column, or the
 /// event's own `key` member, `{"tenant":"a","id":7}`, which says every value exactly.
 ///
@@ -48,15 +50,15 @@ impl FromStr for KeyFilter {
             return error("the key is empty");
         }
         if text.starts_with('{') {
-            return match serde_json::from_str::<Map<String, Value>>(text) {
-                Ok(columns) if !columns.is_empty() => {
+            return match read_json(text.as_bytes()) {
+                Some(Value::Object(columns)) if !columns.is_empty() => {
                     let columns = columns
                         .iter()
                         .map(|(name, value)| (name.clone(), plain(value)));
                     Ok(Self(Wanted::Columns(columns.collect())))
                 }
-                Ok(_) => error("the key names no column"),
-                Err(_) => error("the key is no JSON object"),
+                Some(Value::Object(_)) => error("the key names no column"),
+                _ => error("the key is no JSON object"),
             };
         }
         if !text.contains('=') {
@@ -83,7 +85,7 @@ impl KeyFilter {
         {
             return false;
         }
-        let Ok(event) = serde_json::from_slice::<Value>(&text) else {
+        let Some(event) = read_json(&text) else {
             return false;
         };
         let members = if event["key"].is_object() {

@@ -6,6 +6,7 @@ mod crash;
 mod full;
 mod import;
 mod index;
+mod json;
 mod model;
 mod queue;
 mod sample;
