@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use cdc_core::envelope::{EncodeError, Encoder, Format};
-use cdc_core::{ChangeEvent, Op, SourceInfo, SourceKind};
-use serde_json::{Map, Value};
+use cdc_core::envelope::{EncodeError, Encoder, Format, readable};
+use cdc_core::{ChangeEvent, DeadLetter, Op, SourceInfo, SourceKind};
+use cdc_dlq::letter_json;
+use serde_json::{Map, Value, json};
 
 /// Longest value shown in characters; the rest is counted.
 const VALUE_CHARS_MAX: usize = 80;
@@ -50,6 +51,42 @@ const fn sign(op: Op) -> &'static str {
     }
 }
 
+/// A document of ours as values. A row's own JSON may hold numbers that do not fit in 64-bit floats: they
+/// are text then. What cannot be read even so is shown as it is, not as nothing.
+pub(crate) fn parsed(document: &[u8]) -> Value {
+    let read = serde_json::from_slice(document);
+    read.or_else(|_| serde_json::from_slice(&readable(document)))
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(document).into_owned()))
+}
+
+/// A dead letter as values: with its event, or in a list, which only names it.
+pub(crate) fn letter(letter: &DeadLetter, rows: bool) -> Value {
+    let mut text = Vec::new();
+    letter_json(letter, &mut text);
+    let mut row = match parsed(&text) {
+        row @ Value::Object(_) => row,
+        text => json!({
+            "emitter": &*letter.emitter,
+            "event_id": letter.event_id().to_string(),
+            "state": letter.state.name(),
+            "event": text,
+        }),
+    };
+    if !rows && let Some(object) = row.as_object_mut() {
+        object.remove("event");
+        let event = &letter.event;
+        for (name, value) in [
+            ("position", event.position.to_string()),
+            ("op", event.op.to_string()),
+            ("schema", event.relation.schema.to_string()),
+            ("table", event.relation.table.to_string()),
+        ] {
+            object.insert(name.to_owned(), value.into());
+        }
+    }
+    row
+}
+
 impl Pretty {
     pub(crate) fn new(colour: bool) -> Self {
         Self {
@@ -73,7 +110,7 @@ impl Pretty {
     ) -> Result<(), EncodeError> {
         self.buffer.clear();
         self.encoder.encode(source, event, &mut self.buffer)?;
-        let json: Value = serde_json::from_slice(&self.buffer).unwrap_or_default();
+        let json = parsed(&self.buffer);
         let paint = self.paint(event.op);
         let (commit, id) = (event.position.commit.0, event.transaction.id);
         let known = |open: &Open| (open.commit, open.id) == (commit, id);

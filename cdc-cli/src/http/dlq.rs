@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cdc_core::pipeline::RedriveRequest;
 use cdc_core::{EventId, LetterState};
-use cdc_dlq::{LetterFilter, letter_json};
+use cdc_dlq::LetterFilter;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::reply::{self, Answer, Refusal};
 use super::route::{self, Surface};
 use crate::assemble::control::Redriven;
 use crate::assemble::dead_letters;
+use crate::pretty;
 
 /// Most letters of one answer.
 const LETTERS_MAX: usize = 1000;
@@ -71,7 +72,11 @@ pub(crate) fn list(surface: &Arc<Surface>, query: &Query) -> Result<Answer, Refu
             let queue = surface.dead_letters();
             queue.reader().page(&filter, behind.as_ref(), left, LOOKS)
         })?;
-        letters.extend(page.letters.iter().map(|letter| row(letter, false)));
+        letters.extend(
+            page.letters
+                .iter()
+                .map(|letter| pretty::letter(letter, false)),
+        );
         behind = page.next;
         if behind.is_none() || letters.len() >= limit {
             break;
@@ -80,20 +85,6 @@ pub(crate) fn list(surface: &Arc<Surface>, query: &Query) -> Result<Answer, Refu
     let next = behind.map(|(emitter, id)| format!("{emitter}/{id}"));
     let body = json!({ "letters": letters, "next": next });
     Ok(reply::json(StatusCode::OK, &body))
-}
-
-/// A letter as JSON; its rows only if they are asked for.
-fn row(letter: &cdc_core::DeadLetter, rows: bool) -> Value {
-    let mut text = Vec::new();
-    letter_json(letter, &mut text);
-    let mut row: Value = serde_json::from_slice(&text).unwrap_or_default();
-    if !rows && let Some(object) = row.as_object_mut() {
-        let event = object.remove("event").unwrap_or_default();
-        for name in ["position", "op", "schema", "table"] {
-            object.insert(name.to_owned(), event[name].clone());
-        }
-    }
-    row
 }
 
 /// `GET /v1/dlq/stats`
@@ -152,7 +143,10 @@ pub(crate) fn show(surface: &Arc<Surface>, id: &str, query: &Query) -> Result<An
             format!("find dead letter {id}: there is none that is open"),
         ));
     }
-    let letters: Vec<_> = letters.iter().map(|letter| row(letter, true)).collect();
+    let letters: Vec<_> = letters
+        .iter()
+        .map(|letter| pretty::letter(letter, true))
+        .collect();
     Ok(reply::json(StatusCode::OK, &json!({ "letters": letters })))
 }
 

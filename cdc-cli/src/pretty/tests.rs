@@ -100,3 +100,64 @@ fn without_colours_it_reads_the_same() {
     }
     assert_eq!(stripped, plain);
 }
+
+/// An insert with a number in its JSON that no 64-bit float holds.
+fn large_number() -> ChangeEvent {
+    let mut event = insert(7, 0, 42);
+    let values = [
+        cdc_core::Value::Int(42),
+        cdc_core::Value::Json("{\"a\":1e400}".into()),
+        cdc_core::Value::Null,
+    ];
+    event.after = Image::Full(cdc_core::RowImage::from_values(&values));
+    event
+}
+
+#[test]
+fn rows_with_numbers_that_do_not_fit_are_shown() {
+    let mut out = String::new();
+    Pretty::new(false)
+        .event(&source(), &large_number(), &mut out)
+        .unwrap();
+    assert!(out.contains("id=42") && out.contains("1e400"), "{out}");
+    assert_eq!(parsed(b"{\"a\""), Value::String("{\"a\"".into()));
+}
+
+#[test]
+fn letters_with_numbers_that_do_not_fit_are_shown() {
+    let dead = DeadLetter {
+        emitter: "hook".into(),
+        source: source(),
+        event: large_number(),
+        failure: cdc_core::Failure {
+            stage: cdc_core::Stage::Deliver,
+            class: "event".into(),
+            message: "refused".into(),
+            status: None,
+            response: None,
+        },
+        attempts: 1,
+        first_failed_micros: 1000,
+        last_failed_micros: 1000,
+        state: cdc_core::LetterState::Pending,
+    };
+    let row = letter(&dead, true);
+    assert_eq!(row["event_id"], dead.event_id().to_string());
+    assert_eq!(row["event"]["after"]["name"]["a"], "1e400");
+    let named = letter(&dead, false);
+    assert_eq!(named["event"], Value::Null);
+    assert_eq!(
+        (
+            &named["position"],
+            &named["op"],
+            &named["schema"],
+            &named["table"]
+        ),
+        (
+            &row["event"]["position"],
+            &row["event"]["op"],
+            &row["event"]["schema"],
+            &row["event"]["table"]
+        )
+    );
+}

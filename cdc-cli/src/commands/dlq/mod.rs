@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use cdc_core::storage::StdStorage;
 use cdc_core::{DlqError, EventId, LetterState};
-use cdc_dlq::{DlqReader, LetterFilter, letter_json};
-use serde_json::{Value, json};
+use cdc_dlq::{DlqReader, LetterFilter};
+use serde_json::json;
 
 use super::block_on;
 use crate::args::{
@@ -23,6 +23,7 @@ use crate::assemble::state::StatePaths;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{answer, finish, pairs, print, print_json};
+use crate::pretty;
 use crate::report::CliError;
 use crate::time;
 
@@ -153,19 +154,8 @@ fn ls(args: &DlqLsArgs, global: &Global, config: &Config) -> Result<Exit, CliErr
         ControlFlow::Continue(())
     })?;
     if global.output == OutputFormat::Json {
-        let rows = letters.iter().map(|letter| {
-            let mut text = Vec::new();
-            letter_json(letter, &mut text);
-            let mut row: Value = serde_json::from_slice(&text).unwrap_or_default();
-            // The list names events; `dlq show` and `dlq export` show their rows.
-            if let Some(object) = row.as_object_mut() {
-                let event = object.remove("event").unwrap_or_default();
-                for name in ["position", "op", "schema", "table"] {
-                    object.insert(name.to_owned(), event[name].clone());
-                }
-            }
-            row
-        });
+        // The list names events; `dlq show` and `dlq export` show their rows.
+        let rows = letters.iter().map(|letter| pretty::letter(letter, false));
         print_json(&json!({ "letters": rows.collect::<Vec<_>>(), "more": more }))?;
         return Ok(Exit::Done);
     }
@@ -223,9 +213,7 @@ fn show(args: &DlqShowArgs, global: &Global, config: &Config) -> Result<Exit, Cl
             let Some(letter) = reader.get(&emitter, id)? else {
                 continue;
             };
-            let mut text = Vec::new();
-            letter_json(&letter, &mut text);
-            let row: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let row = pretty::letter(&letter, true);
             if global.output == OutputFormat::Json {
                 print_json(&row)?;
                 continue;
