@@ -98,7 +98,7 @@ mod tests {
     use crate::{ChangeEvent, Column, Image, Op, Relation, RowImage, Value, testing};
 
     /// An update of a table with two key columns, `a` and `c`.
-    fn update(before: [Value; 3], after: [Value; 3]) -> ChangeEvent {
+    fn update([before, after]: [[Value; 3]; 2]) -> ChangeEvent {
         let columns = ["a", "b", "c"].map(|name| Column::new(name, "any"));
         let mut event = testing::insert(1, 0, 1);
         event.op = Op::Update;
@@ -136,29 +136,15 @@ mod tests {
             (Value::Int(0), Value::Unavailable, false),
         ] {
             // In either column, and never in the one that is no key.
-            for (event, changed) in [
-                (
-                    update(
-                        [before.clone(), one(), one()],
-                        [after.clone(), one(), one()],
-                    ),
-                    changed,
-                ),
-                (
-                    update(
-                        [one(), one(), before.clone()],
-                        [one(), one(), after.clone()],
-                    ),
-                    changed,
-                ),
-                (
-                    update(
-                        [one(), before.clone(), one()],
-                        [one(), after.clone(), one()],
-                    ),
-                    false,
-                ),
-            ] {
+            let rows = |place: usize| {
+                [&before, &after].map(|value| {
+                    let mut row = [one(), one(), one()];
+                    row[place] = value.clone();
+                    row
+                })
+            };
+            for (place, changed) in [(0, changed), (2, changed), (1, false)] {
+                let event = update(rows(place));
                 let what = (&before, &after);
                 assert_eq!(event.key_changed(), Ok(changed), "{what:?}");
                 let (old, new) = event.key_hashes().unwrap().unwrap();
