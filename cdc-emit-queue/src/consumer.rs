@@ -94,6 +94,10 @@ impl QueueConsumer {
 
     /// Acknowledges every batch this consumer holds that ends at or before `position`, and says
     /// how many those were. Their [`QueueBatch`]es need no ack of their own any more.
+    ///
+    /// A redriven letter comes after events of higher positions, so a position says nothing about it:
+    /// it is covered only if `position` is the end of its batch, or of one that this consumer was
+    /// handed after it and holds.
     pub fn ack_through(&self, position: Position) -> usize {
         self.shared.ack_through(self.id, position)
     }

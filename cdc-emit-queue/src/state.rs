@@ -41,6 +41,8 @@ struct Slot {
     /// Taken out when acknowledged, so that its memory is free.
     batch: Option<EventBatch>,
     end: Position,
+    /// Queued although something as late or later was queued before: a redriven letter.
+    again: bool,
     bytes: usize,
     /// Who holds it: consumer and hand-over number.
     holder: Option<(u64, u64)>,
@@ -77,6 +79,8 @@ struct State {
     events: usize,
     bytes: usize,
     through: Position,
+    /// Highest end that was queued.
+    given: Position,
     returned_total: u64,
     hold_next: u64,
     consumer_next: u64,
@@ -184,9 +188,12 @@ impl Shared {
         }
         state.events += batch.len();
         state.bytes = state.bytes.saturating_add(bytes);
+        let again = batch.end() <= state.given;
+        state.given = state.given.max(batch.end());
         state.slots.push_back(Slot {
             batch: Some(batch.clone()),
             end: batch.end(),
+            again,
             bytes,
             holder: None,
             deliveries: 0,
@@ -219,10 +226,16 @@ impl Shared {
         self.freed.notify_one();
     }
 
-    /// Acknowledges what this consumer holds up to and including a position.
+    /// Acknowledges what this consumer holds up to and including a position. What is there again is
+    /// behind in order and not in position: only an end that was handed over with it, or after it, tells
+    /// that it was meant.
     pub(crate) fn ack_through(&self, consumer: u64, position: Position) -> usize {
         let mut state = self.state();
-        let covered = state.held_by(consumer, |slot| slot.end <= position);
+        let named = state.held_by(consumer, |_, slot| slot.end == position);
+        let named = named.last().copied();
+        let covered = state.held_by(consumer, |seq, slot| {
+            slot.end <= position && (!slot.again || named.is_some_and(|named| seq <= named))
+        });
         for &seq in &covered {
             state.ack(seq);
         }
@@ -242,7 +255,7 @@ impl Shared {
 
     pub(crate) fn give_back_all(&self, consumer: u64) {
         let mut state = self.state();
-        for seq in state.held_by(consumer, |_| true) {
+        for seq in state.held_by(consumer, |_, _| true) {
             state.give_back(seq, |_| true);
         }
         self.announce(&mut state);
@@ -269,6 +282,7 @@ impl Shared {
         state.events = 0;
         state.bytes = 0;
         state.through = through;
+        state.given = through;
     }
 
     pub(crate) fn next_consumer(&self) -> u64 {
@@ -398,7 +412,8 @@ impl State {
         self.bytes = self.bytes.saturating_sub(bytes);
         while self.slots.front().is_some_and(|slot| slot.batch.is_none()) {
             if let Some(done) = self.slots.pop_front() {
-                self.through = done.end;
+                // A redriven letter lies behind it: the mark never goes back.
+                self.through = self.through.max(done.end);
                 self.base += 1;
             }
         }
@@ -415,10 +430,10 @@ impl State {
         }
     }
 
-    fn held_by(&self, consumer: u64, which: impl Fn(&Slot) -> bool) -> Vec<u64> {
+    fn held_by(&self, consumer: u64, which: impl Fn(u64, &Slot) -> bool) -> Vec<u64> {
         (self.base..)
             .zip(&self.slots)
-            .filter(|(_, slot)| slot.holder.is_some_and(|h| h.0 == consumer) && which(slot))
+            .filter(|(seq, slot)| slot.holder.is_some_and(|h| h.0 == consumer) && which(*seq, slot))
             .map(|(seq, _)| seq)
             .collect()
     }

@@ -125,6 +125,34 @@ async fn cumulative_ack_covers_what_this_consumer_holds() {
     assert_eq!(emitter.durable().unwrap().unwrap().through, end(1));
 }
 
+/// A letter that is redriven lies behind what came before it. Who goes on acknowledging by position has
+/// not handled it yet.
+#[tokio::test]
+async fn cumulative_ack_covers_a_redriven_letter_only_by_its_own_end() {
+    let mut emitter = queue(1000, 10);
+    let consumer = emitter.consumer();
+    emitter
+        .emit(&testing::transaction(200, 1, 1))
+        .await
+        .unwrap();
+    let handled = consumer.recv().await.unwrap();
+    for letter in [50, 60, 40] {
+        let letter = testing::transaction(letter, 1, 1);
+        emitter.emit(&letter).await.unwrap();
+    }
+    let letters = [
+        consumer.recv().await.unwrap(),
+        consumer.recv().await.unwrap(),
+        consumer.recv().await.unwrap(),
+    ];
+    assert_eq!(consumer.ack_through(handled.end()), 1, "no letter");
+    assert_eq!(consumer.ack_through(Position::MAX), 0);
+    assert_eq!(consumer.ack_through(letters[1].end()), 2, "in their order");
+    assert_eq!(emitter.handle().stats().held, 1, "the third is not handled");
+    assert_eq!(consumer.ack_through(letters[2].end()), 1);
+    assert_eq!(emitter.durable().unwrap().unwrap().through, end(200));
+}
+
 #[tokio::test]
 async fn a_cancelled_recv_loses_nothing() {
     let mut emitter = queue(1000, 1);
