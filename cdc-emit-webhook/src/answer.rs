@@ -5,9 +5,43 @@ use cdc_core::{EventBatch, EventId, Rejection};
 /// The member that lists refused events, as AWS Lambda's event sources have it:
 /// `{"batchItemFailures":[{"itemIdentifier":"<event id>"}]}`.
 const FAILURES: &str = "batchItemFailures";
+/// Why an answer that is too long to read and may list failures tells nothing.
+pub(crate) const TOO_LONG: &str = "its answer lists failed events and is too long to read";
+
+/// Looks for the list of failures in what is too long to be kept, piece by piece.
+#[derive(Debug)]
+pub(crate) struct Search {
+    /// The end of what came so far, in which the word may have begun.
+    tail: Vec<u8>,
+}
+
+impl Search {
+    /// Begins behind bytes that were looked at: only a word that reaches beyond their end counts.
+    pub(crate) fn behind(bytes: &[u8]) -> Self {
+        let tail = &bytes[bytes.len().saturating_sub(FAILURES.len() - 1)..];
+        let tail = tail.to_vec();
+        Self { tail }
+    }
+
+    /// True if the word ends in this piece.
+    pub(crate) fn finds(&mut self, piece: &[u8]) -> bool {
+        self.tail.extend_from_slice(piece);
+        let found = mentions(&self.tail);
+        let rest = self.tail.len().saturating_sub(FAILURES.len() - 1);
+        self.tail.drain(..rest);
+        found
+    }
+}
+
+fn mentions(bytes: &[u8]) -> bool {
+    bytes
+        .windows(FAILURES.len())
+        .any(|window| window == FAILURES.as_bytes())
+}
 
 /// Reads the failures out of the body of a 2xx answer. Any body that does not list failures is a
-/// plain success. `whole` is false if the body was longer than what is read.
+/// plain success. `whole` is false if the body was longer than what is kept; the rest does not hold
+/// the word.
 ///
 /// # Errors
 /// The answer lists failures in a way that leaves open which events failed.
@@ -17,14 +51,11 @@ pub(crate) fn rejections(
     whole: bool,
     status: u16,
 ) -> Result<Vec<Rejection>, &'static str> {
-    let mentioned = body
-        .windows(FAILURES.len())
-        .any(|window| window == FAILURES.as_bytes());
-    if !mentioned {
+    if !mentions(body) {
         return Ok(Vec::new());
     }
     if !whole {
-        return Err("its answer lists failed events and is too long to read");
+        return Err(TOO_LONG);
     }
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else {
         return Err("its answer lists failed events and is not JSON");
@@ -127,6 +158,22 @@ mod tests {
     }
 
     proptest! {
+        /// Wherever the pieces are cut, and wherever what was looked at ends.
+        #[test]
+        fn a_search_finds_the_word_across_pieces(
+            before in 0usize..40,
+            seen in 0usize..80,
+            piece in 1usize..30,
+            there in any::<bool>(),
+        ) {
+            let word = if there { FAILURES } else { "batchItemFailuree" };
+            let text = [&vec![b'b'; before], word.as_bytes(), &[b's'; 40]].concat();
+            let (seen, rest) = text.split_at(seen.min(text.len()));
+            let mut search = Search::behind(seen);
+            let found = rest.chunks(piece).fold(false, |found, piece| search.finds(piece) || found);
+            prop_assert_eq!(found || mentions(seen), there);
+        }
+
         #[test]
         fn any_bytes_are_no_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = rejections(&testing::transaction(5, 1, 2), &body, true, 200);

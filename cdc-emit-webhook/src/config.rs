@@ -396,6 +396,9 @@ impl WebhookConfig {
             header::CONTENT_TYPE,
             HeaderValue::from_static(self.body.content_type()),
         );
+        // Answers are read as they come.
+        let plain = HeaderValue::from_static("identity");
+        map.insert(header::ACCEPT_ENCODING, plain);
         if self.gzip {
             map.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }

@@ -14,10 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::answer::Search;
 use crate::connect::{Protocol, Stream};
 
 /// Most bytes of an answer's head.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Most bytes of a success that are looked through for a list of failures, behind what is kept.
+const SEARCHED_BYTES_MAX: usize = 16 << 20;
 
 /// The right to send one request on a connection. Dropping it closes an HTTP/1.1 connection; an
 /// HTTP/2 connection stays for the others that use it.
@@ -62,6 +65,10 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) enum AnswerEnd {
     Whole,
+    /// A success beyond the limit. The rest was read, too, and let go: it lists no failures.
+    Searched,
+    /// A success whose rest lists failures, or may do so.
+    Unknown,
     /// There is more than the limit; it is not read.
     TooLong,
     /// It stopped in the middle.
@@ -210,37 +217,51 @@ impl Connection {
             end: AnswerEnd::Timeout,
         };
         let mut read = Vec::new();
-        if let Ok(end) = timeout_at(deadline, drain(&mut body, &mut read, body_max)).await {
+        let success = answer.status.is_success();
+        let draining = drain(&mut body, &mut read, body_max, success);
+        if let Ok(end) = timeout_at(deadline, draining).await {
             answer.end = end;
         }
         answer.body = read.into();
         *self.used() = Instant::now();
         let again = match (&answer.end, self.protocol()) {
-            (AnswerEnd::Whole, _) => true,
+            (AnswerEnd::Whole | AnswerEnd::Searched, _) => true,
             // Only this answer's stream is given up.
             #[cfg(feature = "http2")]
-            (AnswerEnd::TooLong, Protocol::Http2) => true,
+            (AnswerEnd::TooLong | AnswerEnd::Unknown, Protocol::Http2) => true,
             _ => false,
         };
         Ok((answer, again))
     }
 }
 
-async fn drain(body: &mut Incoming, into: &mut Vec<u8>, max: usize) -> AnswerEnd {
+/// Reads a body into `into`, up to `max` bytes. Of a success the rest is looked through as well: what is
+/// not known to list no failures may list some.
+async fn drain(body: &mut Incoming, into: &mut Vec<u8>, max: usize, success: bool) -> AnswerEnd {
+    let mut rest: Option<(Search, usize)> = None;
     while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => {
-                let Ok(data) = frame.into_data() else {
-                    continue;
-                };
-                let room = max - into.len();
-                into.extend_from_slice(&data[..data.len().min(room)]);
-                if data.len() > room {
-                    return AnswerEnd::TooLong;
-                }
-            }
+        let data = match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => data,
+            Ok(Err(_)) => continue,
             Err(error) => return AnswerEnd::Broken(error),
+        };
+        let room = max.saturating_sub(into.len()).min(data.len());
+        into.extend_from_slice(&data[..room]);
+        let more = &data[room..];
+        if more.is_empty() {
+            continue;
+        }
+        if !success {
+            return AnswerEnd::TooLong;
+        }
+        let (search, searched) = rest.get_or_insert_with(|| (Search::behind(into), 0));
+        *searched = searched.saturating_add(more.len());
+        if search.finds(more) || *searched > SEARCHED_BYTES_MAX {
+            return AnswerEnd::Unknown;
         }
     }
-    AnswerEnd::Whole
+    match rest {
+        None => AnswerEnd::Whole,
+        Some(_) => AnswerEnd::Searched,
+    }
 }

@@ -14,7 +14,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::answer::{excerpt, rejections};
+use crate::answer::{TOO_LONG, excerpt, rejections};
 use crate::body::{Body, BodyWriter};
 use crate::config::{WebhookConfig, WebhookConfigError};
 use crate::connect::{ConnectError, Connector, Protocol, Resolve};
@@ -356,9 +356,17 @@ impl Shared {
             );
             self.error(kind, count, what)
         };
+        // A list that is coded in a way nobody asked for cannot be seen.
+        let coded = header(header::CONTENT_ENCODING).is_some_and(|coding| !is_identity(coding));
+        if coded && !answer.body.is_empty() {
+            return Err(unclear("its answer is compressed, which was not asked for"));
+        }
         let whole = match answer.end {
             AnswerEnd::Whole => true,
-            AnswerEnd::TooLong => false,
+            AnswerEnd::Searched => false,
+            AnswerEnd::Unknown | AnswerEnd::TooLong => {
+                return Err(unclear(TOO_LONG).with_response(status, excerpt(&answer.body)));
+            }
             // What is missing may list events that failed.
             AnswerEnd::Broken(cause) => {
                 return Err(unclear("its answer broke off").with_cause(cause));
@@ -372,6 +380,11 @@ impl Shared {
             rejected,
         })
     }
+}
+
+fn is_identity(coding: &str) -> bool {
+    let coding = coding.trim();
+    coding.is_empty() || coding.eq_ignore_ascii_case("identity")
 }
 
 impl Emitter for WebhookEmitter {

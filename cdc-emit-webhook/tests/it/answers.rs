@@ -278,17 +278,14 @@ async fn a_status_counts_even_if_its_body_stalls() {
 
 #[tokio::test]
 async fn huge_answers_are_not_read_to_the_end() {
-    for (code, kind) in [(200, None), (500, Some(RETRY))] {
+    for code in [200, 500] {
         let head = format!("HTTP/1.1 {code} Text\r\ncontent-length: 1000000000000\r\n\r\n");
         let server = Server::start([Reply::Flood(head.into_bytes()), status(200)]).await;
         let mut emitter = server.emitter();
-        match emitter.emit(&batch(1)).await {
-            Ok(receipt) => assert_eq!((receipt, kind), (Receipt::DURABLE, None)),
-            Err(error) => {
-                assert_eq!(Some(error.kind), kind);
-                assert_eq!(error.response.unwrap().len(), EmitError::RESPONSE_MAX);
-            }
-        }
+        // What was not read of a success may list failures.
+        let error = emitter.emit(&batch(1)).await.unwrap_err();
+        assert_eq!(error.kind, RETRY, "{code}");
+        assert_eq!(error.response.unwrap().len(), EmitError::RESPONSE_MAX);
         emitter.emit(&batch(2)).await.unwrap();
         assert_eq!(
             server.seen()[1].connection,
@@ -296,6 +293,51 @@ async fn huge_answers_are_not_read_to_the_end() {
             "the flooded connection is dropped"
         );
     }
+}
+
+/// A long success is looked through to its end: what is not kept may list failures.
+#[tokio::test]
+async fn failures_behind_the_limit_are_not_overlooked() {
+    let batch = batch(3);
+    let id = EventId::new(&batch.source().lineage, batch.events()[1].position);
+    let list = format!(r#""batchItemFailures":[{{"itemIdentifier":"{id}"}}]"#);
+    // Behind the limit, and across it: 64 KiB and 128 bytes an event.
+    for before in [200_000, (64 << 10) + 3 * 128 - 20] {
+        let body = format!(r#"{{"log":"{}",{list}}}"#, "x".repeat(before));
+        let script = [Reply::Answer(answer(200, &[], &body)), status(200)];
+        let server = Server::start(script).await;
+        let mut emitter = server.emitter();
+        let error = emitter.emit(&batch).await.unwrap_err();
+        assert_eq!(error.kind, RETRY, "nobody knows what failed");
+        assert!(error.to_string().contains("too long"), "{error}");
+        emitter.emit(&batch).await.unwrap();
+    }
+    // A long success without a list is one, and the connection is as good as before.
+    let long = answer(200, &[], &"x".repeat(1 << 20));
+    let server = Server::start([Reply::Answer(long)]).await;
+    let mut emitter = server.emitter();
+    assert_eq!(emitter.emit(&batch).await.unwrap(), Receipt::DURABLE);
+    emitter.emit(&batch).await.unwrap();
+    assert_eq!(server.seen()[1].connection, 0);
+}
+
+/// A list that is compressed cannot be seen, so none is asked for, and what comes anyhow says nothing.
+#[tokio::test]
+async fn a_compressed_success_tells_nothing() {
+    let coded = |coding, body| Reply::Answer(answer(200, &[("content-encoding", coding)], body));
+    let script = [
+        coded("gzip", "\u{1f}gz"),
+        coded("identity", "ok"),
+        coded("gzip", ""),
+    ];
+    let server = Server::start(script).await;
+    let mut emitter = server.emitter();
+    let error = emitter.emit(&batch(1)).await.unwrap_err();
+    assert_eq!(error.kind, RETRY);
+    assert!(error.to_string().contains("compressed"), "{error}");
+    assert_eq!(server.seen()[0].header("accept-encoding"), "identity");
+    emitter.emit(&batch(1)).await.unwrap();
+    emitter.emit(&batch(2)).await.unwrap();
 }
 
 #[tokio::test]
