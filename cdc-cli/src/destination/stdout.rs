@@ -1,10 +1,12 @@
 //! The binary's own consumer of the queue: events as lines on standard output.
 //!
 //! An event that stands in a pipe is nowhere: a reader that goes away takes with it what it has not
-//! read. So what goes to a pipe is acknowledged once the reader has taken it out.
+//! read. So what goes to a pipe is acknowledged once the reader has taken it out. A socket does not tell
+//! how much of it was taken: what goes there is acknowledged when it is written, and a warning says so.
 
 use std::collections::VecDeque;
 use std::io::{self, StdoutLock, Write};
+use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -120,19 +122,64 @@ pub(crate) trait Sink: Write {
     fn unread(&mut self) -> io::Result<u64>;
 }
 
+/// What stands behind a file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Socket,
+    /// A file or a terminal: what is written has arrived.
+    Other,
+}
+
+impl Kind {
+    fn of(out: impl AsFd) -> Self {
+        let Ok(stat) = rustix::fs::fstat(out) else {
+            return Self::Other;
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Fifo => Self::Pipe,
+            FileType::Socket => Self::Socket,
+            _ => Self::Other,
+        }
+    }
+
+    /// Bytes that were written to it and nobody has taken yet, as far as it tells.
+    fn unread(self, out: impl AsFd) -> io::Result<u64> {
+        let (unread, gone) = match self {
+            Self::Pipe => (rustix::io::ioctl_fionread(&out)?, PollFlags::ERR),
+            Self::Socket => (0, PollFlags::ERR.union(PollFlags::HUP)),
+            Self::Other => return Ok(0),
+        };
+        if unread == 0 && self == Self::Pipe {
+            return Ok(0);
+        }
+        // One whose readers are gone says so without being asked for anything.
+        let mut polled = [PollFd::new(&out, PollFlags::empty())];
+        rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+        if polled[0].revents().intersects(gone) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(unread)
+    }
+}
+
 /// Standard output of this process, locked.
 pub(crate) struct StandardOutput {
     lock: StdoutLock<'static>,
-    is_pipe: bool,
+    kind: Kind,
 }
 
 impl StandardOutput {
     /// Takes the lock, which other threads then wait for.
     pub(crate) fn lock() -> Self {
         let lock = io::stdout().lock();
-        let stat = rustix::fs::fstat(&lock);
-        let is_pipe = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
-        Self { lock, is_pipe }
+        let kind = Kind::of(&lock);
+        if kind == Kind::Socket {
+            tracing::warn!(
+                "standard output is a socket: what stands in it when its reader goes away counts as delivered; give it a pipe or a file"
+            );
+        }
+        Self { lock, kind }
     }
 
     /// True if the process was started without a standard output. Rust's runtime then opens the
@@ -163,20 +210,7 @@ impl Write for StandardOutput {
 
 impl Sink for StandardOutput {
     fn unread(&mut self) -> io::Result<u64> {
-        if !self.is_pipe {
-            return Ok(0);
-        }
-        let unread = rustix::io::ioctl_fionread(&self.lock)?;
-        if unread == 0 {
-            return Ok(0);
-        }
-        // A pipe whose readers are gone says so without being asked for anything.
-        let mut pipe = [PollFd::new(&self.lock, PollFlags::empty())];
-        rustix::event::poll(&mut pipe, Some(&Timespec::default()))?;
-        if pipe[0].revents().contains(PollFlags::ERR) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(unread)
+        self.kind.unread(&self.lock)
     }
 }
 
@@ -250,5 +284,47 @@ fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Sink) 
         out.flush()?;
         unread.written += buffer.len() as u64;
         unread.batches.push_back((unread.written, batch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_pipe_tells_what_nobody_has_taken() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let kind = Kind::of(&writer);
+        assert_eq!(kind, Kind::Pipe);
+        assert_eq!(kind.unread(&writer).unwrap(), 0);
+        writer.write_all(b"line\n").unwrap();
+        assert_eq!(kind.unread(&writer).unwrap(), 5);
+        drop(reader);
+        let error = kind.unread(&writer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// A socket does not tell what was taken, but that its reader is gone: nothing more is acknowledged.
+    #[test]
+    fn a_socket_tells_that_its_reader_is_gone() {
+        for unread in [&b""[..], b"line\n"] {
+            let (mut out, reader) = UnixStream::pair().unwrap();
+            let kind = Kind::of(&out);
+            assert_eq!(kind, Kind::Socket);
+            out.write_all(unread).unwrap();
+            assert_eq!(kind.unread(&out).unwrap(), 0);
+            drop(reader);
+            let error = kind.unread(&out).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[test]
+    fn what_goes_to_a_file_has_arrived() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"line\n").unwrap();
+        let kind = Kind::of(&file);
+        assert_eq!((kind, kind.unread(&file).unwrap()), (Kind::Other, 0));
     }
 }
