@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cdc_core::Position;
 use cdc_core::envelope::Format;
 use hyper::StatusCode;
 use hyper::body::Bytes;
@@ -39,6 +40,27 @@ fn pulled<'a>(live: &'a Live, name: &str) -> Result<&'a Pulled, Refusal> {
 /// The window of a consumer.
 pub(crate) fn find<'a>(live: &'a Live, name: &str) -> Result<&'a PullHandle, Refusal> {
     Ok(&pulled(live, name)?.handle)
+}
+
+/// The position that a reader or an acknowledgement of a consumer means.
+///
+/// An event's id leaves out the timeline: after a failover, that of an event which was lost with the old
+/// one would cover events of the new one that nobody was given. So it counts only for what the window knows.
+pub(crate) fn position(
+    handle: &PullHandle,
+    begin: Begin,
+    extent: &Extent,
+) -> Result<Position, Refusal> {
+    let is_id = matches!(begin, Begin::Event(_));
+    let position = begin.held(extent)?;
+    if is_id && !handle.knows(position) {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "event_unknown",
+            "find the event of this id: it neither waits here nor was acknowledged; send the token that came with it, which says of which timeline it is",
+        ));
+    }
+    Ok(position)
 }
 
 /// The wire form of a consumer.
@@ -100,7 +122,57 @@ pub(crate) fn acknowledge(
         ));
     }
     let extent = live.extent()?;
-    let position = Begin::after(&text)?.held(&extent)?;
+    let position = position(handle, Begin::after(&text)?, &extent)?;
     let stats = handle.acknowledge(position);
     Ok(reply::json(StatusCode::OK, &json(name, &extent, stats)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::PullEmitter;
+    use cdc_core::{Emitter as _, EventId, Lsn, ResumeToken, testing};
+
+    /// An id leaves out the timeline: one that the window does not know may be of another.
+    #[tokio::test]
+    async fn an_id_counts_only_for_what_the_window_knows() {
+        let mut emitter = PullEmitter::new(1 << 20, 10);
+        let handle = emitter.handle();
+        emitter.resume(None).await.unwrap();
+        for commit in [3, 5, 7] {
+            let batch = testing::transaction(commit, 1, 1);
+            emitter.emit(&batch).await.unwrap();
+        }
+        let at = |commit| Position::new(Lsn(commit), 0);
+        handle.acknowledge(at(3));
+        let extent = Extent {
+            source: testing::source(),
+            oldest: Position::ZERO,
+            end: at(100),
+        };
+        let lineage = *extent.lineage();
+        let position = |text: String| position(&handle, Begin::after(&text)?, &extent);
+        // Acknowledged, waiting, in between, not given yet.
+        for (commit, known) in [
+            (2, true),
+            (3, true),
+            (5, true),
+            (7, true),
+            (6, false),
+            (8, false),
+        ] {
+            let id = position(EventId::new(&lineage, at(commit)).to_string());
+            match id {
+                Ok(found) => assert!(known && found == at(commit), "{commit}"),
+                Err(refusal) => {
+                    assert!(!known, "{commit}");
+                    assert_eq!(refusal.status, StatusCode::CONFLICT);
+                    assert!(refusal.message.contains("send the token"));
+                }
+            }
+            // A token says of which timeline it is.
+            let token = position(ResumeToken::new(lineage, at(commit)).to_string());
+            assert_eq!(token.unwrap(), at(commit));
+        }
+    }
 }

@@ -352,6 +352,16 @@ impl Cursor {
     }
 }
 
+impl PullHandle {
+    /// True for the position of an event that waits, and for what is acknowledged already: positions that
+    /// this window has seen itself.
+    pub(crate) fn knows(&self, position: Position) -> bool {
+        let window = self.0.window();
+        position <= window.through.max(window.done)
+            || window.entries.iter().any(|e| e.event.position == position)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

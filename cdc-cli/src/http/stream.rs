@@ -76,6 +76,8 @@ enum Reader {
     },
     Consumer {
         handle: PullHandle,
+        /// What the reader said it has.
+        after: Option<Position>,
         cursor: Cursor,
         changes: watch::Receiver<u64>,
     },
@@ -132,7 +134,8 @@ impl Reader {
         extent: &Extent,
     ) -> Result<Self, Refusal> {
         for name in FILTERS {
-            if query.one(name).ok().flatten().is_some() {
+            // Given twice is given.
+            if !matches!(query.one(name), Ok(None)) {
                 return Err(Refusal::request(format!(
                     "read the query: {name} is not for consumers; the emitter's own configuration says what it gets"
                 )));
@@ -143,13 +146,25 @@ impl Reader {
         let after = match begin {
             // A name begins with what it has not acknowledged, wherever it was before.
             None | Some(Begin::At(Start::Earliest)) => None,
-            Some(begin) => Some(begin.held(extent)?),
+            Some(begin) => Some(consumer::position(&handle, begin, extent)?),
         };
         Ok(Self::Consumer {
             cursor: handle.begin(after),
             handle,
+            after,
             changes,
         })
+    }
+
+    /// What the reader has before it is given anything.
+    fn has(&self) -> Position {
+        match self {
+            Self::Log { tail, .. } => tail.end(),
+            // It may be further than what it has acknowledged, and is not given that again.
+            Self::Consumer { handle, after, .. } => {
+                after.unwrap_or_else(|| handle.stats().acknowledged)
+            }
+        }
     }
 
     /// Waits for events, at most so long.
@@ -201,6 +216,7 @@ impl Reader {
                 handle,
                 cursor,
                 changes,
+                ..
             } => {
                 let deadline = Instant::now() + wait;
                 loop {
@@ -561,10 +577,7 @@ pub(crate) async fn events(surface: &Arc<Surface>, query: &Query) -> Result<Answ
     let _counted = Counted::new(surface);
     let deadline = Instant::now() + wait;
     let mut stop = surface.stop();
-    let mut next = match &reader {
-        Reader::Log { tail, .. } => tail.end(),
-        Reader::Consumer { handle, .. } => handle.stats().acknowledged,
-    };
+    let mut next = reader.has();
     let (mut events, mut errors, mut count) = (Vec::new(), Vec::new(), 0usize);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -629,9 +642,12 @@ fn document(
 
 #[cfg(test)]
 mod tests {
+    use super::super::{PullEmitter, Pulled};
     use super::*;
+    use crate::assemble::start::LogView;
+    use crate::config::Style;
     use cdc_core::envelope::Format;
-    use cdc_core::testing;
+    use cdc_core::{Emitter as _, Lsn, testing};
 
     fn lines(form: Form) -> Lines {
         Lines::new(form, Encoder::new(Format::Json))
@@ -690,5 +706,73 @@ mod tests {
         sse.heartbeat(Some((&source, Position::ZERO)));
         let text = text(&sse);
         assert!(text.starts_with("id: cdc1_") && text.ends_with("\n\n") && !text.contains("data"));
+    }
+
+    /// A pipeline whose only emitter is fetched.
+    fn live(handle: PullHandle) -> Live {
+        Live {
+            log: LogView::Directory("nowhere".into()),
+            lanes: Vec::new(),
+            pulls: vec![Pulled {
+                name: "app".to_owned(),
+                format: Format::Json,
+                style: Style::default(),
+                handle,
+            }],
+            capture: None,
+            status: Box::new(|| panic!("nobody asks")),
+        }
+    }
+
+    fn extent() -> Extent {
+        Extent {
+            source: testing::source(),
+            oldest: Position::ZERO,
+            end: Position::end_of(Lsn(100)),
+        }
+    }
+
+    fn consumer(live: &Live, query: &str) -> Result<Reader, Refusal> {
+        let query = Query::parse(query)?;
+        Reader::consumer(live, &query, "app", query.start(None)?, &extent())
+    }
+
+    /// A consumer that has not acknowledged yet what it has is not sent back by a poll without events.
+    #[tokio::test]
+    async fn a_quiet_poll_goes_on_where_its_reader_was() {
+        let mut emitter = PullEmitter::new(1 << 20, 10);
+        let live = live(emitter.handle());
+        emitter.resume(None).await.unwrap();
+        for commit in [3, 5] {
+            let batch = testing::transaction(commit, 1, 1);
+            emitter.emit(&batch).await.unwrap();
+        }
+        let at = |commit| Position::new(Lsn(commit), 0);
+        live.pulls[0].handle.acknowledge(at(3));
+        let token = ResumeToken::new(*extent().lineage(), at(5));
+        let mut reader = consumer(&live, &format!("after={token}")).ok().unwrap();
+        let fed = reader.next(Duration::ZERO, 10, 100).await.ok().unwrap();
+        assert!(fed.items.is_empty() && fed.end.is_none());
+        assert_eq!(reader.has(), at(5));
+        // One that says nothing begins with what is not acknowledged.
+        let reader = consumer(&live, "").ok().unwrap();
+        assert_eq!(reader.has(), at(3));
+    }
+
+    /// Whether a filter is given once or twice: a consumer that believes in it would be wrong.
+    #[test]
+    fn a_consumer_takes_no_filter() {
+        let live = live(PullEmitter::new(1 << 20, 10).handle());
+        assert!(consumer(&live, "limit=1").is_ok());
+        for query in [
+            "table=a",
+            "table=a&table=b",
+            "where=x&where=y",
+            "operation=",
+        ] {
+            let refusal = consumer(&live, query).err().unwrap();
+            assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{query}");
+            assert!(refusal.message.contains("not for consumers"), "{query}");
+        }
     }
 }
