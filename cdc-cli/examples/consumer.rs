@@ -9,13 +9,16 @@
 //! ```
 //!
 //! It needs nothing of this project: events are JSON, one a line. It may be killed at any moment:
-//! what it has not answered comes again, and ids of one source sort by position, so whatever is not
-//! above the highest id in the file is there already.
+//! what it has not answered comes again, with the same ids, so whatever has an id that is in the file
+//! is there already. The highest id alone would not tell: a dead letter that is sent again has a lower
+//! one than what came before it. All ids are kept in memory; a consumer of more than some millions of
+//! events looks them up in a database, as `consumer.py` does.
 #![expect(
     clippy::print_stderr,
     reason = "standard error is where the logs of a consumer belong"
 )]
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -48,7 +51,7 @@ fn consume(
     mut kept: File,
     mut answers: impl Write,
 ) -> Result<(), Box<dyn Error>> {
-    let mut highest = recover(&mut kept)?;
+    let mut known = recover(&mut kept)?;
     let (mut line, mut lines) = (Vec::new(), Vec::new());
     loop {
         line.clear();
@@ -57,9 +60,8 @@ fn consume(
             return Ok(());
         }
         let id = id_of(&line)?;
-        if id > highest {
+        if known.insert(id.clone()) {
             lines.extend_from_slice(&line);
-            highest.clone_from(&id);
         }
         // Another whole line is here already: one sync for both.
         if events.buffer().contains(&b'\n') {
@@ -74,9 +76,9 @@ fn consume(
     }
 }
 
-/// The highest id in the file; a torn last line is cut off.
-fn recover(kept: &mut File) -> Result<String, Box<dyn Error>> {
-    let mut highest = String::new();
+/// The ids in the file; a torn last line is cut off.
+fn recover(kept: &mut File) -> Result<HashSet<String>, Box<dyn Error>> {
+    let mut known = HashSet::new();
     let mut whole = 0;
     let mut reader = BufReader::new(&mut *kept);
     reader.seek(SeekFrom::Start(0))?;
@@ -88,10 +90,10 @@ fn recover(kept: &mut File) -> Result<String, Box<dyn Error>> {
             break;
         }
         whole += line.len() as u64;
-        highest = highest.max(id_of(&line)?);
+        known.insert(id_of(&line)?);
     }
     kept.set_len(whole)?;
-    Ok(highest)
+    Ok(known)
 }
 
 fn id_of(line: &[u8]) -> Result<String, Box<dyn Error>> {

@@ -402,3 +402,27 @@ async fn the_example_consumers_keep_each_event_once() {
         assert!(ids.is_sorted());
     }
 }
+
+/// A dead letter that is sent again lies behind what came before it, and is kept all the same.
+#[tokio::test]
+async fn the_example_consumers_keep_a_redriven_letter() {
+    for python in [true, false] {
+        let mut consumer = Consumer::new(python);
+        let mut emitter = consumer.open().await;
+        for commit in [51, 200, 50, 50] {
+            emitter.emit(&transaction(commit, 1, 1)).await.unwrap();
+        }
+        // Also by another process, which has only read what is kept.
+        emitter.end().await;
+        for commit in [40, 50] {
+            emitter.emit(&transaction(commit, 1, 1)).await.unwrap();
+        }
+        emitter.end().await;
+        let commits: Vec<_> = consumer
+            .ids()
+            .iter()
+            .map(|id| id.position().commit.0)
+            .collect();
+        assert_eq!(commits, [51, 200, 50, 40], "python: {python}");
+    }
+}
