@@ -3,12 +3,18 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid,
+};
 use tokio::io::BufReader;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
 
-/// How often a drop asks whether the child has ended.
+/// How often is asked whether a child, or what it has started, has ended.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+/// Longest wait for what was killed and is not our child: its end may wait for a disk, and it may never
+/// be reaped by whoever has it now.
+const KILLED_WAIT: Duration = Duration::from_secs(1);
 
 /// A child with a process group of its own, so that its end reaches what it has started, and a
 /// ctrl-c on the terminal does not reach it before it has answered.
@@ -73,27 +79,51 @@ impl Process {
         }
     }
 
-    /// Ends it: SIGTERM, then SIGKILL for it and what it has started. It is gone when this returns.
+    /// True if something of its process group is there, now that the child itself has ended: a consumer
+    /// behind a shell outlives the shell. What runs as another user cannot be ended, and is not waited for.
+    fn outlived(&self) -> bool {
+        let Some(group) = self.group else {
+            return false;
+        };
+        // The first process of a container inherits orphans; nobody else asks how they ended.
+        while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+        test_kill_process_group(group).is_ok()
+    }
+
+    /// Ends it: SIGTERM, then SIGKILL for it and what it has started. It is gone when this returns, and so
+    /// is what it has started: the next one would run beside it.
     ///
     /// Cancel safety: dropping the future ends it as a drop of the process does.
     pub(super) async fn end(mut self) {
         self.signal(Signal::TERM);
-        let waited = tokio::time::timeout(self.stop_timeout, self.child.wait()).await;
-        if waited.is_err() {
+        let stop_timeout = self.stop_timeout;
+        if timeout(stop_timeout, self.gone()).await.is_err() {
             self.signal(Signal::KILL);
             // Its errors say that it is gone.
             let _ = self.child.wait().await;
+            let _ = timeout(KILLED_WAIT, self.gone()).await;
         }
         self.ended = true;
     }
 
-    /// Waits, blocking; false if it still runs then.
-    fn wait_blocking(&mut self) -> bool {
+    /// Waits until it has ended, and everything of its process group.
+    async fn gone(&mut self) {
+        let _ = self.child.wait().await;
+        while self.outlived() {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits, blocking; false if it still runs then, or with its `group` what it has started.
+    fn wait_blocking(&mut self, group: bool) -> bool {
         let start = Instant::now();
         loop {
-            match self.child.try_wait() {
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => return true,
+            let ended = match self.child.try_wait() {
+                Ok(None) => false,
+                Ok(Some(_)) | Err(_) => true,
+            };
+            if ended && !(group && self.outlived()) {
+                return true;
             }
             if start.elapsed() >= self.stop_timeout {
                 return false;
@@ -105,17 +135,18 @@ impl Process {
 
 impl Drop for Process {
     /// An orderly end: its input is closed if it has answered everything; then SIGTERM; then
-    /// SIGKILL. Blocks for at most twice `stop_timeout`.
+    /// SIGKILL. Blocks for at most twice `stop_timeout`. What is there after a child that ended by itself is
+    /// the child's.
     fn drop(&mut self) {
         if self.ended {
             return;
         }
         self.input = None;
-        if self.idle && self.wait_blocking() {
+        if self.idle && self.wait_blocking(false) {
             return;
         }
         self.signal(Signal::TERM);
-        if self.wait_blocking() {
+        if self.wait_blocking(true) {
             return;
         }
         self.signal(Signal::KILL);

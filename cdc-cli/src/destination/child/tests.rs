@@ -178,6 +178,27 @@ async fn a_child_that_ignores_sigterm_is_killed_with_what_it_has_started() {
     }
 }
 
+/// A consumer behind a shell goes on when the shell is gone: the next one must not run beside it.
+#[tokio::test]
+async fn what_a_wrapper_has_started_is_gone_before_the_next_one_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    // The consumer has work to finish after its SIGTERM. Its wrapper dies of it at once.
+    let consumer = "trap 'sleep 0.5; echo finished > finished; exit' TERM; echo $$ > consumer; \
+         while true; do sleep 0.01; done";
+    let script = format!(
+        "cd {}; sh -c \"$0\" & cat >/dev/null; wait",
+        dir.path().display()
+    );
+    let mut emitter = emitter(&["sh", "-c", &script, consumer], SHORT);
+    let path = |name: &str| dir.path().join(name);
+    while !path("consumer").exists() {
+        emitter.emit(&batch(1)).await.unwrap_err();
+    }
+    assert!(path("finished").exists(), "it was given the time to finish");
+    let pid = std::fs::read_to_string(path("consumer")).unwrap();
+    assert!(!runs(&pid), "it is gone before the lane hears of it");
+}
+
 #[tokio::test]
 async fn an_orderly_end_closes_the_input_and_waits() {
     let dir = tempfile::tempdir().unwrap();
