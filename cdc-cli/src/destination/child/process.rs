@@ -10,8 +10,10 @@ use tokio::io::BufReader;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// How often is asked whether a child, or what it has started, has ended.
+/// How often is asked whether a child has ended.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+/// Longest pause between two looks at what it has started.
+const LOOK_MAX: Duration = Duration::from_millis(100);
 /// Longest wait for what was killed and is not our child: its end may wait for a disk, and it may never
 /// be reaped by whoever has it now.
 const KILLED_WAIT: Duration = Duration::from_secs(1);
@@ -87,7 +89,7 @@ impl Process {
         };
         // The first process of a container inherits orphans; nobody else asks how they ended.
         while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
-        test_kill_process_group(group).is_ok()
+        test_kill_process_group(group).is_ok() && lives(group)
     }
 
     /// Ends it: SIGTERM, then SIGKILL for it and what it has started. It is gone when this returns, and so
@@ -109,14 +111,17 @@ impl Process {
     /// Waits until it has ended, and everything of its process group.
     async fn gone(&mut self) {
         let _ = self.child.wait().await;
+        let mut pause = ASK_EVERY;
         while self.outlived() {
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
         }
     }
 
     /// Waits, blocking; false if it still runs then, or with its `group` what it has started.
     fn wait_blocking(&mut self, group: bool) -> bool {
         let start = Instant::now();
+        let mut pause = ASK_EVERY;
         loop {
             let ended = match self.child.try_wait() {
                 Ok(None) => false,
@@ -128,7 +133,10 @@ impl Process {
             if start.elapsed() >= self.stop_timeout {
                 return false;
             }
-            std::thread::sleep(ASK_EVERY);
+            std::thread::sleep(pause);
+            if ended {
+                pause = (pause * 2).min(LOOK_MAX);
+            }
         }
     }
 }
@@ -150,5 +158,57 @@ impl Drop for Process {
             return;
         }
         self.signal(Signal::KILL);
+    }
+}
+
+/// True if a process of this group does more than wait to be asked how it ended: whoever inherited it may
+/// take its time, or never ask. Only `/proc` tells; without it everything lives.
+fn lives(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return true;
+    };
+    let group = group.as_raw_pid().to_string();
+    let (mut any, mut lives) = (false, false);
+    for process in processes.flatten() {
+        // It may be gone by now, or be no process.
+        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else {
+            continue;
+        };
+        // PID (NAME) STATE PARENT GROUP, and a name may hold anything.
+        let Some((_, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        any = true;
+        let mut words = rest.split_ascii_whitespace();
+        let state = words.next();
+        let is_of_group = words.nth(1) == Some(&group);
+        lives |= is_of_group && !matches!(state, Some("Z" | "X"));
+    }
+    lives || !any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_lives_until_its_processes_have_ended_whoever_asks_for_them() {
+        use std::os::unix::process::CommandExt as _;
+
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let group = Pid::from_child(&child);
+        assert!(lives(group));
+        child.kill().unwrap();
+        // Nobody has asked how it ended: it is there, and does nothing more.
+        while lives(group) {
+            std::thread::yield_now();
+        }
+        test_kill_process_group(group).unwrap();
+        child.wait().unwrap();
+        assert!(test_kill_process_group(group).is_err());
     }
 }
