@@ -170,7 +170,7 @@ mod tests {
             let text = [&vec![b'b'; before], word.as_bytes(), &[b's'; 40]].concat();
             let (seen, rest) = text.split_at(seen.min(text.len()));
             let mut search = Search::behind(seen);
-            let found = rest.chunks(piece).fold(false, |found, piece| search.finds(piece) || found);
+            let found = rest.chunks(piece).any(|piece| search.finds(piece));
             prop_assert_eq!(found || mentions(seen), there);
         }
 
