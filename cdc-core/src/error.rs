@@ -281,7 +281,9 @@ pub enum DlqError {
         /// How many are remembered.
         max: u64,
     },
-    /// Its disk is full. Nothing of it was written.
+    /// Its disk is full. Nothing of it was written; of what is written in parts, since it is too much for one
+    /// (letters of more than 64 MiB, more than 4096 states), the first parts may be stored. With room the
+    /// same call does all of it.
     #[error("dead letter queue: append to {path}: {cause}; make room on its disk")]
     NoSpace {
         /// Where.

@@ -57,7 +57,8 @@ impl DlqOptions {
 /// # Durability
 /// What [`append`](DeadLetterQueue::append) and [`set_state`](DeadLetterQueue::set_state)
 /// acknowledged is synced. After any failed write or sync the handle is dead and says so
-/// ([`DlqError::Dead`]); dropping and opening it again recovers what is on the disk.
+/// ([`DlqError::Dead`]); dropping and opening it again recovers what is on the disk. A write that a full
+/// disk refuses ([`DlqError::NoSpace`]) leaves it alive: with room the same call works.
 ///
 /// # Bounds
 /// [`DlqOptions`]. An append beyond them is refused whole with [`DlqError::Full`] before anything
@@ -72,6 +73,9 @@ pub struct FileDlq {
     /// Sequence of the segment appends go to.
     active: u64,
     frames: Frames,
+    /// The file of the next segment, for whose header there was no room. Until it has one, nothing goes to
+    /// the active segment either: the end of one that is not the newest is no torn one.
+    begun: Option<Box<dyn StorageFile>>,
     /// A full disk's part of an append was cut off the active segment, and nothing was synced since.
     cut: bool,
     dead: bool,
@@ -114,6 +118,7 @@ impl FileDlq {
             active: 0,
             letters: loaded.reader,
             frames: Frames::default(),
+            begun: None,
             cut: false,
             dead: false,
             _lock: lock,
@@ -136,14 +141,7 @@ impl FileDlq {
         self.active = sequence;
         self.drop_index(sequence)?;
         if cut == Some(0) {
-            self.write(sequence, "create", |file| {
-                file.set_len(0)?;
-                file.write_all_at(&segment_header(sequence), 0)?;
-                file.sync_data()?;
-                Ok(SEGMENT_HEADER_LEN as u64)
-            })?;
-            // Who created it may not have come to that.
-            return self.sync_dir();
+            return self.begin_again(sequence);
         }
         let length = self.letters.segments.get(&sequence).map_or(0, |s| s.length);
         if let Some(offset) = cut {
@@ -167,6 +165,22 @@ impl FileDlq {
             Ok(end)
         })?;
         self.sync_dir()
+    }
+
+    /// Writes the header of a segment that was being created. On a full disk that waits for the next append,
+    /// if there are segments before it: their letters are of use without it.
+    fn begin_again(&mut self, sequence: u64) -> Result<(), DlqError> {
+        let begun = self.letters.segments.remove(&sequence);
+        self.begun = begun.map(|segment| segment.file);
+        let before = self.letters.segments.last_key_value();
+        let before = before.map(|(&before, _)| before);
+        match self.create_segment(sequence) {
+            Err(DlqError::NoSpace { .. }) if let Some(before) = before => {
+                self.active = before;
+                Ok(())
+            }
+            created => created,
+        }
     }
 
     /// Removes the index of a segment that is appended to again: the process died between ending it
@@ -284,20 +298,25 @@ impl FileDlq {
         })
     }
 
+    /// Creates a segment and makes it the active one. Without room for it the one before stays that, and the
+    /// next try goes on with what is there.
     fn create_segment(&mut self, sequence: u64) -> Result<(), DlqError> {
-        let path = self.letters.path.join(segment_name(sequence));
-        let file = self
-            .storage
-            .open(&path, OpenMode::CreateNew)
-            .map_err(|cause| {
-                self.dead = true;
-                self.letters.io("create", sequence, cause)
-            })?;
+        let file = match self.begun.take() {
+            Some(file) => file,
+            None => {
+                let path = self.letters.path.join(segment_name(sequence));
+                let created = self.storage.open(&path, OpenMode::CreateNew);
+                created.map_err(|cause| self.not_created(sequence, cause))?
+            }
+        };
+        if let Err(cause) = file.write_all_at(&segment_header(sequence), 0) {
+            self.begun = Some(file);
+            return Err(self.not_created(sequence, cause));
+        }
         self.letters
             .segments
             .insert(sequence, Segment { file, length: 0 });
         self.write(sequence, "create", |file| {
-            file.write_all_at(&segment_header(sequence), 0)?;
             file.sync_data()?;
             Ok(SEGMENT_HEADER_LEN as u64)
         })?;
@@ -305,7 +324,23 @@ impl FileDlq {
         self.sync_dir()
     }
 
-    /// Ends the active segment, with its index beside it, and begins the next.
+    fn not_created(&mut self, sequence: u64, cause: io::Error) -> DlqError {
+        if is_no_space(&cause) {
+            return self.no_space(cause);
+        }
+        self.dead = true;
+        self.letters.io("create", sequence, cause)
+    }
+
+    fn no_space(&self, cause: io::Error) -> DlqError {
+        DlqError::NoSpace {
+            path: self.letters.path.display().to_string(),
+            cause,
+        }
+    }
+
+    /// Ends the active segment and begins the next, then writes the index beside the ended one: should there
+    /// be no room for the next, the active one is appended to again, and has none.
     fn rotate(&mut self) -> Result<(), DlqError> {
         let ended = self.active;
         if self.cut {
@@ -315,13 +350,22 @@ impl FileDlq {
             self.write(ended, "end", |file| file.sync_data().map(|()| length))?;
             self.cut = false;
         }
-        if let Some(segment) = self.letters.segments.get(&ended) {
-            let written = self
-                .letters
-                .write_index(self.storage.as_ref(), ended, segment);
-            written.inspect_err(|_| self.dead = true)?;
+        self.create_segment(ended.saturating_add(1))?;
+        let Some(segment) = self.letters.segments.get(&ended) else {
+            return Ok(());
+        };
+        let storage = self.storage.as_ref();
+        match self.letters.write_index(storage, ended, segment) {
+            Err(DlqError::Io { cause, .. }) if is_no_space(&cause) => {
+                // Only the next opening is slower without it, and writes it.
+                warn!(
+                    path = %self.letters.path.join(sidecar_name(ended)).display(),
+                    "dead letter queue: no room for the index beside an ended segment"
+                );
+                Ok(())
+            }
+            written => written.inspect_err(|_| self.dead = true),
         }
-        self.create_segment(ended.saturating_add(1))
     }
 
     fn active_length(&self) -> u64 {
@@ -335,9 +379,9 @@ impl FileDlq {
         if self.frames.is_empty() {
             return Ok(());
         }
-        if self.active_length() >= self.segment_bytes()
-            && self.active_length() > SEGMENT_HEADER_LEN as u64
-        {
+        let ended = self.active_length() >= self.segment_bytes()
+            && self.active_length() > SEGMENT_HEADER_LEN as u64;
+        if ended || self.begun.is_some() {
             self.rotate()?;
         }
         let (sequence, offset) = (self.active, self.active_length());
@@ -375,12 +419,7 @@ impl FileDlq {
             }
         })?;
         self.cut = full.is_some();
-        full.map_or(Ok(()), |cause| {
-            Err(DlqError::NoSpace {
-                path: self.letters.path.display().to_string(),
-                cause,
-            })
-        })
+        full.map_or(Ok(()), |cause| Err(self.no_space(cause)))
     }
 
     fn apply(&mut self, frames: &Frames, sequence: u64, offset: u64) -> Result<(), DlqError> {

@@ -290,7 +290,10 @@ impl DlqReader {
                 storage.remove(&path)?;
             }
             let file = storage.open(&path, OpenMode::CreateNew)?;
-            file.write_all_at(&bytes, 0)
+            file.write_all_at(&bytes, 0).inspect_err(|_| {
+                // A part of one is none, and takes room.
+                let _ = storage.remove(&path);
+            })
         };
         write().map_err(|cause| DlqError::Io {
             what: "write the index",

@@ -9,4 +9,5 @@ mod index;
 mod json;
 mod model;
 mod queue;
+mod room;
 mod sample;
