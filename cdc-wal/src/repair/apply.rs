@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cdc_core::storage::{OpenMode, Storage, StorageFile};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, open_if_there};
 use cdc_core::wall_micros;
 
 use super::RepairReport;
@@ -58,8 +58,10 @@ pub(super) fn apply(
         names.push(CONTROL.to_owned());
     }
     for name in &names {
-        if storage.exists(&dir.join(name)) {
-            copy(storage, &dir.join(name), &aside.join(name), |_, _| Ok(()))?;
+        let path = dir.join(name);
+        let there = open_if_there(storage, &path, OpenMode::Read);
+        if there.map_err(io("read", path.clone()))?.is_some() {
+            copy(storage, &path, &aside.join(name), |_, _| Ok(()))?;
         }
     }
     report.set_aside = Some(aside.clone());

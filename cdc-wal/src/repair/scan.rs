@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
-use cdc_core::storage::{OpenMode, Storage, read_exact_at};
+use cdc_core::storage::{OpenMode, Storage, open_if_there, read_exact_at};
 use cdc_core::{Lsn, Position, SourceKind};
 
 use super::{Loss, RepairMode, RepairReport, refuse};
@@ -233,15 +233,15 @@ impl Walk<'_> {
                 rebuilt
             }
         };
-        if !storage.exists(&path) {
+        // One that cannot be looked at is not missing: an empty one would take its place.
+        let opened = open_if_there(storage, &path, OpenMode::Read);
+        let opened = opened.map_err(|cause| LogError::io("open the log segment", &path, cause))?;
+        let Some(file) = opened else {
             self.change(base).missing = true;
             let used = self.flushed.min(end).saturating_sub(first);
             self.range(first, end - first, used, "the file is missing");
             return Ok(());
-        }
-        let file = storage
-            .open(&path, OpenMode::Read)
-            .map_err(|cause| LogError::io("open the log segment", &path, cause))?;
+        };
         let segment = Segment {
             seed: header.seed(),
             header,

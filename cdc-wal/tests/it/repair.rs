@@ -284,6 +284,58 @@ fn a_repair_that_a_crash_interrupts_is_done_again() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_at_for_a_moment_is_neither_lost_nor_changed_without_a_copy() {
+    let damaged = || {
+        let (disk, before) = healthy();
+        open(&disk, Recovery::Tail)
+            .unwrap()
+            .register_cursor("one", before[3].position)
+            .unwrap();
+        inflict(&disk, &Harm::Header { segment: 1 });
+        disk.damage(file(0).as_ref(), 9000, |byte| byte ^ 1)
+            .unwrap();
+        disk.damage("/log/cursors".as_ref(), 15, |byte| byte ^ 1)
+            .unwrap();
+        (disk, before)
+    };
+    let (disk, before) = damaged();
+    let planned = repair::plan(&disk.shared(), "/log", RepairMode::Keep).unwrap();
+    let report = repaired(&disk);
+    let copies = disk.list(&report.set_aside.unwrap()).unwrap();
+    let positions = |events: Vec<ChangeEvent>| -> Vec<Position> {
+        events.iter().map(|event| event.position).collect()
+    };
+    let kept = positions(check(&disk, &before, "every look"));
+    for looks in 0.. {
+        let (disk, before) = damaged();
+        let failures = disk.failures();
+        disk.fail_look_after(looks);
+        if let Ok(report) = repair::plan(&disk.shared(), "/log", RepairMode::Keep) {
+            assert_eq!(report, planned, "look {looks}");
+        }
+        disk.fail_look_after(looks);
+        match repair::repair(&disk.shared(), "/log", RepairMode::Keep) {
+            Ok(report) => {
+                let aside = report.set_aside.unwrap();
+                assert_eq!(disk.list(&aside).unwrap(), copies, "look {looks}");
+            }
+            Err(_) => {
+                disk.clear_failure();
+                repaired(&disk);
+            }
+        }
+        let failed = disk.failures() > failures;
+        disk.clear_failure();
+        let found = check(&disk, &before, &format!("look {looks}"));
+        assert_eq!(positions(found), kept, "look {looks}");
+        if !failed {
+            assert!(looks > 10, "{looks}");
+            return;
+        }
+    }
+}
+
+#[test]
 fn salvage_opens_what_tail_and_strict_refuse() {
     let (disk, before) = healthy();
     // In the newest segment, or only salvage looks at it.
