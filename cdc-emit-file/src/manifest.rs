@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use blake3::Hasher;
-use cdc_core::storage::{OpenMode, Storage, StorageFile};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, open_if_there};
 use cdc_core::{Lineage, Position, ResumeToken};
 use serde_json::Value;
 
@@ -132,14 +132,8 @@ pub(crate) enum Line {
 impl Manifest {
     /// Opens the first `limit` bytes; a missing file reads as empty.
     pub(crate) fn open(storage: &dyn Storage, dir: &Path, limit: u64) -> io::Result<Self> {
-        let path = path(dir);
-        let file = if storage.exists(&path) {
-            Some(storage.open(&path, OpenMode::Read)?)
-        } else {
-            None
-        };
         Ok(Self {
-            file,
+            file: open_if_there(storage, &path(dir), OpenMode::Read)?,
             buffer: Vec::new(),
             given: 0,
             read: 0,

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdc_core::storage::{OpenMode, create_dir, write_again};
+use cdc_core::storage::{OpenMode, create_dir, open_if_there, write_again};
 use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
@@ -229,7 +230,7 @@ impl Writer {
             return Err(contradiction(&closed, "it does not belong to this stream"));
         };
         self.unpack(&state.name, state.length)?;
-        match (storage.exists(&part), storage.exists(&closed)) {
+        match (self.is_there(&part)?, self.is_there(&closed)?) {
             (true, false) => {}
             (false, true) => storage
                 .rename(&closed, &part)
@@ -304,10 +305,10 @@ impl Writer {
         let storage = &self.config.storage;
         let closed = self.config.path.join(name);
         let (packed, part) = (with_end(&closed, GZ), self.part_path(name));
-        if !storage.exists(&packed) {
+        if !self.is_there(&packed)? {
             return Ok(());
         }
-        if !storage.exists(&closed) {
+        if !self.is_there(&closed)? {
             info!(file = %packed.display(), "decompressing a file to go on in it");
             inflate(&**storage, &packed, &part, length).map_err(|cause| {
                 if is_damage(&cause) {
@@ -347,13 +348,16 @@ impl Writer {
         let Some(last) = &listed.last else {
             return Ok(());
         };
-        let storage = &self.config.storage;
+        let storage = &*self.config.storage;
         let part = self.part_path(&last.name);
-        if !storage.exists(&part) || storage.exists(&self.config.path.join(&last.name)) {
+        let failed = |cause| io_error("open", &part, cause);
+        let Some(file) = open_if_there(storage, &part, OpenMode::Read).map_err(failed)? else {
+            return Ok(());
+        };
+        if self.is_there(&self.config.path.join(&last.name))? {
             return Ok(());
         }
-        let len = storage.open(&part, OpenMode::Read).and_then(|f| f.len());
-        let len = len.map_err(|cause| io_error("open", &part, cause))?;
+        let len = file.len().map_err(failed)?;
         if len != last.bytes {
             return Err(contradiction(
                 &part,
@@ -372,6 +376,14 @@ impl Writer {
         self.sync_dir()
     }
 
+    /// True if there is a file of this name. One that cannot be looked at is an error, not absent: its
+    /// events would be taken for lost, or its name for free.
+    pub(crate) fn is_there(&self, path: &Path) -> Result<bool, EmitError> {
+        let there = open_if_there(&*self.config.storage, path, OpenMode::Read);
+        let there = there.map_err(|cause| io_error("look for", path, cause))?;
+        Ok(there.is_some())
+    }
+
     pub(crate) fn sync_dir(&self) -> Result<(), EmitError> {
         let FileConfig { storage, path, .. } = &self.config;
         storage
@@ -380,13 +392,12 @@ impl Writer {
     }
 
     pub(crate) fn cut_manifest(&self, length: u64) -> Result<(), EmitError> {
-        let storage = &self.config.storage;
+        let storage = &*self.config.storage;
         let path = manifest::path(&self.config.path);
-        if !storage.exists(&path) {
-            return Ok(());
-        }
         let cut = || {
-            let file = storage.open(&path, OpenMode::ReadWrite)?;
+            let Some(file) = open_if_there(storage, &path, OpenMode::ReadWrite)? else {
+                return Ok(());
+            };
             // Also one that is as long as it should be: an earlier try may have cut it and died before, or at,
             // the sync.
             if file.len()? >= length {
@@ -473,7 +484,7 @@ impl Writer {
         Ok(found.collect())
     }
 
-    pub(crate) fn path_of(&self, found: &Found) -> std::path::PathBuf {
+    pub(crate) fn path_of(&self, found: &Found) -> PathBuf {
         let end = Form::ENDS.iter().find(|(form, _)| *form == found.form);
         let end = end.map_or("", |(_, end)| end);
         self.config.path.join(format!("{}{end}", found.text))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use blake3::Hasher;
 use bytes::Bytes;
 use cdc_core::crash;
-use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock, open_if_there};
 use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Lineage, Position};
 use tracing::{info, warn};
 
@@ -301,10 +301,7 @@ impl Writer {
             let part = self.part_path(&name);
             let closed = self.config.path.join(&name);
             let packed = with_end(&closed, GZ);
-            if [&part, &closed, &packed]
-                .into_iter()
-                .any(|p| storage.exists(p))
-            {
+            if self.is_there(&part)? || self.is_there(&closed)? || self.is_there(&packed)? {
                 continue;
             }
             let file = storage
@@ -620,13 +617,10 @@ pub(crate) fn append_line(
     line: &str,
 ) -> std::io::Result<()> {
     let path = manifest::path(dir);
-    let new = !storage.exists(&path);
-    let mode = if new {
-        OpenMode::CreateNew
-    } else {
-        OpenMode::ReadWrite
+    let file = match open_if_there(storage, &path, OpenMode::ReadWrite)? {
+        Some(file) => file,
+        None => storage.open(&path, OpenMode::CreateNew)?,
     };
-    let file = storage.open(&path, mode)?;
     file.set_len(manifest_len)?;
     file.write_all_at(line.as_bytes(), manifest_len)?;
     file.sync_data()?;

@@ -12,6 +12,7 @@ mod crash;
 mod divided;
 mod failures;
 mod files;
+mod looks;
 mod power;
 mod restart;
 mod tamper;
