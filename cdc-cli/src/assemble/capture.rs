@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use super::foreign::{Foreign, ForeignConfig};
 use super::lanes::{self, Ended, Tell};
 use super::link::SourceLink;
-use super::record::Record;
+use super::record::{Record, holds_journal};
 use super::start::LogView;
 use super::state::State;
 use crate::config::{Config, Confirm};
@@ -176,14 +176,6 @@ pub(crate) async fn start(
         thread,
     };
     Ok((opened, thread))
-}
-
-/// True if there is a journal. One that may not be looked at is not absent.
-fn holds_journal(dir: &Path) -> Result<bool, SourceError> {
-    dir.join("control").try_exists().map_err(|cause| {
-        let what = format!("look for the journal in {}", dir.display());
-        SourceError::new(SourceErrorKind::Io, what).with_cause(cause)
-    })
 }
 
 /// The history the journal is of, if there is one.

@@ -1,6 +1,8 @@
 //! The journal as a source sees it at its start: how far it reaches, and that what it holds can be taken
 //! back.
 
+use std::path::Path;
+
 use cdc_core::{
     BatchLimit, EventBatch, Journal as _, Lineage, Lsn, Position, ResumeToken, SourceError,
     SourceErrorKind, wall_micros,
@@ -23,16 +25,26 @@ pub(crate) struct Record {
     delivered: Option<Position>,
 }
 
+/// True if there is a journal. One that cannot be looked at is not absent: what it holds would be taken for
+/// never captured.
+pub(crate) fn holds_journal(dir: &Path) -> Result<bool, SourceError> {
+    let control = dir.join("control");
+    control.try_exists().map_err(|cause| {
+        let what = format!("look at the journal: look for {}", control.display());
+        SourceError::new(SourceErrorKind::Io, what).with_cause(cause)
+    })
+}
+
 impl Record {
     /// Looks at the journal; nothing is opened for writing.
     ///
     /// # Errors
-    /// From a journal that is damaged.
+    /// From a journal that is damaged, or cannot be looked at.
     pub(crate) fn of(
         journal: &JournalConfig,
         delivered: Option<Position>,
     ) -> Result<Self, SourceError> {
-        let extent = if journal.dir.join("control").exists() {
+        let extent = if holds_journal(&journal.dir)? {
             Some(LogView::Directory(journal.dir.clone()).extent()?)
         } else {
             None
@@ -111,5 +123,36 @@ impl Downstream for Record {
         journal.append(&EventBatch::new(source, events, end))?;
         self.end = Some(journal.flush()?);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_cannot_be_looked_at_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = JournalConfig {
+            background: false,
+            ..JournalConfig::new(dir.path().join("journal"))
+        };
+        let end = || Record::of(&config, None).map(|record| record.end);
+        assert_eq!(end().unwrap(), None);
+        let source = cdc_core::testing::source();
+        let mut journal = FileJournal::open(config.clone(), &source).unwrap();
+        let batch = cdc_core::testing::transaction(5, 1, 2);
+        journal.append(&batch).unwrap();
+        journal.flush().unwrap();
+        drop(journal);
+        assert_eq!(end().unwrap(), Some(batch.end()));
+        let control = config.dir.join("control");
+        let aside = config.dir.join("aside");
+        std::fs::rename(&control, &aside).unwrap();
+        // A link to itself: there, and nothing can be said of it.
+        std::os::unix::fs::symlink(&control, &control).unwrap();
+        assert_eq!(end().unwrap_err().kind, SourceErrorKind::Io);
+        std::fs::rename(&aside, &control).unwrap();
+        assert_eq!(end().unwrap(), Some(batch.end()));
     }
 }
