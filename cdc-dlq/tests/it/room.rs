@@ -55,16 +55,18 @@ fn steps() -> Vec<Step> {
 
 /// A queue, and the letters that are open as it said.
 struct Tried {
+    options: DlqOptions,
     disk: SimStorage,
     dlq: FileDlq,
     open: BTreeSet<u64>,
 }
 
 impl Tried {
-    fn new() -> Self {
+    fn new(options: DlqOptions) -> Self {
         let disk = SimStorage::new();
-        let dlq = FileDlq::open(disk.shared(), PATH, OPTIONS).unwrap();
+        let dlq = FileDlq::open(disk.shared(), PATH, options).unwrap();
         Self {
+            options,
             disk,
             dlq,
             open: BTreeSet::new(),
@@ -111,14 +113,13 @@ impl Tried {
     }
 
     fn again(self, crash: Option<u64>) -> Self {
-        let Self { disk, dlq, open } = self;
         match crash {
-            Some(seed) => disk.crash(seed),
-            None => disk.kill(),
+            Some(seed) => self.disk.crash(seed),
+            None => self.disk.kill(),
         }
-        drop(dlq);
-        let dlq = FileDlq::open(disk.shared(), PATH, OPTIONS).unwrap();
-        let tried = Self { disk, dlq, open };
+        drop(self.dlq);
+        let dlq = FileDlq::open(self.disk.shared(), PATH, self.options).unwrap();
+        let tried = Self { dlq, ..self };
         assert_eq!(tried.found(), tried.open);
         tried
     }
@@ -126,7 +127,7 @@ impl Tried {
 
 /// All steps on a disk that `fill` takes the room of; false if there was enough.
 fn run(fill: impl FnOnce(&SimStorage), meanwhile: Meanwhile, seed: u64) -> bool {
-    let mut tried = Tried::new();
+    let mut tried = Tried::new(OPTIONS);
     fill(&tried.disk);
     let mut full = false;
     for step in steps() {
@@ -172,7 +173,7 @@ const MEANWHILE: [Meanwhile; 4] = [
 
 #[test]
 fn a_disk_that_fills_up_at_any_byte_is_waited_for() {
-    for (at, capacity) in (Tried::new().disk.used()..).enumerate() {
+    for (at, capacity) in (Tried::new(OPTIONS).disk.used()..).enumerate() {
         let full = run(
             |disk| disk.set_capacity(Some(capacity)),
             MEANWHILE[at % MEANWHILE.len()],
@@ -196,6 +197,56 @@ fn a_disk_that_is_full_from_any_call_on_is_waited_for() {
         if !full {
             assert!(call > 50, "{call}");
             return;
+        }
+    }
+}
+
+/// A queue of one short segment, half of it of closed letters, that found no room to begin another one.
+fn half_begun() -> Tried {
+    let options = DlqOptions {
+        bytes_max: 8 << 10,
+        segment_bytes: 2048,
+        ..OPTIONS
+    };
+    let mut tried = Tried::new(options);
+    assert!(tried.step(&Step::Append((1..=5).collect())));
+    assert!(tried.step(&Step::Close((1..=4).collect())));
+    tried.disk.set_capacity(Some(tried.disk.used()));
+    let stats = tried.dlq.reader().stats();
+    let fit = (options.bytes_max - stats.bytes) / stats.live_bytes;
+    assert!(!tried.step(&Step::Append((10..=10 + fit).collect())));
+    assert_eq!(tried.dlq.reader().stats().segments, 1);
+    tried
+}
+
+#[test]
+fn nothing_is_appended_before_a_segment_that_has_no_header_yet() {
+    for reopened in [false, true] {
+        for dies in 0.. {
+            let mut ended = false;
+            for seed in 0..20 {
+                let mut tried = half_begun();
+                if reopened {
+                    tried = tried.again(None);
+                }
+                tried.disk.set_capacity(None);
+                tried.disk.fail_after(dies, Failure::Stop);
+                // Fits the short segment, were it still the one that is appended to.
+                let done = tried.dlq.append(&[letter("a", 6), letter("a", 7)]);
+                let Tried { disk, dlq, .. } = tried;
+                drop(dlq);
+                disk.crash(seed);
+                let dlq = FileDlq::open(disk.shared(), PATH, OPTIONS);
+                let dlq = dlq.unwrap_or_else(|error| panic!("call {dies}, seed {seed}: {error}"));
+                let found = commits(dlq.reader());
+                assert_eq!(found.first(), Some(&5), "call {dies}, seed {seed}");
+                assert!(done.is_err() || found == [5, 6, 7], "{found:?}");
+                ended |= done.is_ok();
+            }
+            if ended {
+                assert!(dies > 4, "{dies} calls were enough");
+                break;
+            }
         }
     }
 }
