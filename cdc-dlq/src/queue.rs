@@ -170,6 +170,8 @@ impl FileDlq {
     /// Writes the header of a segment that was being created. On a full disk that waits for the next append,
     /// if there are segments before it: their letters are of use without it.
     fn begin_again(&mut self, sequence: u64) -> Result<(), DlqError> {
+        // Whatever stands there was never a letter's.
+        self.write(sequence, "begin again", |file| file.set_len(0).map(|()| 0))?;
         let begun = self.letters.segments.remove(&sequence);
         self.begun = begun.map(|segment| segment.file);
         let before = self.letters.segments.last_key_value();
