@@ -6,7 +6,7 @@ use cdc_core::{EventBatch, EventId, Rejection};
 /// `{"batchItemFailures":[{"itemIdentifier":"<event id>"}]}`.
 const FAILURES: &str = "batchItemFailures";
 /// Why an answer that is too long to read and may list failures tells nothing.
-pub(crate) const TOO_LONG: &str = "its answer lists failed events and is too long to read";
+pub(crate) const TOO_LONG: &str = "its answer may list failed events and is too long to read";
 
 /// Looks for the list of failures in what is too long to be kept, piece by piece.
 #[derive(Debug)]

@@ -244,6 +244,14 @@ fn emitter_row(name: &str, held: &Held, source: Option<&SourceState>) -> Row {
     }
 }
 
+/// How far was captured or delivered, if that is further than the source's log.
+pub(crate) fn reaches_beyond(held: &Held, source: &SourceState) -> Option<Position> {
+    let beyond = |furthest: &Position| *furthest > Position::end_of(source.end);
+    held.furthest()
+        .filter(beyond)
+        .filter(|_| !of_other(held, source))
+}
+
 fn source_row(held: &Held, source: &SourceState) -> Row {
     const SUBJECT: &str = "resume";
     // Positions of two sources cannot be compared.
@@ -271,19 +279,16 @@ fn source_row(held: &Held, source: &SourceState) -> Row {
             format!("nothing was captured yet: capture begins {where_from}"),
         );
     };
-    if let Some(furthest) = held.furthest()
-        && furthest > Position::end_of(source.end)
-        && !of_other(held, source)
-    {
+    if let Some(furthest) = reaches_beyond(held, source) {
         return Row::new(
             Severity::Error,
             Exit::Position,
             SUBJECT,
             format!(
-                "what was captured reaches to {furthest}, the source's log ends at {}: it was restored from an older backup, and what it writes from here on would be taken for captured",
+                "what was captured reaches to {furthest}, the source's log ends at {}: it was restored from an older backup, or a failover lost its end, and what it writes from here on would be taken for captured",
                 source.end
             ),
-            "drop the slot, copy the tables anew, and begin anew with another state_path",
+            "drop the slot, copy the tables anew, and begin anew with another state_path; if one emitter's checkpoint alone is that far, move it (`position set`)",
         );
     }
     let Some(confirmed) = source.confirmed else {

@@ -120,7 +120,7 @@ impl Examined {
 
 fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     let mut tables = None;
-    let (mut rows, state) = match source {
+    let (mut rows, mut state) = match source {
         Source::Postgres(url) => {
             let postgres = source::postgres(config, url, false)?;
             super::block_on(async {
@@ -158,6 +158,15 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     };
     let held = match Held::read(config, source) {
         Ok(held) => {
+            if let (Source::Postgres(url), Some(state)) = (source, &mut state)
+                && outlook::reaches_beyond(&held, state).is_some()
+            {
+                // A pipeline that runs captures meanwhile: what was captured was looked at later.
+                let postgres = source::postgres(config, url, false)?;
+                if let Ok(later) = super::block_on(postgres::look(&postgres))? {
+                    state.end = later.end;
+                }
+            }
             if let Some(state) = &state
                 && outlook::of_other(&held, state)
             {

@@ -97,7 +97,8 @@ impl LaneControl {
     /// the same ids) or forwards (events are skipped for good; that is what was asked for). The new
     /// position is a durable checkpoint when this gives `Ok` with the old one.
     ///
-    /// Requests in flight are waited for; what was read and not sent is forgotten. Dead letters and
+    /// Requests in flight are waited for; what was read and not sent is forgotten, and so is what an emitter
+    /// without a state has taken and its consumer has not acknowledged. Dead letters and
     /// the keys parked behind them stay.
     ///
     /// # Errors

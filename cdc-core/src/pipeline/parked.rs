@@ -1,5 +1,6 @@
 //! Keys that wait behind a dead letter.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 
@@ -183,7 +184,9 @@ pub(super) struct ParkedKeys {
     /// Tables with any open letter.
     tables: Letters,
     /// Events with an open letter: after a crash they are read again, and each counts once.
-    letters: HashSet<Position>,
+    letters: HashMap<Position, u32>,
+    /// Sessions that were before: what was added in an earlier one and is read again is not new.
+    session: u32,
     additions: u64,
     /// Added since [`begin`](Self::begin).
     since: Vec<(Scope, Position)>,
@@ -257,9 +260,10 @@ impl ParkedKeys {
     }
 
     pub(super) fn add(&mut self, scope: Scope, position: Position) {
-        if !self.letters.insert(position) {
+        let Entry::Vacant(fresh) = self.letters.entry(position) else {
             return;
-        }
+        };
+        fresh.insert(self.session);
         self.since.push((scope, position));
         let mut more = false;
         for (which, key) in counts(scope) {
@@ -271,9 +275,24 @@ impl ParkedKeys {
         self.additions += u64::from(more);
     }
 
+    /// The session ends, and these letters are not stored. Their events are read again: until then nothing
+    /// waits behind them, unless they were letters before this session.
+    pub(super) fn forget(&mut self, unstored: &[DeadLetter]) {
+        for letter in unstored {
+            let position = letter.event.position;
+            if self.letters.get(&position) == Some(&self.session)
+                && let Some(scope) = Scope::of(&letter.event)
+            {
+                self.remove(scope, position);
+            }
+        }
+        self.session += 1;
+        self.begin();
+    }
+
     /// The letter of the event at `position` is closed.
     pub(super) fn remove(&mut self, scope: Scope, position: Position) {
-        if !self.letters.remove(&position) {
+        if self.letters.remove(&position).is_none() {
             return;
         }
         for (which, key) in counts(scope) {

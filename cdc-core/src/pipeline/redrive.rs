@@ -112,7 +112,12 @@ impl Running {
                 let asked = wanted.is_empty() || wanted.contains(&letter.event_id());
                 met += usize::from(asked);
                 let ahead = self.is_ahead(&letter, scope, &due);
-                if letter.event.position > self.window.position() && !done.is_empty() {
+                let here = self.window.position();
+                if letter.event.position > here
+                    && done
+                        .first()
+                        .is_some_and(|(id, _): &(EventId, _)| id.position() <= here)
+                {
                     // While there is a checkpoint to be had: behind this one there may be none.
                     match self
                         .close_letters(std::mem::take(&mut done), report)

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::breaker::Breaker;
-use super::parked::{ParkedKeys, Parking, Scope};
+use super::parked::{ParkedKeys, Parking};
 use super::session::SessionEnd;
 use super::window::Window;
 use super::workers::Worker;
@@ -264,15 +264,7 @@ impl Running {
                 SessionEnd::Lane(end) => return Ok(end),
                 SessionEnd::Rewind => {
                     checkpoint = self.load()?;
-                    if !self.parking.is_empty() {
-                        // Letters that were not stored yet are forgotten below, and nothing waits
-                        // behind them.
-                        for letter in self.parking.letters() {
-                            if let Some(scope) = Scope::of(&letter.event) {
-                                self.parked.remove(scope, letter.event.position);
-                            }
-                        }
-                    }
+                    self.parked.forget(self.parking.letters());
                 }
             }
         }

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use cdc_core::storage::{OpenMode, Storage};
+use cdc_core::storage::{OpenMode, Storage, open_if_there};
 
 use super::recover::SEARCH_BYTES;
 use crate::LogError;
@@ -19,8 +19,11 @@ use crate::segment::Segment;
 const CUT: &str = "cut.tmp";
 
 /// True if a cut was begun, and nobody knows whether its zeros are on the disk.
-pub(super) fn is_begun(storage: &dyn Storage, dir: &Path) -> bool {
-    storage.exists(&dir.join(CUT))
+pub(super) fn is_begun(storage: &dyn Storage, dir: &Path) -> Result<bool, LogError> {
+    let path = dir.join(CUT);
+    let mark = open_if_there(storage, &path, OpenMode::Read);
+    mark.map(|mark| mark.is_some())
+        .map_err(|cause| LogError::io("look for the mark of a cut", &path, cause))
 }
 
 /// Sets the mark.

@@ -161,6 +161,10 @@ fn flushed_by_frames(
 ) -> Result<u64, LogError> {
     let mut flushed = 0;
     for &base in bases {
+        if base.checked_add(u64::from(of.segment_bytes)).is_none() {
+            // No segment of any log is called so.
+            continue;
+        }
         let path = dir.join(file_name(base));
         let file = storage
             .open(&path, OpenMode::Read)
@@ -231,7 +235,7 @@ pub(crate) fn recover(
         }
     };
     let mut cut = 0;
-    let mut begun = cut::is_begun(storage.as_ref(), dir);
+    let mut begun = cut::is_begun(storage.as_ref(), dir)?;
     if let Some(error) = damage {
         // Valid frames behind the damage tell whether it was durable when they were written.
         let mut tails = Vec::new();

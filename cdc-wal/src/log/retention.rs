@@ -106,7 +106,8 @@ pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
 }
 
 pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
-    let mut invalidated = false;
+    let segment_bytes = u64::from(shared.id.segment_bytes);
+    let (mut invalidated, mut synced) = (false, false);
     loop {
         // Cursors are registered and segments removed one after the other, and without the log's own
         // lock: no commit waits for a file to be unlinked.
@@ -119,20 +120,24 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
         shared.alive(&state)?;
         state.trim_due = false;
         invalidated |= invalidate(shared, &mut state);
-        let gone = unneeded(shared, &state);
+        let mut gone = unneeded(shared, &state);
+        if let Some(newest) = gone.last()
+            && state.flushed <= newest + segment_bytes
+            && !synced
+        {
+            // Something durable must stay: the first segment that is kept has not been synced yet.
+            let kept = newest + segment_bytes + HEADER_BYTES;
+            drop(state);
+            // Whoever is told of the sync may let go of the log, which takes the files to close it.
+            drop(files);
+            shared.flush_to(kept)?;
+            synced = true;
+            continue;
+        }
+        // What was written during that sync is not waited for: the next trim finds it.
+        gone.retain(|base| base + segment_bytes < state.flushed);
         if gone.is_empty() && !invalidated && state.condemned.is_empty() {
             return Ok(0);
-        }
-        if let Some(newest) = gone.last() {
-            let end = newest + u64::from(shared.id.segment_bytes);
-            if state.flushed <= end {
-                // Something durable must stay: the first segment that is kept has not been synced yet.
-                drop(state);
-                // Whoever is told of the sync may let go of the log, which takes the files to close it.
-                drop(files);
-                shared.flush_to(end + HEADER_BYTES)?;
-                continue;
-            }
         }
         let cursors = state.cursors.clone();
         state

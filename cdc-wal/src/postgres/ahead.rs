@@ -42,7 +42,7 @@ pub(crate) async fn refuse_ahead(
     Err(SourceError::new(
         SourceErrorKind::Refused(refusal),
         format!(
-            "resume capture from {address}: what was captured reaches to {position}, the server's log ends at {end}: it was restored from an older backup, or is a copy, and what it writes from here on would be taken for captured; drop the slot, copy the tables anew, and start with an empty state"
+            "resume capture from {address}: what was captured reaches to {position}, the server's log ends at {end}: it was restored from an older backup, is a copy, or a failover lost its end, and what it writes from here on would be taken for captured; drop the slot, copy the tables anew, and start with an empty state; if one emitter's checkpoint alone is that far, `position set` moves it"
         ),
     ))
 }

@@ -109,7 +109,8 @@ impl PostgresSource {
     /// # Errors
     /// [`SourceErrorKind::Unreachable`], [`SourceErrorKind::Configuration`],
     /// [`SourceErrorKind::InUse`], [`SourceErrorKind::Gap`] if the slot cannot send what follows
-    /// `resume_from`, [`SourceErrorKind::Refused`] if the server's log ends before it. This first
+    /// `resume_from`, [`SourceErrorKind::Refused`] if the server's log ends before it, or before
+    /// [`PostgresConfig::captured_to`]. This first
     /// attempt is not repeated.
     pub async fn connect(
         config: PostgresConfig,

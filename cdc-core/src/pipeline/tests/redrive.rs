@@ -236,6 +236,36 @@ async fn a_letter_that_goes_ahead_does_not_close_one_that_the_checkpoint_covers(
     assert_eq!(stored().1, vec![2]);
 }
 
+/// Its letters are read again with each loss: they were there before, and the row waits behind them.
+#[tokio::test(start_paused = true)]
+async fn a_dead_row_waits_also_after_a_second_loss() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 1));
+    rig.emitter.state().accept_until = Some(Position::ZERO);
+    let rows = [(0, 8), (1, 7), (2, 7)];
+    let events = rows.map(|(n, row)| insert(1, n, row)).to_vec();
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+    with_lane(&rig, async |control| {
+        wait(5).await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 1)]);
+        // Mended since: nothing but the letter holds the row back.
+        rig.emitter.state().poison.clear();
+        for taken in [2, 3] {
+            rig.emitter.state().lose = Some(EmitErrorKind::EndpointRetry { retry_after: None });
+            wait(60).await;
+            assert_eq!(rig.emitter.taken(), vec![at(1, 0); taken]);
+        }
+        rig.emitter.state().accept_until = Some(Position::MAX);
+        wait(60).await;
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (2, None));
+    })
+    .await;
+    let end = [at(1, 0), at(1, 1), at(1, 2)];
+    assert_eq!(rig.emitter.taken()[2..], end);
+}
+
 /// Everything that was taken waits behind what was refused, and nothing is left to become durable.
 #[tokio::test(start_paused = true)]
 async fn a_request_of_which_all_is_parked_does_not_count_as_taken() {
