@@ -188,7 +188,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("webhook.secret_file", Path, Both, "File that holds the signing secret.").like("\"/run/secrets/whsec\""),
     key("webhook.secrets_files", Texts, Both, "Files of several signing secrets, the newest first; every request carries a signature by each.").or("[]").like("[\"/run/secrets/whsec-new\", \"/run/secrets/whsec-old\"]"),
     key("webhook.headers", Headers, Both, "Headers of every request.").like("{ Authorization = \"Bearer ${TOKEN}\" }"),
-    key("webhook.batch_size", Count(1, 10_000), Both, "Most events of one request. Default: batch_size. An emitter's own batch_size goes before that of [cdc.webhook]."),
+    key("webhook.batch_size", Count(1, 10_000), Both, "Most events of one request. Default: batch_size. An emitter's own batch_size goes before the section's."),
     key("webhook.body", Choice(&["array", "ndjson", "json", "cloudevents-batch", "debezium"]), Both, "Shape of a body: an array of events, one event a line, a single event, an array of CloudEvents, or an array of Debezium records. Default: the array that fits format.").like("\"ndjson\""),
     key("webhook.gzip", Flag, Both, "Compress bodies.").or("false"),
     key("webhook.body_bytes_max", Size, Both, "Largest body before compression; a larger batch is halved, a larger event is a dead letter. Default: no limit.").like("\"1MiB\""),
