@@ -405,6 +405,13 @@ impl Soak {
     fn end(mut self, flat: bool, rows: &Mutex<Rows>, spread: &Mutex<Rows>) -> Result<String> {
         self.load = None;
         let elapsed = self.started.elapsed().as_secs_f64();
+        // One that was started by the last fault may not listen to signals yet, and would not drain.
+        while let Err(error) = status(self.capture.port()) {
+            if self.process.elapsed() > STARTS || self.running.ended()?.is_some() {
+                return Err(error);
+            }
+            std::thread::sleep(LOOK);
+        }
         self.capture.shut_down(self.running)?;
         self.capture.catch_up()?;
         let written = self
