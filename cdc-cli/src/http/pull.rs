@@ -41,6 +41,11 @@ struct Window {
     generation: u64,
     /// The last generation that began before what had been acknowledged: the consumer was moved back.
     moved: u64,
+    /// How far was given, or said to be done, before it was moved back: what anybody says of positions up to
+    /// this may be of before the move, and counts only for what was looked at since.
+    moved_from: Position,
+    /// Number behind the last entry that somebody has looked at, in this generation.
+    looked: u64,
     /// Highest position the lane has given.
     given: Position,
     /// Highest position that is acknowledged and was given.
@@ -174,9 +179,11 @@ impl Emitter for PullEmitter {
             // What is acknowledged is never lost here. So a place before it means that somebody has
             // moved the consumer, to have that given again whatever was said of it.
             let back = at < window.through;
+            let before = window.moved_from.max(window.given).max(window.done);
             *window = Window {
                 generation,
                 moved: if back { generation } else { window.moved },
+                moved_from: if back { before } else { window.moved_from },
                 given: at,
                 through: at,
                 done: if back { at } else { window.done.max(at) },
@@ -248,7 +255,12 @@ impl PullHandle {
             .entries
             .iter()
             .rposition(|e| e.event.position == after);
+        let moved = after <= window.moved_from;
         match held {
+            Some(index) if moved => {
+                cursor.next = window.looked.min(window.first + index as u64 + 1);
+            }
+            None if moved => {}
             Some(index) => cursor.next = window.first + index as u64 + 1,
             // Acknowledged already: everything that waits comes behind it, redriven events too.
             None if after <= window.through => {}
@@ -261,7 +273,7 @@ impl PullHandle {
     /// if there is one. A place of an earlier generation begins anew behind what was seen, unless
     /// the consumer was moved back since.
     pub(crate) fn look(&self, cursor: Cursor, events_max: usize, bytes_max: usize) -> Look {
-        let window = self.0.window();
+        let mut window = self.0.window();
         let mut cursor = cursor;
         if cursor.generation != window.generation {
             let moved = cursor.generation < window.moved;
@@ -291,6 +303,7 @@ impl PullHandle {
             bytes = bytes.saturating_add(entry.bytes);
             events.push(entry.event.clone());
         }
+        window.looked = window.looked.max(cursor.next);
         Look {
             events,
             source: window.source.clone(),
@@ -308,9 +321,11 @@ impl PullHandle {
                 .iter()
                 .rposition(|e| e.event.position == position);
             let until = held.map_or(0, |index| index + 1);
+            let moved = position <= window.moved_from;
             let mut popped = 0;
             while let Some(entry) = window.entries.front()
                 && (popped < until || (!entry.again && entry.event.position <= position))
+                && (!moved || window.first < window.looked)
             {
                 let (bytes, at, again) = (entry.bytes, entry.event.position, entry.again);
                 window.entries.pop_front();
@@ -321,7 +336,9 @@ impl PullHandle {
                 }
                 popped += 1;
             }
-            window.done = window.done.max(position);
+            if !moved {
+                window.done = window.done.max(position);
+            }
         }
         self.0.freed.notify_one();
         self.stats()
@@ -475,6 +492,28 @@ mod tests {
         emitter.emit(&batch(9..=9)).await.unwrap();
         assert_eq!(commits(&handle, streaming), [9]);
         assert_eq!(through(&mut emitter), at(8));
+    }
+
+    /// Its reader does not know, and goes on as before the move.
+    #[tokio::test]
+    async fn what_is_said_of_before_a_move_back_takes_nothing_that_is_given_since() {
+        let (mut emitter, handle) = given(1..=5).await;
+        handle.look(handle.begin(None), 9, usize::MAX);
+        handle.acknowledge(at(3));
+        emitter.resume(Some(&checkpoint(at(1)))).await.unwrap();
+        // An acknowledgement on its way, of what was given before.
+        emitter.emit(&batch(2..=3)).await.unwrap();
+        handle.acknowledge(at(5));
+        assert_eq!(through(&mut emitter), at(1), "nobody has them");
+        emitter.emit(&batch(4..=6)).await.unwrap();
+        // A poll that goes on behind what it had.
+        let cursor = handle.begin(Some(at(5)));
+        assert_eq!(commits(&handle, cursor), [2, 3, 4, 5, 6]);
+        assert_eq!(commits(&handle, handle.begin(Some(at(3)))), [4, 5, 6]);
+        handle.acknowledge(at(5));
+        assert_eq!(through(&mut emitter), at(5));
+        handle.acknowledge(at(6));
+        assert_eq!(through(&mut emitter), at(6));
     }
 
     #[tokio::test]
