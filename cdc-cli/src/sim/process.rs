@@ -19,8 +19,8 @@ use cdc_core::testing::sim::{
 use cdc_core::testing::sim_storage::SimStorage;
 use cdc_core::{
     BatchLimit, BoxEmitter, ChangeEvent, CheckpointError, CheckpointStore, DeadLetterQueue,
-    DlqError, EventBatch, Filter, Journal, Op, Position, SourceError, SourceErrorKind,
-    TokenRefusal, Transform, TransformError, WalSource,
+    DlqError, EmitErrorKind, EventBatch, Filter, Journal, Op, Position, SourceError,
+    SourceErrorKind, TokenRefusal, Transform, TransformError, WalSource,
 };
 use cdc_dlq::{DlqOptions, FileDlq};
 use cdc_emit_file::{FileConfig, FileEmitter, Fsync, OnRestart};
@@ -85,7 +85,7 @@ pub(crate) struct End {
 pub(crate) enum Excuse {
     /// Nothing.
     Nothing,
-    /// A fault of the disk.
+    /// A fault of the disk, while this process ran.
     Disk,
     /// The database is on another timeline.
     OtherTimeline,
@@ -113,6 +113,8 @@ pub(crate) struct Process {
     pub(crate) group: u64,
     pub(crate) alive: Alive,
     pub(crate) seen: Arc<Mutex<Seen>>,
+    /// Calls of the disk that had failed when it began.
+    pub(crate) disk_failures: u64,
     lanes: ShutdownTrigger,
     capture: ShutdownTrigger,
 }
@@ -149,6 +151,7 @@ impl Process {
         });
         Self {
             group,
+            disk_failures: outside.disk.failures(),
             alive,
             seen,
             lanes,
@@ -240,8 +243,15 @@ fn checkpoint_failed(error: &CheckpointError) -> Failed {
 fn lane_failed(error: &LaneError) -> Failed {
     let excuse = match error {
         LaneError::Source { cause, .. } => source_failed(cause).1,
+        // A lane waits for room.
+        LaneError::Dlq {
+            cause: DlqError::NoSpace { .. },
+            ..
+        } => Excuse::Nothing,
         LaneError::Dlq { cause, .. } => dlq_failed(cause).1,
         LaneError::Checkpoint { cause, .. } => checkpoint_failed(cause).1,
+        // One that the destination contradicts: whatever the disk did, that is to be mended, not found.
+        LaneError::Emit { cause, .. } if cause.kind == EmitErrorKind::Fatal => Excuse::Nothing,
         LaneError::Emit { .. } => Excuse::Disk,
         _ => Excuse::Nothing,
     };

@@ -337,7 +337,7 @@ impl World {
                 let other = self.next_era.is_some();
                 let excused = match excuse {
                     Excuse::Nothing => false,
-                    Excuse::Disk => self.outside.disk.failures() > 0,
+                    Excuse::Disk => self.outside.disk.failures() > process.disk_failures,
                     Excuse::OtherTimeline => other,
                     Excuse::Full => self.plan.config.letters_max.is_some(),
                 };
