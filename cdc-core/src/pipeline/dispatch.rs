@@ -146,13 +146,15 @@ impl Running {
         }
     }
 
-    /// Starts requests and handles answers until nothing more goes without waiting.
+    /// Starts requests and handles answers until nothing more goes without waiting, or for long enough:
+    /// true if more would go.
     ///
     /// # Errors
     /// [`LaneError`] that halts the lane.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Result<(), LaneError> {
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Result<bool, LaneError> {
+        let mut moved = true;
         for _ in 0..ROUNDS_MAX {
-            let mut moved = self.dispatch()?;
+            moved = self.dispatch()?;
             for w in 0..self.workers.len() {
                 if self.workers[w].poll(cx)
                     && let Some((slice, answer)) = self.workers[w].answer()
@@ -174,7 +176,7 @@ impl Running {
             self.shown_requests = waiting;
             self.metrics.requests(waiting);
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Starts what may start; true if anything changed.

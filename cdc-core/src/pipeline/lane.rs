@@ -25,7 +25,8 @@ pub enum OnDeadKey {
     Park,
     /// They pass: right for consumers that only want the last state.
     Pass,
-    /// The lane halts before the failed event, which is not dead-lettered.
+    /// The lane halts before the failed event, which is not dead-lettered, once what comes before it is
+    /// durable. Letters that are there already hold their keys back as with [`Park`](Self::Park).
     Stop,
 }
 

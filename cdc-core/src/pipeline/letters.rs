@@ -367,7 +367,7 @@ impl Running {
 
     /// Finds the keys that wait, in the queue, before anything is read.
     pub(super) fn rebuild_parked(&mut self) -> Result<(), LaneError> {
-        if self.config.on_dead_key != OnDeadKey::Park {
+        if self.config.on_dead_key == OnDeadKey::Pass {
             return Ok(());
         }
         let mut after = None;

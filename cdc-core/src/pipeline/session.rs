@@ -41,7 +41,7 @@ impl Running {
         self.ending = None;
         self.show();
         loop {
-            poll_fn(|cx| Poll::Ready(self.drive(cx))).await?;
+            let goes_on = poll_fn(|cx| Poll::Ready(self.drive(cx))).await?;
             let now = self.clock.elapsed();
             let due = now >= self.due;
             if !self.poll_durable(due).await? {
@@ -85,6 +85,14 @@ impl Running {
                 if !self.store_parking()? {
                     continue;
                 }
+                // A consumer may take its time: what it has done is stored meanwhile, and orders are heard.
+                if let Some(w) = self.slowest() {
+                    if !self.wait_durable(w).await? {
+                        return Ok(SessionEnd::Rewind);
+                    }
+                    self.hear();
+                    continue;
+                }
                 return self.finish(tail, end).await;
             }
             if self
@@ -102,14 +110,15 @@ impl Running {
                     return Ok(SessionEnd::Rewind);
                 }
                 // A consumer may stay away for long.
-                if self.draining.is_none() && self.pending.is_none() {
-                    self.pending = self.control.try_recv().ok();
-                }
+                self.hear();
                 continue;
             }
             let reads = self.may_read();
             let limit = self.limit();
-            let wake = self.next_wake(now).saturating_sub(now);
+            let wake = match goes_on {
+                true => Duration::ZERO,
+                false => self.next_wake(now).saturating_sub(now),
+            };
             let timer = self.clock.sleep(wake);
             let answers = self.draining.is_none() && self.pending.is_none();
             let batch = tokio::select! {
@@ -139,6 +148,13 @@ impl Running {
             if any {
                 crash::point("read");
             }
+        }
+    }
+
+    /// Takes an order, if there is one and it may be carried out.
+    fn hear(&mut self) {
+        if self.draining.is_none() && self.pending.is_none() {
+            self.pending = self.control.try_recv().ok();
         }
     }
 
@@ -296,7 +312,8 @@ impl Running {
                 left.extend([rest, first]);
                 continue;
             }
-            if self.workers.iter().all(Worker::is_idle) {
+            let done = self.workers.iter().all(Worker::is_idle);
+            if done && (is_full(&error) || self.slowest().is_none()) {
                 self.block(error)?;
             }
             for rest in left.drain(..).rev() {
@@ -411,7 +428,8 @@ impl Running {
             }
         }
         if let Some((fits, error)) = refused {
-            if !is_full(&error) {
+            // A dead event that stops the lane stops it where it stands: what comes before it goes out first.
+            if !is_full(&error) && !matches!(error, LaneError::DeadKey { .. }) {
                 return Err(error);
             }
             self.parked.undo(&[]);

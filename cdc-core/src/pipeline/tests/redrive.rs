@@ -385,3 +385,94 @@ async fn a_lane_whose_window_is_full_takes_orders() {
     })
     .await;
 }
+
+/// A run to a position waits for its consumer, and what that has done is stored meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_bounded_run_stores_what_its_consumer_has_done_and_takes_orders() {
+    let rig = Rig::new();
+    rig.log.push(transaction(1, 1, 3));
+    rig.log.close();
+    let consumer = Consumer::default();
+    let config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    let (_trigger, shutdown) = Shutdown::new();
+    let (lane, control) = rig.lane_to(BoxEmitter::new(consumer.clone()), config, &shutdown);
+    let consumed = async {
+        wait(10).await;
+        assert_eq!(rig.stored(), Position::ZERO);
+        consumer.now().acknowledged = 2;
+        wait(5).await;
+        assert_eq!(rig.stored(), at(1, 1), "while it waits");
+        let answer = tokio::time::timeout(Duration::from_secs(60), control.discard(Vec::new()));
+        assert_eq!(answer.await.expect("an answer"), Some(0));
+        consumer.now().acknowledged = 3;
+    };
+    let (end, ()) = tokio::join!(lane, consumed);
+    assert_eq!(end.unwrap(), LaneEnd::Finished);
+    assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
+}
+
+/// An emitter that takes at once what it is given needs no clock between two requests.
+#[tokio::test(start_paused = true)]
+async fn many_small_requests_that_are_answered_at_once_go_out_at_once() {
+    let rig = Rig::new();
+    rig.emitter.state().batch_size = Some(1);
+    rig.log.push(transaction(1, 1, 1000));
+    rig.log.close();
+    let begun = tokio::time::Instant::now();
+    rig.finish().await.unwrap();
+    assert_eq!(rig.emitter.taken().len(), 1000);
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// Letters of a time when the lane parked hold their rows back also when it is to stop.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_stops_at_dead_events_knows_the_letters_of_before() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    rig.log.push(EventBatch::new(
+        source(),
+        vec![insert(1, 0, 7)],
+        Position::end_of(Lsn(1)),
+    ));
+    rig.run_for_a_second().await;
+    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+    let rig = Rig {
+        on_dead_key: OnDeadKey::Stop,
+        metrics: Arc::default(),
+        ..rig
+    };
+    rig.log.push(EventBatch::new(
+        source(),
+        vec![insert(2, 0, 7), insert(2, 1, 8)],
+        Position::end_of(Lsn(2)),
+    ));
+    rig.run_for_a_second().await;
+    assert_eq!(rig.emitter.taken(), [at(2, 1)], "row 7 waits");
+    assert_eq!(rig.letters(LetterState::Parked), [at(2, 0)]);
+}
+
+/// What comes before a dead event that stops the lane is nobody's fault.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_stops_delivers_what_comes_before_the_dead_event() {
+    let rig = Rig {
+        on_dead_key: OnDeadKey::Stop,
+        transform: Some(|event| match event.position.ordinal {
+            3 => Err(TransformError {
+                message: "no".into(),
+            }),
+            _ => Ok(Some(event)),
+        }),
+        ..Rig::new()
+    };
+    rig.log.push(transaction(1, 1, 5));
+    rig.log.close();
+    let (_trigger, shutdown) = Shutdown::new();
+    let (lane, _control) = rig.lane(&shutdown);
+    let end = lane.await;
+    assert!(matches!(end, Err(LaneError::DeadKey { .. })), "{end:?}");
+    assert_eq!(rig.emitter.taken(), all(1..2, 3));
+}
