@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use cdc_core::storage::{OpenMode, Storage};
+use cdc_core::storage::{OpenMode, Storage, open_if_there};
 
 use crate::compress::{GZ, GZ_TMP, Unpacked, is_damage};
 use crate::framing::{Framing, Scan, scan, scan_from};
@@ -382,11 +382,8 @@ fn begins_with(
             what: "read the open file",
             cause,
         };
-        let file = match storage.open(&path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
-            Err(cause) => return Err(failed(cause)),
-        };
+        let there = open_if_there(storage, &path, OpenMode::Read).map_err(failed)?;
+        let Some(file) = there else { continue };
         let read = if *end == GZ {
             scan_from(&mut Unpacked::new(&*file), open.length, framing)
         } else {
@@ -427,11 +424,8 @@ fn contents(
             what: "read the file",
             cause,
         };
-        let file = match storage.open(&path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
-            Err(cause) => return Err(failed(cause)),
-        };
+        let there = open_if_there(storage, &path, OpenMode::Read).map_err(failed)?;
+        let Some(file) = there else { continue };
         let packed = end == GZ;
         let read = if packed {
             // One byte more than there should be tells a longer one, whatever it claims to hold.

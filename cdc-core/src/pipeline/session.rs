@@ -86,14 +86,13 @@ impl Running {
                     continue;
                 }
                 // A consumer may take its time: what it has done is stored meanwhile, and orders are heard.
-                if let Some(w) = self.slowest() {
-                    if !self.wait_durable(w).await? {
-                        return Ok(SessionEnd::Rewind);
-                    }
-                    self.hear();
-                    continue;
+                if self.slowest().is_none() {
+                    return self.finish(tail, end).await;
                 }
-                return self.finish(tail, end).await;
+                if !self.attend().await? {
+                    return Ok(SessionEnd::Rewind);
+                }
+                continue;
             }
             if self
                 .config
@@ -104,13 +103,9 @@ impl Running {
             }
             // A window that is full of events whose letters have no room waits for orders below.
             if idle && self.is_full() && self.blocked.is_none() {
-                if let Some(w) = self.slowest()
-                    && !self.wait_durable(w).await?
-                {
+                if !self.attend().await? {
                     return Ok(SessionEnd::Rewind);
                 }
-                // A consumer may stay away for long.
-                self.hear();
                 continue;
             }
             let reads = self.may_read();
@@ -151,11 +146,18 @@ impl Running {
         }
     }
 
-    /// Takes an order, if there is one and it may be carried out.
-    fn hear(&mut self) {
+    /// Waits a while for the oldest that is taken and not durable. Its consumer may stay away for long: an
+    /// order is heard meanwhile. False if the emitter lost something.
+    async fn attend(&mut self) -> Result<bool, LaneError> {
+        if let Some(w) = self.slowest()
+            && !self.wait_durable(w).await?
+        {
+            return Ok(false);
+        }
         if self.draining.is_none() && self.pending.is_none() {
             self.pending = self.control.try_recv().ok();
         }
+        Ok(true)
     }
 
     /// True if nothing is in flight and nothing waits to be.
