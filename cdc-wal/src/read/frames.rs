@@ -117,6 +117,11 @@ impl FrameReader {
         Self::new(self.storage.clone(), &self.dir, self.id, self.verify)
     }
 
+    /// Another cursor over the same log that looks at checksums.
+    pub(crate) fn verifying(&self) -> Self {
+        Self::new(self.storage.clone(), &self.dir, self.id, true)
+    }
+
     /// Where the log is.
     pub(crate) fn place(&self) -> (Arc<dyn Storage>, PathBuf) {
         (self.storage.clone(), self.dir.clone())

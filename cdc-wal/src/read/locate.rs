@@ -2,8 +2,8 @@
 
 use cdc_core::{Position, TokenRefusal};
 
-use super::frames::FrameReader;
-use crate::LogError;
+use super::frames::{Frame, FrameReader};
+use crate::{LogError, LogErrorKind};
 use crate::format::HEADER_BYTES;
 use crate::format::frame::{CommitRecord, FrameHeader, FrameKind, Heartbeat};
 use crate::log::state::SegmentMeta;
@@ -85,12 +85,18 @@ pub(crate) fn locate(
 
 /// The oldest position after which everything is retained whole: that of the last commit whose
 /// transaction began in a trimmed segment.
+///
+/// Frames behind `end` count where they are whole. The control file of a log that lost its writer may
+/// say less than the segments do, and what opens the log next takes what they say.
+///
+/// # Errors
+/// If a segment cannot be read, or contradicts itself before `end`.
 pub(crate) fn oldest(
     frames: &mut FrameReader,
     segments: &[SegmentMeta],
     end: u64,
 ) -> Result<Position, LogError> {
-    let Some(first) = segments.first() else {
+    let (Some(first), Some(newest)) = (segments.first(), segments.last()) else {
         return Ok(Position::ZERO);
     };
     let mut last = first.prev;
@@ -99,20 +105,40 @@ pub(crate) fn oldest(
     }
     let mut at = first.base + HEADER_BYTES;
     while let Some(frame) = frames.frame(at, end)? {
-        let header = &frame.header;
-        let point =
-            resume_point(header, &frame.payload).map_err(|error| frames.corrupt(at, error))?;
-        if let Some((position, restart)) = point {
-            if header.kind == FrameKind::Commit && header.tx < first.base {
-                last = position;
-            }
-            if restart >= first.base {
-                break;
-            }
-        } else if header.kind == FrameKind::Restart {
-            break;
+        match decides(frames, first, &frame, &mut last)? {
+            true => return Ok(last),
+            false => at = frames.after(&frame.header),
         }
-        at = frames.after(header);
     }
-    Ok(last)
+    let mut ahead = frames.verifying();
+    let stop = newest.base + u64::from(frames.id().segment_bytes);
+    loop {
+        match ahead.frame(at, stop) {
+            Ok(Some(frame)) if !decides(&ahead, first, &frame, &mut last)? => {
+                at = ahead.after(&frame.header);
+            }
+            Err(error) if error.kind == LogErrorKind::Io => return Err(error),
+            // Nothing was written here, or not all of it.
+            Ok(_) | Err(_) => return Ok(last),
+        }
+    }
+}
+
+/// Takes one frame's word on what the oldest position is; true if no later one can change it.
+fn decides(
+    frames: &FrameReader,
+    first: &SegmentMeta,
+    frame: &Frame,
+    last: &mut Position,
+) -> Result<bool, LogError> {
+    let header = &frame.header;
+    let point = resume_point(header, &frame.payload)
+        .map_err(|error| frames.corrupt(header.lsn, error))?;
+    let Some((position, restart)) = point else {
+        return Ok(header.kind == FrameKind::Restart);
+    };
+    if header.kind == FrameKind::Commit && header.tx < first.base {
+        *last = position;
+    }
+    Ok(restart >= first.base)
 }

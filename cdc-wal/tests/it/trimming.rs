@@ -136,3 +136,39 @@ fn a_control_file_that_says_nothing_is_told_until_a_writer_mends_it() {
     let events = drain(&mut open().unwrap(), BatchLimit::default()).unwrap();
     assert_eq!(events.len(), 1);
 }
+
+/// After a power cut its end may be that of an earlier time. An operator's order is checked by a look
+/// before the log is opened: what the look says holds when it is.
+#[test]
+fn a_look_with_an_old_control_file_reaches_back_no_further_than_the_log_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = || LogConfig {
+        retain_bytes: 0,
+        ..config(dir.path())
+    };
+    let log = Log::open(settings()).unwrap();
+    let relation = relation();
+    let text = "x".repeat(10_000);
+    let mut long = log.begin(1);
+    for _ in 0..10 {
+        long.insert(&relation, &row(1, &text, "1")).unwrap();
+    }
+    let mut between = log.begin(2);
+    between.insert(&relation, &row(2, "y", "1")).unwrap();
+    let between = between.commit().unwrap();
+    log.flush().unwrap();
+    let control = dir.path().join("control");
+    let old = std::fs::read(&control).unwrap();
+    let end = long.commit().unwrap();
+    assert!(log.trim().unwrap() > 0, "the segment where it began is gone");
+    drop(log);
+    std::fs::write(&control, old).unwrap();
+
+    let open = |start| WalTail::open(StdStorage::shared(), dir.path(), start, clock());
+    let look = open(StartAt::Earliest).unwrap().end();
+    let refused = open(StartAt::After(between)).unwrap_err();
+    let log = Log::open(settings()).unwrap();
+    assert_eq!(log.oldest().unwrap(), end);
+    assert_eq!(look, end, "the look says the same");
+    assert!(matches!(refused.kind, LogErrorKind::Refused(_)), "{refused}");
+}
