@@ -45,6 +45,9 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Address space of a test with a fault in it, in KiB: one that eats memory must not take the
 /// machine with it.
 const MEMORY_KIB: u64 = 12 << 20;
+/// What the page says of a fault that no layer saw, and of one that no layer was shown.
+const NOTHING: &str = "**nothing**";
+const NOT_TRIED: &str = "not tried";
 /// Where the results stand.
 const TABLE: &str = "docs/seeded-bugs.md";
 
@@ -140,12 +143,16 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         results.len(),
         bugs.len() - results.len()
     );
+    let all_seen = seen == results.len();
     if options.write {
         let path = crate::root().join(TABLE);
-        let text = table(&bugs, &results);
+        let page = fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
+        let mut all = earlier(&page, &bugs);
+        all.extend(results);
+        let text = table(&bugs, &all);
         fs::write(&path, text).context(|| format!("write {}", path.display()))?;
     }
-    Ok(if seen == results.len() {
+    Ok(if all_seen {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -161,15 +168,48 @@ pub fn stale(root: &Path, bugs: &[Bug]) -> Vec<String> {
     moved.map(|bug| bug.name.clone()).collect()
 }
 
+/// The outcomes that a page has, of faults that are still in the list as they were.
+fn earlier(page: &str, bugs: &[Bug]) -> BTreeMap<String, Outcome> {
+    let mut outcomes = BTreeMap::new();
+    for line in page.lines() {
+        let row = line
+            .strip_prefix("| `")
+            .and_then(|row| row.strip_suffix(" |"));
+        let mut cells = row.into_iter().flat_map(|row| row.splitn(5, " | "));
+        let (Some(name), Some(what), Some(file), Some(layer), Some(by)) = (
+            cells.next(),
+            cells.next(),
+            cells.next(),
+            cells.next(),
+            cells.next(),
+        ) else {
+            continue;
+        };
+        let bug = bugs.iter().find(|bug| {
+            name.strip_suffix('`') == Some(&bug.name)
+                && what == bug.what
+                && file.trim_matches('`') == bug.file
+        });
+        if let Some(bug) = bug.filter(|_| layer != NOT_TRIED) {
+            let outcome = Outcome {
+                layer: (layer != NOTHING).then(|| layer.to_owned()),
+                by: by.to_owned(),
+            };
+            outcomes.insert(bug.name.clone(), outcome);
+        }
+    }
+    outcomes
+}
+
 /// The page with the results.
 fn table(bugs: &[Bug], results: &BTreeMap<String, Outcome>) -> String {
     let mut layers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut rows = String::new();
     for bug in bugs {
         let (layer, by) = match results.get(&bug.name) {
-            None => ("not tried", ""),
+            None => (NOT_TRIED, ""),
             Some(outcome) => (
-                outcome.layer.as_deref().unwrap_or("**nothing**"),
+                outcome.layer.as_deref().unwrap_or(NOTHING),
                 outcome.by.as_str(),
             ),
         };
@@ -189,7 +229,7 @@ fn table(bugs: &[Bug], results: &BTreeMap<String, Outcome>) -> String {
         "# Seeded bugs\n\n\
          Deliberate faults in the code that keeps the promise (`xtask/seeded-bugs.txt`), each put alone into a copy of the workspace, and the first\n\
          layer of tests that sees it: {SCHEDULES} schedules of the simulator, then the unit and integration tests of the crate, then the models of threads. A fault that nothing sees is a\n\
-         missing test. This page is written by `cargo xtask seeded-bugs --write`; `--check` says whether every fault still applies.\n\n\
+         missing test. This page is written by `cargo xtask seeded-bugs --write`; `--check` says whether every fault still applies. What a call does not try keeps the row of an earlier one.\n\n\
          {} faults. {}.\n\n\
          | Fault | What is wrong then | Where | Layer | Seen by |\n|---|---|---|---|---|\n{rows}",
         bugs.len(),
@@ -599,6 +639,36 @@ mod tests {
             assert!(!bug.find.is_empty() && bug.find != bug.with, "{}", bug.name);
             assert!(bugs[..at].iter().all(|other| other.name != bug.name));
         }
+    }
+
+    #[test]
+    fn a_page_keeps_the_rows_of_what_is_not_tried_again() {
+        let bug = |name: &str, what: &str| Bug {
+            name: name.into(),
+            what: what.into(),
+            file: "a/b.rs".into(),
+            ..Bug::default()
+        };
+        let bugs = [
+            bug("one", "it breaks"),
+            bug("two", "so"),
+            bug("three", "new"),
+        ];
+        let outcome = |layer: Option<&str>, by: &str| Outcome {
+            layer: layer.map(str::to_owned),
+            by: by.into(),
+        };
+        let results = BTreeMap::from([
+            (
+                "one".to_owned(),
+                outcome(Some("simulator"), "seed 1: a | b"),
+            ),
+            ("two".to_owned(), outcome(None, "")),
+        ]);
+        let page = table(&bugs, &results);
+        assert_eq!(earlier(&page, &bugs), results);
+        let changed = [bug("one", "it breaks elsewhere"), bug("two", "so")];
+        assert_eq!(earlier(&page, &changed).len(), 1, "another fault by now");
     }
 
     #[test]

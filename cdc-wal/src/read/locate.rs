@@ -3,10 +3,10 @@
 use cdc_core::{Position, TokenRefusal};
 
 use super::frames::{Frame, FrameReader};
-use crate::{LogError, LogErrorKind};
 use crate::format::HEADER_BYTES;
 use crate::format::frame::{CommitRecord, FrameHeader, FrameKind, Heartbeat};
 use crate::log::state::SegmentMeta;
+use crate::{LogError, LogErrorKind};
 
 /// The position a frame brings the log to, and where to begin reading to resume there.
 pub(crate) fn resume_point(
@@ -132,8 +132,8 @@ fn decides(
     last: &mut Position,
 ) -> Result<bool, LogError> {
     let header = &frame.header;
-    let point = resume_point(header, &frame.payload)
-        .map_err(|error| frames.corrupt(header.lsn, error))?;
+    let point =
+        resume_point(header, &frame.payload).map_err(|error| frames.corrupt(header.lsn, error))?;
     let Some((position, restart)) = point else {
         return Ok(header.kind == FrameKind::Restart);
     };

@@ -160,7 +160,10 @@ fn a_look_with_an_old_control_file_reaches_back_no_further_than_the_log_does() {
     let control = dir.path().join("control");
     let old = std::fs::read(&control).unwrap();
     let end = long.commit().unwrap();
-    assert!(log.trim().unwrap() > 0, "the segment where it began is gone");
+    assert!(
+        log.trim().unwrap() > 0,
+        "the segment where it began is gone"
+    );
     drop(log);
     std::fs::write(&control, old).unwrap();
 
@@ -170,5 +173,8 @@ fn a_look_with_an_old_control_file_reaches_back_no_further_than_the_log_does() {
     let log = Log::open(settings()).unwrap();
     assert_eq!(log.oldest().unwrap(), end);
     assert_eq!(look, end, "the look says the same");
-    assert!(matches!(refused.kind, LogErrorKind::Refused(_)), "{refused}");
+    assert!(
+        matches!(refused.kind, LogErrorKind::Refused(_)),
+        "{refused}"
+    );
 }
