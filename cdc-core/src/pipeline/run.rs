@@ -109,6 +109,8 @@ pub(super) struct Running {
 
     /// The position of the stored checkpoint.
     pub(super) stored: Position,
+    /// What of it the session's tail was told. What holds the log for this lane may stand further back.
+    pub(super) told: Position,
     /// The emitter's state at the last durable mark.
     pub(super) state: Bytes,
     /// How far that state reaches. A redrive's marks are of old events, and take nothing back.
@@ -174,6 +176,7 @@ impl Running {
             highest: 0,
             shown_requests: 0,
             stored: config.start,
+            told: Position::ZERO,
             state: Bytes::new(),
             marked: Position::ZERO,
             state_changed: false,

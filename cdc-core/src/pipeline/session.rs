@@ -39,6 +39,7 @@ impl Running {
     {
         self.due = self.clock.elapsed() + self.config.checkpoint_interval;
         self.ending = None;
+        self.told = Position::ZERO;
         self.show();
         loop {
             let goes_on = poll_fn(|cx| Poll::Ready(self.drive(cx))).await?;
@@ -560,6 +561,8 @@ impl Running {
         O: FnMut(Position) -> Result<S, SourceError> + Send,
         S: WalSource,
     {
+        // Whatever comes of it, what holds the log for this lane may have gone back.
+        self.told = Position::ZERO;
         if let Err(cause) = open(to) {
             return Ok(Err(cause));
         }
@@ -583,20 +586,24 @@ impl Running {
         !self.state.is_empty() && self.marked > self.window.position()
     }
 
-    /// Stores the position if it changed, then tells the log.
+    /// Stores the position if it changed, then tells the log, if it does not know.
     async fn checkpoint<S: WalSource>(&mut self, tail: &mut S) -> Result<(), LaneError> {
         self.due = self.clock.elapsed() + self.config.checkpoint_interval;
-        if self.window.position() == self.stored && !self.state_changed {
-            return Ok(());
+        let changed = self.window.position() != self.stored || self.state_changed;
+        if changed && !self.is_hindered() {
+            self.store_checkpoint()?;
         }
-        if self.is_hindered() {
-            return Ok(());
+        if self.told < self.stored {
+            // Also what was stored elsewhere, or in an earlier life: a log that is full gives nothing more until
+            // it is told, so the position would never change.
+            tail.confirm(self.stored)
+                .await
+                .map_err(|cause| self.source_error(cause))?;
+            self.told = self.stored;
+            if changed {
+                crash::point("confirmed");
+            }
         }
-        self.store_checkpoint()?;
-        tail.confirm(self.stored)
-            .await
-            .map_err(|cause| self.source_error(cause))?;
-        crash::point("confirmed");
         Ok(())
     }
 

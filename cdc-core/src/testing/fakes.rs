@@ -24,6 +24,7 @@ pub struct MemoryLog {
     batches: Arc<Mutex<Vec<EventBatch>>>,
     added: Arc<tokio::sync::Notify>,
     closed: Arc<Mutex<bool>>,
+    confirmed: Arc<Mutex<Position>>,
 }
 
 impl MemoryLog {
@@ -34,7 +35,13 @@ impl MemoryLog {
             batches: Arc::default(),
             added: Arc::default(),
             closed: Arc::default(),
+            confirmed: Arc::default(),
         }
+    }
+
+    /// The furthest that was confirmed to any of its tails.
+    pub fn confirmed(&self) -> Position {
+        *locked(&self.confirmed)
     }
 
     /// Appends a batch.
@@ -110,6 +117,8 @@ impl WalSource for MemoryTail {
 
     async fn confirm(&mut self, up_to: Position) -> Result<(), SourceError> {
         self.confirmed = self.confirmed.max(up_to);
+        let mut furthest = locked(&self.log.confirmed);
+        *furthest = up_to.max(*furthest);
         Ok(())
     }
 }

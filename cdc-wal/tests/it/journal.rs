@@ -1,9 +1,15 @@
 //! The journal of a foreign source.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use cdc_core::pipeline::{Lane, LaneConfig, LaneControl, LaneEnd, Shutdown, Watermark};
+use cdc_core::testing::fakes::{MemoryCheckpoints, MemoryDlq, ScriptedEmitter};
 use cdc_core::testing::{Syncs, SyncsDisk, source, transaction};
-use cdc_core::{BatchLimit, EventBatch, Journal, Lineage, Lsn, Position, SourceInfo, SourceKind};
+use cdc_core::{
+    BatchLimit, BoxEmitter, ChangeEvent, Checkpoint, CheckpointStore, EventBatch, Journal, Lineage,
+    Lsn, Position, SourceInfo, SourceKind,
+};
 use cdc_wal::lane::LaneTails;
 use cdc_wal::{FileJournal, JournalConfig, LogError, LogErrorKind, StartAt};
 
@@ -17,7 +23,7 @@ fn config(dir: &std::path::Path) -> JournalConfig {
     }
 }
 
-fn events(journal: &FileJournal) -> Vec<cdc_core::ChangeEvent> {
+fn events(journal: &FileJournal) -> Vec<ChangeEvent> {
     let mut tail = journal
         .tail(StartAt::Earliest, clock())
         .expect("a healthy journal");
@@ -245,6 +251,75 @@ fn a_sync_beside_that_fails_shows_at_a_later_call_and_nothing_is_said_to_be_dura
     journal.append(&transaction(10, 0, 9)).unwrap();
     assert_eq!(journal.flush().unwrap(), Position::end_of(Lsn(10)));
     assert_eq!(events(&journal).len(), 9);
+}
+
+/// Runs a lane that has done everything up to `at` over its journal for a while.
+async fn run_a_lane(tails: &LaneTails, at: Position) {
+    let checkpoints = Arc::new(MemoryCheckpoints::default());
+    let checkpoint = Checkpoint {
+        lineage: source().lineage,
+        position: at,
+        state: bytes::Bytes::new(),
+        stored_micros: 0,
+    };
+    let stored = checkpoints.reset("hook", Some(&checkpoint));
+    stored.expect("a store in memory");
+    let tails = tails.clone();
+    let (trigger, shutdown) = Shutdown::new();
+    let (_control, control) = LaneControl::new();
+    let lane = Lane {
+        config: LaneConfig::new("hook", source().lineage, Position::ZERO),
+        open: move |after| Ok(tails.open("hook", after, clock())?),
+        filter: Box::new(|_: &ChangeEvent| true),
+        transforms: Vec::new(),
+        emitter: BoxEmitter::new(ScriptedEmitter::default()),
+        dlq: Arc::new(Mutex::new(MemoryDlq::default())),
+        checkpoints,
+        watermark: Watermark::new().register("hook", Some(at)),
+        clock: clock(),
+        metrics: Arc::default(),
+        control,
+        shutdown,
+    };
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        trigger.trigger();
+    };
+    let (end, ()) = tokio::join!(lane.run(), stop);
+    assert_eq!(end.expect("a healthy lane"), LaneEnd::Drained);
+}
+
+/// What held it may have been written down further back than the lane is: an operator moved the emitter past
+/// what filled the journal, or the process died before it was said.
+#[tokio::test(start_paused = true)]
+async fn a_full_journal_hears_of_a_lane_that_starts_at_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || JournalConfig {
+        retain_bytes: 0,
+        retain_bytes_max: Some(512 << 10),
+        ..config(dir.path())
+    };
+    let mut journal = FileJournal::open(config(), &source()).unwrap();
+    let begin = journal.log().oldest().unwrap();
+    LaneTails::new(journal.log().clone())
+        .hold([("hook", begin)])
+        .unwrap();
+    let mut commit = 0;
+    while !journal.is_full() {
+        commit += 1;
+        journal.append(&transaction(commit, 0, 100)).unwrap();
+        assert!(commit < 10_000, "it never fills");
+    }
+    journal.flush().unwrap();
+    drop(journal);
+    let mut journal = FileJournal::open(config(), &source()).unwrap();
+    let end = journal.end();
+    let tails = LaneTails::new(journal.log().clone());
+    tails.hold([("hook", end)]).unwrap();
+    journal.confirm(end).unwrap();
+    assert!(journal.is_full(), "for the lane");
+    run_a_lane(&tails, end).await;
+    assert!(!journal.is_full(), "nobody needs anything");
 }
 
 /// Appends transactions of ten events up to a position of the source.

@@ -75,6 +75,27 @@ async fn a_lane_moved_back_delivers_again_and_one_moved_on_skips() {
     assert_eq!(rig.stored(), Position::end_of(Lsn(8)));
 }
 
+/// A journal that is full takes in nothing more before it hears that a lane needs less.
+#[tokio::test(start_paused = true)]
+async fn a_log_is_told_where_a_lane_was_moved_though_nothing_comes_behind() {
+    let rig = Rig::new();
+    rig.emitter
+        .state()
+        .script
+        .extend(std::iter::repeat_n(DOWN, 100));
+    rig.log.push(transaction(1, 1, 5));
+    let end = Position::end_of(Lsn(1));
+    let ((), stopped) = with_lane(&rig, async |control| {
+        second().await;
+        assert_eq!(rig.log.confirmed(), Position::ZERO);
+        control.seek(end).await.unwrap().unwrap();
+        second().await;
+        assert_eq!(rig.log.confirmed(), end);
+    })
+    .await;
+    stopped.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lane_can_be_moved_past_what_its_destination_refuses() {
     let rig = Rig::new();
