@@ -43,6 +43,7 @@ pub trait Journal: Send {
     /// As for [`append`](Self::append).
     fn confirm(&mut self, up_to: Position) -> Result<(), SourceError>;
 
-    /// True while appending more would exceed the journal's bound; the source is held back then.
+    /// True while appending more would exceed the journal's bound and something else than the source can
+    /// make room; the source is held back then.
     fn is_full(&self) -> bool;
 }

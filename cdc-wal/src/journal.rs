@@ -34,7 +34,8 @@ pub struct JournalConfig {
     pub retain_bytes: u64,
     /// See [`LogConfig::retain_age`].
     pub retain_age: Option<std::time::Duration>,
-    /// Bytes the journal may grow to when a cursor holds it; default no bound.
+    /// Bytes the journal may grow to when a cursor holds it; default no bound. A transaction that is larger
+    /// goes beyond it.
     pub retain_bytes_max: Option<u64>,
     /// What happens there; default [`OnLimit::Hold`]: [`Journal::is_full`] is true.
     pub on_limit: OnLimit,
@@ -288,7 +289,9 @@ impl Journal for FileJournal {
         Ok(self.log.confirm(PIPELINE_CURSOR, up_to)?)
     }
 
+    /// Not while all that is committed is confirmed and only the transaction under way holds the journal:
+    /// nothing makes room before it is whole.
     fn is_full(&self) -> bool {
-        self.log.is_full()
+        self.log.is_full() && (self.partial.is_none() || self.log.is_awaited())
     }
 }

@@ -385,6 +385,11 @@ impl Log {
         let state = self.shared().lock();
         retention::is_full(self.shared(), &state)
     }
+
+    /// True while a cursor has not confirmed all that is committed.
+    pub(crate) fn is_awaited(&self) -> bool {
+        retention::is_awaited(&self.shared().lock())
+    }
 }
 
 impl Drop for Handle {

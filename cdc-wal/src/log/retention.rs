@@ -16,14 +16,19 @@ use crate::segment::{self, file_name};
 use crate::threads::MutexGuard;
 use crate::{LogError, LogErrorKind};
 
-/// LSN a reader that resumes after `position` may need, at the granularity of segments: never
-/// more than what it really needs.
-fn need(state: &State, position: Position) -> u64 {
-    let target = if position.is_transaction_end() {
+/// The last position at or before this one that ends a whole transaction.
+fn whole(position: Position) -> Position {
+    if position.is_transaction_end() {
         position
     } else {
         Position::before(position.commit)
-    };
+    }
+}
+
+/// LSN a reader that resumes after `position` may need, at the granularity of segments: never
+/// more than what it really needs.
+fn need(state: &State, position: Position) -> u64 {
+    let target = whole(position);
     if target >= state.last {
         return state.restart(state.next);
     }
@@ -103,6 +108,12 @@ pub(crate) fn is_full(shared: &Shared, state: &State) -> bool {
     // `retain_bytes` alone never fills the log: it gives way.
     let held = held_from(state).max(oldest_base(state));
     shared.config.on_limit == OnLimit::Hold && state.next.saturating_sub(held) >= max
+}
+
+/// True while a cursor has not confirmed all that is committed: what it holds may become free.
+pub(crate) fn is_awaited(state: &State) -> bool {
+    let mut cursors = state.cursors.entries.values();
+    cursors.any(|cursor| !cursor.invalidated && whole(cursor.position) < state.last)
 }
 
 pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {

@@ -253,6 +253,38 @@ fn a_sync_beside_that_fails_shows_at_a_later_call_and_nothing_is_said_to_be_dura
     assert_eq!(events(&journal).len(), 9);
 }
 
+#[test]
+fn a_transaction_larger_than_the_journal_may_grow_is_taken_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = JournalConfig {
+        retain_bytes: 0,
+        retain_bytes_max: Some(512 << 10),
+        ..config(dir.path())
+    };
+    let mut journal = FileJournal::open(config, &source()).unwrap();
+    journal.append(&transaction(1, 0, 10)).unwrap();
+    let large = transaction(2, 10, 30_000);
+    let mut given = 0;
+    // The source is held back for an emitter that has not even what was before.
+    while !journal.is_full() {
+        journal.append(&large.slice(given..given + 100)).unwrap();
+        given += 100;
+    }
+    assert!(given < large.len() / 2, "{given}");
+    journal.confirm(Position::end_of(Lsn(1))).unwrap();
+    // Nobody has anything to confirm: without the rest there is never room.
+    while given < large.len() {
+        assert!(!journal.is_full(), "waits for itself behind {given} events");
+        journal.append(&large.slice(given..given + 100)).unwrap();
+        given += 100;
+    }
+    assert_eq!(journal.end(), Position::end_of(Lsn(2)));
+    assert!(journal.is_full(), "now an emitter has something to do");
+    assert_eq!(events(&journal)[10..], *large.events());
+    journal.confirm(journal.end()).unwrap();
+    assert!(!journal.is_full());
+}
+
 /// Runs a lane that has done everything up to `at` over its journal for a while.
 async fn run_a_lane(tails: &LaneTails, at: Position) {
     let checkpoints = Arc::new(MemoryCheckpoints::default());
