@@ -366,12 +366,16 @@ impl Running {
                         response: cause.response,
                     }));
                 }
-                FailureAction::Retry { floor } if attempt < ATTEMPTS_MAX => {
+                FailureAction::Retry { floor }
+                    if attempt < ATTEMPTS_MAX && floor <= self.config.retry.cap =>
+                {
                     let wait = self.backoff.wait_after(attempt - 1, floor);
                     if !self.wait(wait).await {
                         return Ok(Redriven::Interrupted);
                     }
                 }
+                // One that asks for longer may ask for an hour, each time: who redrives waits for the answer, and
+                // no other order is heard meanwhile.
                 FailureAction::Retry { .. } | FailureAction::Probe => {
                     return Ok(Redriven::Unwell(cause));
                 }

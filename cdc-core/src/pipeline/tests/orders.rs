@@ -96,6 +96,35 @@ async fn a_log_is_told_where_a_lane_was_moved_though_nothing_comes_behind() {
     stopped.unwrap();
 }
 
+/// Whoever redrives waits for the answer, and the lane hears no other order meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_ends_when_its_destination_asks_to_be_left_alone_for_long() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 0));
+    rig.log.push(transaction(1, 1, 2));
+    let ((), end) = with_lane(&rig, async |control| {
+        second().await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+        let later = |seconds| EmitErrorKind::EndpointRetry {
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        rig.emitter.state().poison.clear();
+        let long = Answer::Fail(later(3600), Some(429));
+        rig.emitter.state().script.push_back(long);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.failed), (0, 0));
+        assert!(report.stopped.is_some(), "{report:?}");
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+        // A wish as short as the lane's own waits is waited for.
+        let short = Answer::Fail(later(5), Some(429));
+        rig.emitter.state().script.push_back(short);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (1, None));
+    })
+    .await;
+    end.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lane_can_be_moved_past_what_its_destination_refuses() {
     let rig = Rig::new();
