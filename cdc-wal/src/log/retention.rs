@@ -170,18 +170,20 @@ pub(crate) fn trim(shared: &Shared) -> Result<usize, LogError> {
     }
 }
 
-/// Invalidates the cursors that hold back more than they may; true if there were any.
+/// Invalidates the cursors that hold back more than they may; true if there were any. What an open
+/// transaction holds is held with or without them.
 fn invalidate(shared: &Shared, state: &mut State) -> bool {
     let (Some(max), OnLimit::Invalidate) = (shared.config.retain_bytes_max, shared.config.on_limit)
     else {
         return false;
     };
-    let from = limit_from(shared, state, max);
+    let from = shared.id.base(limit_from(shared, state, max));
+    let from = from.min(state.restart(state.next));
     let over: Vec<String> = state
         .cursors
         .entries
         .iter()
-        .filter(|(_, c)| !c.invalidated && need(state, c.position) < shared.id.base(from))
+        .filter(|(_, c)| !c.invalidated && need(state, c.position) < from)
         .map(|(name, _)| name.clone())
         .collect();
     for name in &over {

@@ -274,6 +274,37 @@ async fn a_cursor_over_the_limit_holds_the_writer_or_is_invalidated_as_configure
     }
 }
 
+/// Nothing would be free without the cursor either.
+#[tokio::test]
+async fn a_cursor_that_has_everything_is_not_invalidated_for_an_open_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        retain_bytes: 0,
+        retain_bytes_max: Some(256 << 10),
+        on_limit: OnLimit::Invalidate,
+        ..config(dir.path())
+    })
+    .unwrap();
+    let mut tail = log.tail_cursor("fast", StartAt::Earliest, clock()).unwrap();
+    let mut open = log.begin(1);
+    for _ in 0..100 {
+        let large = row(1, &"x".repeat(1000), "1");
+        open.insert(&relation(), &large).unwrap();
+    }
+    for id in 2..600 {
+        let last = commit(&log, id, &"x".repeat(1000));
+        let events = drain(&mut tail, BatchLimit::default()).unwrap();
+        assert_eq!(events.last().unwrap().position.commit, last.commit);
+        tail.confirm(last).await.unwrap();
+        log.trim().unwrap();
+    }
+    assert!(log.retained_bytes() > 512 << 10, "it is held");
+    assert!(!log.cursors()["fast"].invalidated);
+    open.abort().unwrap();
+    log.trim().unwrap();
+    assert!(log.retained_bytes() <= 128 << 10, "for that one alone");
+}
+
 #[tokio::test]
 async fn on_an_interval_what_is_committed_becomes_durable_by_itself() {
     let dir = tempfile::tempdir().unwrap();
