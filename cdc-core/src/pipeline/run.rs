@@ -263,7 +263,11 @@ impl Running {
             let mut tail =
                 open(self.window.position()).map_err(|cause| self.source_error(cause))?;
             self.well();
-            match self.session(&mut tail, open).await? {
+            let ended = self.session(&mut tail, open).await;
+            if ended.is_err() {
+                self.store_done();
+            }
+            match ended? {
                 SessionEnd::Lane(end) => return Ok(end),
                 SessionEnd::Rewind => {
                     checkpoint = self.load()?;
@@ -501,6 +505,17 @@ impl Running {
         self.metrics.checkpointed(checkpoint.stored_micros);
         self.watermark.advance(checkpoint.position);
         Ok(())
+    }
+
+    /// The lane halts: what it has done need not come again with each start that halts for the same reason.
+    fn store_done(&mut self) {
+        if self.window.position() <= self.stored || self.is_hindered() {
+            return;
+        }
+        if let Err(error) = self.store_checkpoint() {
+            // Why the lane halts is said anyhow; this may be the same.
+            warn!(emitter = %self.config.name, %error, "what was delivered last is not stored, and comes again");
+        }
     }
 
     pub(super) fn checkpoint_at(&self, position: Position) -> Checkpoint {

@@ -390,3 +390,20 @@ async fn a_shutdown_does_not_wait_for_a_consumer_that_fetches_when_it_likes() {
         assert_eq!(rig.stored(), Position::ZERO);
     }
 }
+
+/// A supervisor starts it again and again.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_halts_stores_what_it_has_done() {
+    let rig = Rig {
+        on_dead_key: OnDeadKey::Stop,
+        ..Rig::new()
+    };
+    rig.log.push(transaction(1, 1, 5));
+    rig.emitter.state().poison.push(at(1, 3));
+    for _ in 0..3 {
+        let end = rig.finish().await;
+        assert!(matches!(end, Err(LaneError::DeadKey { .. })), "{end:?}");
+        assert_eq!(rig.stored(), at(1, 2));
+    }
+    assert_eq!(rig.emitter.taken(), all(1..2, 3), "nothing comes again");
+}
