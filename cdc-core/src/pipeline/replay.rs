@@ -149,15 +149,12 @@ where
         };
         let end = lane.run().await?;
         let counts = self.metrics.counts();
-        let failures = {
-            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut refused.named)
-        };
+        let refused = std::mem::take(&mut *refused.lock().unwrap_or_else(PoisonError::into_inner));
         info!(
             emitter = %name,
             delivered = counts.delivered,
-            failed = counts.dead_lettered,
-            held_back = counts.parked,
+            failed = refused.failed,
+            held_back = refused.held_back,
             "replay ended"
         );
         Ok(ReplayReport {
@@ -166,9 +163,9 @@ where
             read: counts.read,
             filtered: counts.filtered,
             delivered: counts.delivered,
-            failed: counts.dead_lettered,
-            held_back: counts.parked,
-            failures,
+            failed: refused.failed,
+            held_back: refused.held_back,
+            failures: refused.named,
         })
     }
 }
@@ -176,7 +173,10 @@ where
 /// Stands in for the dead letter queue: remembers that events failed, never the events.
 #[derive(Debug, Default)]
 struct Refused {
+    /// Each counts once, as what it was first: after a loss of the emitter's they are read again.
     seen: HashSet<EventId>,
+    failed: u64,
+    held_back: u64,
     named: Vec<ReplayFailure>,
 }
 
@@ -194,8 +194,12 @@ impl DeadLetterQueue for Refused {
                 });
             }
             self.seen.insert(id);
-            if letter.state == LetterState::Pending && self.named.len() < REPLAY_FAILURES_NAMED_MAX
-            {
+            if letter.state != LetterState::Pending {
+                self.held_back += 1;
+                continue;
+            }
+            self.failed += 1;
+            if self.named.len() < REPLAY_FAILURES_NAMED_MAX {
                 self.named.push(ReplayFailure {
                     id,
                     position: letter.event.position,
@@ -279,7 +283,7 @@ mod tests {
         let known = known.map(|commit| EventId::new(&lineage, Position::new(commit, 0)));
         let mut refused = Refused {
             seen: known.collect(),
-            named: Vec::new(),
+            ..Refused::default()
         };
         refused.append(&[letter(1)]).unwrap();
         let cause = refused.append(&[letter(1_000_001)]).unwrap_err();

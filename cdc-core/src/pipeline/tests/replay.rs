@@ -130,3 +130,29 @@ async fn what_waits_in_a_replay_waits_also_after_its_emitter_lost_something() {
     );
     assert_eq!((report.failed, report.held_back), (1, 1));
 }
+
+/// What is done is read again, too, when something before it is lost.
+#[tokio::test(start_paused = true)]
+async fn what_fails_in_a_replay_counts_once_though_it_is_read_again() {
+    for on_dead_key in [OnDeadKey::Park, OnDeadKey::Pass] {
+        let mut rig = Rig::new();
+        rig.on_dead_key = on_dead_key;
+        let end = Position::end_of(Lsn(1));
+        let events = vec![insert(1, 0, 8), insert(1, 1, 7)];
+        rig.log.push(EventBatch::new(source(), events, end));
+        let again = ScriptedEmitter::default();
+        again.state().poison.push(at(1, 1));
+        again.state().accept_until = Some(Position::ZERO);
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            again.state().lose = Some(EmitErrorKind::EndpointRetry { retry_after: None });
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            again.state().accept_until = Some(Position::MAX);
+        };
+        let (report, ()) = tokio::join!(rig.replay(&again, Position::ZERO, end), later);
+        let report = report.unwrap();
+        assert_eq!(again.taken(), [at(1, 0), at(1, 0)], "{on_dead_key:?}");
+        let counts = (report.delivered, report.failed, report.held_back);
+        assert_eq!(counts, (1, 1, 0), "{on_dead_key:?}");
+    }
+}
