@@ -10,6 +10,7 @@ mod consumer;
 mod dlq;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod lines;
 mod metrics;
 mod pull;
 mod query;

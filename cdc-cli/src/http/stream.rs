@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cdc_core::envelope::{Encoder, json_string};
+use cdc_core::envelope::Encoder;
 use cdc_core::pipeline::Shutdown;
 use cdc_core::{
-    BatchLimit, ChangeEvent, EventId, Filter as _, Position, ResumeToken, SourceInfo,
-    WalSource as _,
+    BatchLimit, ChangeEvent, Filter as _, Position, ResumeToken, SourceInfo, WalSource as _,
 };
 use cdc_filter::EventFilter;
 use cdc_wal::{StartAt, WalTail};
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, HeaderMap};
+use hyper::header::HeaderMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::consumer;
+use super::lines::{Form, Item, Lines, document};
 use super::pull::{Cursor, PullHandle};
 use super::query::{Begin, Query};
 use super::reply::{self, Answer, Refusal};
@@ -40,21 +40,9 @@ const POLL_EVENTS_MAX: usize = 10_000;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How soon an idle stream says how far the log has moved without events for it.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// What a browser waits before it connects again, in milliseconds.
-const RECONNECT_MILLIS: u32 = 1000;
 
 /// Parameters that choose events of the log.
 const FILTERS: [&str; 4] = ["schema", "table", "operation", "where"];
-
-/// One thing a reader is given.
-enum Item {
-    Event(ChangeEvent),
-    /// An event that could not be changed as configured. Named, never skipped in silence.
-    Failed {
-        position: Position,
-        message: String,
-    },
-}
 
 /// What one look gave.
 struct Fed {
@@ -264,164 +252,6 @@ fn changed(surface: &Surface, event: ChangeEvent) -> Option<Item> {
     }
 }
 
-/// How events stand in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Sse,
-    Ndjson,
-}
-
-impl Form {
-    /// What the client takes.
-    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let mut any = false;
-        for value in headers.get_all(ACCEPT) {
-            for part in value.to_str().unwrap_or_default().split(',') {
-                let kind = part.split(';').next().unwrap_or_default().trim();
-                match kind.to_ascii_lowercase().as_str() {
-                    "text/event-stream" | "text/*" | "*/*" => return Ok(Self::Sse),
-                    "application/x-ndjson"
-                    | "application/ndjson"
-                    | "application/jsonl"
-                    | "application/*" => return Ok(Self::Ndjson),
-                    _ => any = true,
-                }
-            }
-        }
-        if !any {
-            return Ok(Self::Sse);
-        }
-        Err(Refusal::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "not_acceptable",
-            "stream events: there are text/event-stream and application/x-ndjson",
-        ))
-    }
-
-    const fn content_type(self) -> &'static str {
-        match self {
-            Self::Sse => "text/event-stream",
-            Self::Ndjson => "application/x-ndjson",
-        }
-    }
-}
-
-/// Writes items as a stream has them.
-struct Lines {
-    form: Form,
-    encoder: Encoder,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    fn new(form: Form, encoder: Encoder) -> Self {
-        let mut buffer = Vec::new();
-        if form == Form::Sse {
-            buffer.extend_from_slice(format!("retry: {RECONNECT_MILLIS}\n\n").as_bytes());
-        }
-        Self {
-            form,
-            encoder,
-            buffer,
-        }
-    }
-
-    fn id(&mut self, source: &SourceInfo, position: Position) {
-        let token = ResumeToken::new(source.lineage, position);
-        self.buffer
-            .extend_from_slice(format!("id: {token}\n").as_bytes());
-    }
-
-    fn item(&mut self, source: &SourceInfo, item: &Item) {
-        let event = match item {
-            Item::Event(event) => event,
-            Item::Failed { position, message } => {
-                return self.failed(source, *position, "transform", message);
-            }
-        };
-        let start = self.buffer.len();
-        if self.form == Form::Sse {
-            self.id(source, event.position);
-            self.buffer.extend_from_slice(b"data: ");
-        }
-        if let Err(error) = self.encoder.encode(source, event, &mut self.buffer) {
-            self.buffer.truncate(start);
-            return self.failed(source, event.position, "encode", &error.to_string());
-        }
-        self.buffer.push(b'\n');
-        if self.form == Form::Sse {
-            self.buffer.push(b'\n');
-        }
-    }
-
-    /// An event that cannot be given: named, in the stream.
-    fn failed(&mut self, source: &SourceInfo, position: Position, stage: &str, message: &str) {
-        let mut error = Vec::new();
-        failed_json(&mut error, source, position, stage, message);
-        match self.form {
-            Form::Sse => {
-                self.id(source, position);
-                self.named("cdc-error", &error);
-            }
-            Form::Ndjson => {
-                self.buffer.extend_from_slice(&error);
-                self.buffer.push(b'\n');
-            }
-        }
-    }
-
-    fn named(&mut self, event: &str, data: &[u8]) {
-        self.buffer
-            .extend_from_slice(format!("event: {event}\ndata: ").as_bytes());
-        self.buffer.extend_from_slice(data);
-        self.buffer.extend_from_slice(b"\n\n");
-    }
-
-    /// Says how far the stream reaches without an event: the client's last event id moves.
-    fn heartbeat(&mut self, at: Option<(&SourceInfo, Position)>) {
-        match (self.form, at) {
-            (Form::Sse, Some((source, position))) => {
-                self.id(source, position);
-                self.buffer.push(b'\n');
-            }
-            (Form::Sse, None) => self.buffer.extend_from_slice(b":\n\n"),
-            (Form::Ndjson, Some((source, position))) => {
-                let token = ResumeToken::new(source.lineage, position);
-                let line = format!("{{\"heartbeat\":\"{token}\"}}\n");
-                self.buffer.extend_from_slice(line.as_bytes());
-            }
-            (Form::Ndjson, None) => self.buffer.extend_from_slice(b"{\"heartbeat\":null}\n"),
-        }
-    }
-
-    /// The stream ends for a reason.
-    fn refusal(&mut self, refusal: &Refusal) {
-        let json = refusal.json().to_string();
-        match self.form {
-            Form::Sse => self.named("cdc-error", json.as_bytes()),
-            Form::Ndjson => {
-                self.buffer.extend_from_slice(json.as_bytes());
-                self.buffer.push(b'\n');
-            }
-        }
-    }
-}
-
-fn failed_json(
-    out: &mut Vec<u8>,
-    source: &SourceInfo,
-    position: Position,
-    stage: &str,
-    message: &str,
-) {
-    let id = EventId::new(&source.lineage, position);
-    out.extend_from_slice(
-        format!("{{\"error\":{{\"kind\":\"event_failed\",\"stage\":\"{stage}\",\"event_id\":\"{id}\",\"message\":").as_bytes(),
-    );
-    json_string(out, message);
-    out.extend_from_slice(b"}}");
-}
-
 /// Counts an open stream or poll while it lives.
 struct Counted(Arc<Surface>);
 
@@ -611,35 +441,6 @@ pub(crate) async fn events(surface: &Arc<Surface>, query: &Query) -> Result<Answ
     Ok(reply::whole(StatusCode::OK, "application/json", body))
 }
 
-/// Adds an item to the members of the document.
-fn document(
-    encoder: &Encoder,
-    source: &SourceInfo,
-    item: &Item,
-    events: &mut Vec<u8>,
-    errors: &mut Vec<u8>,
-) {
-    let start = events.len();
-    let failed = match item {
-        Item::Failed { position, message } => (*position, "transform", message.clone()),
-        Item::Event(event) => {
-            if start > 0 {
-                events.push(b',');
-            }
-            match encoder.encode(source, event, events) {
-                Ok(()) => return,
-                Err(error) => (event.position, "encode", error.to_string()),
-            }
-        }
-    };
-    events.truncate(start);
-    if !errors.is_empty() {
-        errors.push(b',');
-    }
-    let (position, stage, message) = failed;
-    failed_json(errors, source, position, stage, &message);
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{PullEmitter, Pulled};
@@ -648,65 +449,6 @@ mod tests {
     use crate::config::Style;
     use cdc_core::envelope::Format;
     use cdc_core::{Emitter as _, Lsn, testing};
-
-    fn lines(form: Form) -> Lines {
-        Lines::new(form, Encoder::new(Format::Json))
-    }
-
-    fn text(lines: &Lines) -> &str {
-        std::str::from_utf8(&lines.buffer).unwrap()
-    }
-
-    #[test]
-    fn the_form_is_what_the_client_takes() {
-        for (accept, form) in [
-            (None, Some(Form::Sse)),
-            (Some("*/*"), Some(Form::Sse)),
-            (Some("text/event-stream"), Some(Form::Sse)),
-            (
-                Some("application/x-ndjson; q=1, text/html"),
-                Some(Form::Ndjson),
-            ),
-            (Some("application/jsonl"), Some(Form::Ndjson)),
-            (Some("text/html, application/x-ndjson"), Some(Form::Ndjson)),
-            (Some("text/html"), None),
-        ] {
-            let mut headers = HeaderMap::new();
-            if let Some(accept) = accept {
-                headers.insert(ACCEPT, accept.parse().unwrap());
-            }
-            assert_eq!(Form::of(&headers).ok(), form, "{accept:?}");
-        }
-    }
-
-    #[test]
-    fn an_event_that_cannot_be_given_is_named() {
-        let source = testing::source();
-        let item = Item::Failed {
-            position: testing::insert(7, 0, 1).position,
-            message: "mask column card: it is no text".into(),
-        };
-        let mut sse = lines(Form::Sse);
-        sse.buffer.clear();
-        sse.item(&source, &item);
-        assert!(text(&sse).starts_with("id: cdc1_"), "{}", text(&sse));
-        assert!(text(&sse).contains("\nevent: cdc-error\ndata: {\"error\":"));
-        let mut ndjson = lines(Form::Ndjson);
-        ndjson.item(&source, &item);
-        let line: serde_json::Value = serde_json::from_str(text(&ndjson)).unwrap();
-        assert_eq!(line["error"]["stage"], "transform");
-        assert_eq!(line["error"]["message"], "mask column card: it is no text");
-    }
-
-    #[test]
-    fn heartbeats_move_the_last_event_id_and_dispatch_nothing() {
-        let source = testing::source();
-        let mut sse = lines(Form::Sse);
-        sse.buffer.clear();
-        sse.heartbeat(Some((&source, Position::ZERO)));
-        let text = text(&sse);
-        assert!(text.starts_with("id: cdc1_") && text.ends_with("\n\n") && !text.contains("data"));
-    }
 
     /// A pipeline whose only emitter is fetched.
     fn live(handle: PullHandle) -> Live {
