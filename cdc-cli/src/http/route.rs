@@ -9,7 +9,7 @@ use cdc_core::envelope::Format;
 use cdc_core::pipeline::{LaneHealth, Shutdown};
 use cdc_core::{ResumeToken, Transform};
 use cdc_dlq::FileDlq;
-use cdc_filter::{EventFilter, TransformChain};
+use cdc_filter::{Action, EventFilter, TransformChain, TransformConfig};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -126,6 +126,12 @@ impl Surface {
     /// What `[cdc]` changes.
     pub(crate) fn transforms(&self) -> Option<&dyn Transform> {
         (!self.transforms.is_empty()).then_some(&self.transforms as &dyn Transform)
+    }
+
+    /// True if `[cdc]` gives tables other names.
+    pub(crate) fn renames(&self) -> bool {
+        let renames = |t: &TransformConfig| matches!(t.action, Action::RenameTable { .. });
+        self.config.transforms.iter().any(renames)
     }
 
     pub(crate) fn dead_letters(&self) -> MutexGuard<'_, FileDlq> {

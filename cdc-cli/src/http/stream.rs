@@ -190,9 +190,10 @@ impl Reader {
                 };
                 let (source, end) = (batch.source().clone(), batch.end());
                 let events = batch.into_events().into_iter();
-                let kept =
-                    events.filter(|event| surface.filter().keep(event) && filter.keep(event));
-                let items = kept.filter_map(|event| changed(surface, event)).collect();
+                let kept = events.filter(|event| surface.filter().keep(event));
+                let items = kept
+                    .filter_map(|event| changed(surface, filter, event))
+                    .collect();
                 Ok(Fed {
                     items,
                     source: Some(source),
@@ -237,15 +238,21 @@ impl Reader {
     }
 }
 
-/// The event as `[cdc]` changes it.
-fn changed(surface: &Surface, event: ChangeEvent) -> Option<Item> {
-    let Some(transforms) = surface.transforms() else {
-        return Some(Item::Event(event));
-    };
+/// The event as `[cdc]` changes it, if the reader asks for it.
+///
+/// What is asked is asked of the event as it is shown: a condition on a value that is hidden would tell the
+/// value, one answer after the other.
+fn changed(surface: &Surface, filter: &EventFilter, event: ChangeEvent) -> Option<Item> {
     let position = event.position;
-    match transforms.apply(event) {
-        Ok(changed) => changed.map(Item::Event),
-        Err(error) => Some(Item::Failed {
+    // One that cannot be changed has no other names, and its row is not to be asked for.
+    let named = surface.renames() || filter.tables().keep(&event);
+    let changed = match surface.transforms() {
+        None => Ok(Some(event)),
+        Some(transforms) => transforms.apply(event),
+    };
+    match changed {
+        Ok(shown) => shown.filter(|event| filter.keep(event)).map(Item::Event),
+        Err(error) => named.then(|| Item::Failed {
             position,
             message: error.to_string(),
         }),
@@ -446,9 +453,13 @@ mod tests {
     use super::super::{PullEmitter, Pulled};
     use super::*;
     use crate::assemble::start::LogView;
-    use crate::config::Style;
+    use crate::config::{HttpConfig, Style};
     use cdc_core::envelope::Format;
-    use cdc_core::{Emitter as _, Lsn, testing};
+    use cdc_core::{Emitter as _, Journal as _, Lsn, testing};
+    use cdc_dlq::{DlqOptions, FileDlq};
+    use cdc_filter::{Action, FilterConfig, Mask, TransformConfig};
+    use cdc_wal::{FileJournal, JournalConfig};
+    use std::sync::Mutex;
 
     /// A pipeline whose only emitter is fetched.
     fn live(handle: PullHandle) -> Live {
@@ -515,6 +526,107 @@ mod tests {
             let refusal = consumer(&live, query).err().unwrap();
             assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{query}");
             assert!(refusal.message.contains("not for consumers"), "{query}");
+        }
+    }
+
+    /// A log with one row (`id` 1, `name` "name"), and a surface that changes what it shows.
+    async fn shown(actions: Vec<Action>, query: &str) -> Vec<Item> {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = JournalConfig {
+            background: false,
+            ..JournalConfig::new(dir.path().join("journal"))
+        };
+        let mut journal = FileJournal::open(journal, &testing::source()).unwrap();
+        journal.append(&testing::transaction(5, 1, 1)).unwrap();
+        journal.flush().unwrap();
+        let live = Live {
+            log: LogView::Open(journal.log().clone()),
+            ..live(PullEmitter::new(1 << 20, 10).handle())
+        };
+        let transform = |action| TransformConfig {
+            tables: Vec::new(),
+            operations: Vec::new(),
+            action,
+        };
+        let config = HttpConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            token: None,
+            reads_need_token: false,
+            origins: Vec::new(),
+            connections_max: 1,
+            write_timeout: Duration::ZERO,
+            filter: FilterConfig::default(),
+            transforms: actions.into_iter().map(transform).collect(),
+            format: Format::Json,
+            style: Style::default(),
+        };
+        let letters = dir.path().join("dlq");
+        let storage = cdc_core::storage::StdStorage::shared();
+        let letters = FileDlq::open(storage, &letters, DlqOptions::default()).unwrap();
+        let surface = Surface::new(config, Arc::new(Mutex::new(letters)), Shutdown::new().1);
+        let (surface, query) = (Arc::new(surface.unwrap()), Query::parse(query).unwrap());
+        let extent = live.extent().ok().unwrap();
+        let reader = Reader::log(&surface, &live, &query, &Start::Earliest, &extent);
+        let mut reader = reader.ok().unwrap();
+        let fed = reader.next(Duration::ZERO, 10, 1 << 20).await;
+        fed.ok().unwrap().items
+    }
+
+    /// Who may not see a value may not ask for it either, answer by answer.
+    #[tokio::test]
+    async fn a_condition_is_asked_of_what_is_shown() {
+        let mask = || Action::Mask {
+            columns: vec!["name".into()],
+            with: Mask::Stars,
+        };
+        for (query, found) in [
+            ("", 1),
+            ("where=after.name.startsWith('n')", 0),
+            ("where=after.name+==+'name'", 0),
+            ("where=after.name+==+'****'", 1),
+            ("where=after.id+==+1", 1),
+            ("where=after.id+==+2", 0),
+        ] {
+            let items = shown(vec![mask()], query).await;
+            assert_eq!(items.len(), found, "{query}");
+        }
+        assert_eq!(
+            shown(Vec::new(), "where=after.name+==+'name'").await.len(),
+            1
+        );
+    }
+
+    /// A table is asked for by the name it is shown under; one that cannot be changed is named whatever was
+    /// asked of its row, and to everybody if its name might have been another one.
+    #[tokio::test]
+    async fn names_are_those_that_are_shown() {
+        let rename = || Action::RenameTable {
+            schema: None,
+            table: Some("clients".into()),
+        };
+        // A key column cannot be masked.
+        let fails = || Action::Mask {
+            columns: vec!["id".into()],
+            with: Mask::Stars,
+        };
+        let table = &testing::relation().table;
+        for (actions, query, found) in [
+            (vec![rename()], "table=clients".to_owned(), 1),
+            (vec![rename()], format!("table={table}"), 0),
+            (vec![fails()], format!("table={table}"), 1),
+            (
+                vec![fails()],
+                format!("table={table}&where=after.name+==+'x'"),
+                1,
+            ),
+            (vec![fails()], "table=other".to_owned(), 0),
+            (vec![fails(), rename()], "table=clients".to_owned(), 1),
+        ] {
+            let failing = matches!(actions[0], Action::Mask { .. });
+            let items = shown(actions, &query).await;
+            assert_eq!(items.len(), found, "{query}");
+            let failed = |item: &Item| matches!(item, Item::Failed { .. });
+            assert!(items.iter().all(|item| failed(item) == failing), "{query}");
         }
     }
 }
