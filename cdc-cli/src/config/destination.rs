@@ -595,6 +595,16 @@ fn custom(
     if reading.flag(section, "custom.pull") == Some(true) {
         return Destination::Pull(pull(reading, section, format, at));
     }
+    if format == Format::Bincode {
+        let format_at = section.node("format").map_or(at, |node| &node.at);
+        reading.refuse(
+            Problem::new(
+                "a program reads events line by line, which format = \"bincode\" is not",
+                format_at,
+            )
+            .help("use \"json\", \"debezium\" or \"cloudevents\"; \"bincode\" is for files and queues"),
+        );
+    }
     Destination::Custom(child(reading, section, at))
 }
 

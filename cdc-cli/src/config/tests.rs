@@ -736,3 +736,17 @@ fn every_key_changes_something() {
         }
     }
 }
+
+/// A webhook and consumers that fetch refuse it as well.
+#[test]
+fn a_program_is_given_lines() {
+    let custom = |format: &str| {
+        let text = format!(
+            "[cdc]\nemitter = \"custom\"\nformat = \"{format}\"\n[cdc.custom]\ncommand = [\"x\"]\n"
+        );
+        given(&text).load()
+    };
+    assert!(custom("json").is_ok() && custom("cloudevents").is_ok());
+    let refused = custom("bincode").unwrap_err();
+    assert!(refused.contains("line by line"), "{refused}");
+}

@@ -1,4 +1,5 @@
-//! The binary's own consumer of the queue: events as lines on standard output.
+//! The binary's own consumer of the queue: events as lines on standard output, or in the compact form one
+//! after the other.
 //!
 //! An event that stands in a pipe is nowhere: a reader that goes away takes with it what it has not
 //! read. So what goes to a pipe is acknowledged once the reader has taken it out. A socket does not tell
@@ -10,8 +11,11 @@ use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cdc_core::envelope::Encoder;
-use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Emitter, EventBatch, Receipt};
+use cdc_core::envelope::{Encoder, Format};
+use cdc_core::{
+    ChangeEvent, Checkpoint, DurableMark, EmitError, EmitErrorKind, Emitter, EventBatch, Op,
+    Receipt,
+};
 use cdc_emit_queue::{QueueBatch, QueueConsumer, QueueEmitter, TryRecvError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, OFlags};
@@ -25,6 +29,7 @@ type Failure = Option<(io::ErrorKind, String)>;
 #[derive(Debug)]
 pub(crate) struct PrintedQueue {
     queue: QueueEmitter,
+    encoder: Encoder,
     failed: watch::Receiver<Failure>,
 }
 
@@ -40,14 +45,20 @@ impl PrintedQueue {
     ) -> (Self, impl FnOnce() -> io::Result<()> + Send + 'static) {
         let consumer = queue.consumer();
         let (tell, failed) = watch::channel(None);
+        let printing = encoder.clone();
         let print = move || {
-            let printed = print_queue(&consumer, &encoder, out());
+            let printed = print_queue(&consumer, &printing, out());
             if let Err(error) = &printed {
                 tell.send_replace(Some((error.kind(), error.to_string())));
             }
             printed
         };
-        (Self { queue, failed }, print)
+        let printed = Self {
+            queue,
+            encoder,
+            failed,
+        };
+        (printed, print)
     }
 
     fn error((kind, text): (io::ErrorKind, String)) -> EmitError {
@@ -79,12 +90,36 @@ impl PrintedQueue {
     }
 }
 
+impl PrintedQueue {
+    /// What the format has no word for is refused before it is taken, and becomes a dead letter: behind the
+    /// queue only an end is left, and the next start would come to the same event. Only what may be such is
+    /// tried.
+    fn check(&self, batch: &EventBatch) -> Result<(), EmitError> {
+        if self.encoder.format() != Format::Debezium {
+            return Ok(());
+        }
+        let doubtful =
+            |event: &&ChangeEvent| matches!(event.op, Op::Delete | Op::Merge | Op::Message);
+        let mut scratch = Vec::new();
+        for event in batch.events().iter().filter(doubtful) {
+            scratch.clear();
+            let written = self.encoder.encode(batch.source(), event, &mut scratch);
+            written.map_err(|cause| {
+                EmitError::new(EmitErrorKind::Event, "encode an event for standard output")
+                    .with_cause(cause)
+            })?;
+        }
+        Ok(())
+    }
+}
+
 impl Emitter for PrintedQueue {
     async fn resume(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
         self.queue.resume(from).await
     }
 
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        self.check(batch)?;
         tokio::select! {
             biased;
             error = Self::failure(&mut self.failed) => Err(error),
@@ -278,7 +313,10 @@ fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Sink) 
             encoder
                 .encode(batch.source(), event, &mut buffer)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            buffer.push(b'\n');
+            // The compact form says its own length: one event follows the other.
+            if encoder.format().is_text() {
+                buffer.push(b'\n');
+            }
         }
         out.write_all(&buffer)?;
         out.flush()?;
@@ -290,7 +328,92 @@ fn print_queue(consumer: &QueueConsumer, encoder: &Encoder, mut out: impl Sink) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cdc_core::envelope::compact;
+    use cdc_core::testing;
+    use cdc_emit_queue::QueueConfig;
     use std::os::unix::net::UnixStream;
+
+    /// A reader that takes everything at once.
+    struct Taken(std::sync::mpsc::Sender<Vec<u8>>);
+
+    impl Write for Taken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            drop(self.0.send(bytes.to_vec()));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Sink for Taken {
+        fn unread(&mut self) -> io::Result<u64> {
+            Ok(0)
+        }
+    }
+
+    /// What comes out, and what emitting gave.
+    async fn printed(
+        format: Format,
+        batches: Vec<EventBatch>,
+    ) -> (Vec<u8>, Vec<Result<Receipt, EmitError>>) {
+        let queue = QueueEmitter::new(QueueConfig::default()).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let (mut emitter, print) =
+            PrintedQueue::new(queue, Encoder::new(format), move || Taken(tell));
+        let printer = std::thread::spawn(print);
+        emitter.resume(None).await.unwrap();
+        let mut receipts = Vec::new();
+        for batch in &batches {
+            receipts.push(emitter.emit(batch).await);
+        }
+        drop(emitter.flush().await);
+        drop(emitter);
+        printer.join().unwrap().unwrap();
+        (told.iter().flatten().collect(), receipts)
+    }
+
+    /// Nothing stands between two events that say their own length, or no reader finds the second.
+    #[tokio::test]
+    async fn compact_events_follow_each_other() {
+        let (bytes, _) = printed(Format::Bincode, vec![testing::transaction(5, 1, 3)]).await;
+        let mut rest = bytes::Bytes::from(bytes);
+        let mut ordinals = Vec::new();
+        while !rest.is_empty() {
+            let event = rest.split_to(compact::encoded_len(&rest).unwrap());
+            let (_, event) = compact::decode(&event).unwrap();
+            ordinals.push(event.position.ordinal);
+        }
+        assert_eq!(ordinals, [0, 1, 2]);
+        let (lines, _) = printed(Format::Json, vec![testing::transaction(5, 1, 3)]).await;
+        assert_eq!(lines.iter().filter(|&&byte| byte == b'\n').count(), 3);
+    }
+
+    /// It becomes a dead letter, as with every other emitter; the printer would have ended over it.
+    #[tokio::test]
+    async fn what_the_format_cannot_say_is_refused_before_it_is_taken() {
+        let mut merge = testing::insert(6, 0, 2);
+        merge.op = Op::Merge;
+        merge.after = merge
+            .after
+            .row()
+            .cloned()
+            .map(cdc_core::Image::Key)
+            .unwrap();
+        let end = merge.position;
+        let merge = EventBatch::new(testing::source(), vec![merge], end);
+        let batches = vec![
+            testing::transaction(5, 1, 1),
+            merge,
+            testing::transaction(7, 3, 1),
+        ];
+        let (bytes, receipts) = printed(Format::Debezium, batches).await;
+        assert!(receipts[0].is_ok() && receipts[2].is_ok());
+        let error = receipts[1].as_ref().unwrap_err();
+        assert_eq!(error.kind, EmitErrorKind::Event);
+        assert_eq!(bytes.iter().filter(|&&byte| byte == b'\n').count(), 2);
+    }
 
     #[test]
     fn a_pipe_tells_what_nobody_has_taken() {
