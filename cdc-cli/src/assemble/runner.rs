@@ -23,7 +23,7 @@ use super::control::{self, ControlledLane};
 use super::foreign::ForeignConfig;
 use super::lanes::{self, Ended, Range, Shared, Started};
 use super::rate::{self, Rates};
-use super::start::{Extent, LogView, Start};
+use super::start::{Extent, LocateError, LogView, Start};
 use super::state::State;
 use super::status::{Capturing, LaneReading, PipelineStatus, StatusSources};
 use super::{dead_letters, source};
@@ -126,7 +126,7 @@ async fn begin(config: &Config, options: &RunOptions) -> Result<Exit, CliError> 
             }
             ready
         }
-        Source::Wal(dir) => open_wal(dir, options)?,
+        Source::Wal(dir) => open_wal(dir, options, all_begun(config, &state)?)?,
     };
     refuse_other_source(config, &state, &ready.source.lineage)?;
     for (name, checkpoint) in state.checkpoints.list()? {
@@ -175,14 +175,37 @@ struct Parts<'a> {
     http: Option<Http>,
 }
 
-fn open_wal(dir: &Path, options: &RunOptions) -> Result<Ready, CliError> {
+/// True if every emitter goes on from a checkpoint, so that `--from` is nobody's.
+fn all_begun(config: &Config, state: &State) -> Result<bool, CliError> {
+    for emitter in &config.emitters {
+        if state.checkpoints.load(&emitter.name)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Where emitters without a checkpoint begin. What is no longer retained is refused, unless nobody begins
+/// there: the command that once started a pipeline may stay in its unit file.
+fn start_position(
+    located: Result<Position, LocateError>,
+    extent: &Extent,
+    all_begun: bool,
+) -> Result<Position, CliError> {
+    match located {
+        Err(LocateError::Refused(TokenRefusal::Expired { .. })) if all_begun => Ok(extent.oldest),
+        located => Ok(located?),
+    }
+}
+
+fn open_wal(dir: &Path, options: &RunOptions, all_begun: bool) -> Result<Ready, CliError> {
     let view = LogView::Directory(dir.to_path_buf());
     let extent = view
         .extent()
         .map_err(|error| source::wal_error(dir, error))?;
     let stop_at = stop_position(&options.until, extent.lineage(), extent.end)?;
     Ok(Ready {
-        start: view.locate(&options.from)?,
+        start: start_position(view.locate(&options.from), &extent, all_begun)?,
         source: extent.source,
         stop_at,
         feed: Feed::Wal(dir.to_path_buf()),
@@ -263,14 +286,18 @@ async fn start_capture(
     let extent = view.extent().map_err(SourceError::from)?;
     // The journal may not have yet what is at the server. Without the server it is all there is.
     let end = server_end.unwrap_or(extent.end);
-    let start = match &options.from {
-        from @ Start::Time(_) => view.locate(from)?,
+    let located = match &options.from {
+        from @ Start::Time(_) => view.locate(from),
         from => {
             let end = end.max(extent.end);
-            let refused = |refusal| CliError::from_error(Exit::Position, refusal);
-            Extent { end, ..extent }.position(from).map_err(refused)?
+            let extent = Extent {
+                end,
+                ..extent.clone()
+            };
+            extent.position(from).map_err(LocateError::Refused)
         }
     };
+    let start = start_position(located, &extent, all_begun(config, state)?)?;
     let stop_at = stop_position(&options.until, &source.lineage, end)?;
     Ok(Ready {
         source,
@@ -568,5 +595,33 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = hangup => "SIGHUP",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdc_core::{Lsn, testing};
+
+    /// `run --from TOKEN` in a unit file: one day the token is older than what is retained.
+    #[test]
+    fn a_start_that_nobody_needs_keeps_nobody_from_starting() {
+        let at = |commit| Position::end_of(Lsn(commit));
+        let extent = Extent {
+            source: testing::source(),
+            oldest: at(50),
+            end: at(100),
+        };
+        let start = |from: Start, all_begun| {
+            let located = extent.position(&from).map_err(LocateError::Refused);
+            start_position(located, &extent, all_begun)
+        };
+        let old = || Start::Token(extent.token(at(10)));
+        assert_eq!(start(old(), true).unwrap(), at(50));
+        assert_eq!(start(old(), false).unwrap_err().code(), Exit::Position);
+        // What was never there is a mistake all the same.
+        let ahead = || Start::Token(extent.token(at(200)));
+        assert_eq!(start(ahead(), true).unwrap_err().code(), Exit::Position);
+        assert_eq!(start(Start::Latest, true).unwrap(), at(100));
     }
 }
