@@ -405,6 +405,16 @@ impl WebhookConfig {
         Ok(map)
     }
 
+    /// All that can be judged without reading a file or resolving a name: for a check before anything starts.
+    ///
+    /// # Errors
+    /// [`WebhookConfigError`], as [`WebhookEmitter::new`](crate::WebhookEmitter::new) would give it.
+    pub fn validate(&self) -> Result<(), WebhookConfigError> {
+        self.check()?;
+        self.endpoint()?;
+        self.fixed_headers().map(drop)
+    }
+
     /// Everything but URL, headers and authorities.
     pub(crate) fn check(&self) -> Result<(), WebhookConfigError> {
         let refuse = |key, what| Err(WebhookConfigError::Value { key, what });

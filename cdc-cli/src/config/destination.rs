@@ -167,9 +167,11 @@ fn webhook(
         );
         None
     };
+    let before = reading.problems.len();
     if let Some((url, at)) = &url {
         check_url(reading, url, at, allow_http, allow_private);
     }
+    let well = reading.problems.len() == before;
     let concurrency = reading.count(section, "webhook.concurrency");
     if let (Some((count, at)), Some(("global", order))) =
         (&concurrency, reading.choice(section, "order"))
@@ -198,6 +200,26 @@ fn webhook(
             );
         }
     }
+    let client_certificate = client_certificate(reading, section);
+    let http_version = match reading.choice(section, "webhook.http_version") {
+        Some(("1.1", _)) => HttpVersion::One,
+        Some(("2", _)) => HttpVersion::Two,
+        _ => HttpVersion::Auto,
+    };
+    if let Some((url, at)) = url.as_ref().filter(|_| well) {
+        // What is left to say of a URL, the emitter knows best; it would say it when capture runs already.
+        let mut emitter = cdc_emit_webhook::WebhookConfig::new("webhook", url);
+        (emitter.allow_http, emitter.allow_private) = (allow_http, allow_private);
+        emitter.client_certificate = client_certificate
+            .clone()
+            .map(|(chain, key)| cdc_emit_webhook::ClientCertificate { chain, key });
+        if let Err(error) = emitter.validate() {
+            reading.refuse(Problem::new(
+                format!("`webhook.url` cannot be used: {error}"),
+                at,
+            ));
+        }
+    }
     WebhookConfig {
         url: url.map(|(url, _)| url).unwrap_or_default(),
         secrets: secrets(reading, section, warnings),
@@ -220,7 +242,7 @@ fn webhook(
         ca_file: reading
             .path(section, "webhook.ca_file")
             .map(|(path, _)| path),
-        client_certificate: client_certificate(reading, section),
+        client_certificate,
         body_bytes_max: section
             .node("webhook.body_bytes_max")
             .and_then(|_| reading.size_above_zero(section, "webhook.body_bytes_max")),
@@ -228,11 +250,7 @@ fn webhook(
             .duration(section, "webhook.idle_timeout")
             .map(|(d, _)| d)
             .unwrap_or_default(),
-        http_version: match reading.choice(section, "webhook.http_version") {
-            Some(("1.1", _)) => HttpVersion::One,
-            Some(("2", _)) => HttpVersion::Two,
-            _ => HttpVersion::Auto,
-        },
+        http_version,
     }
 }
 

@@ -750,3 +750,26 @@ fn a_program_is_given_lines() {
     let refused = custom("bincode").unwrap_err();
     assert!(refused.contains("line by line"), "{refused}");
 }
+
+/// What an emitter would refuse when capture runs already is refused before.
+#[test]
+fn a_url_that_no_webhook_takes_is_refused_by_name() {
+    let hook = |rest: &str| {
+        let text = format!("[cdc]\nemitter = \"webhook\"\n[cdc.webhook]\n{rest}\n");
+        given(&text).load().map(drop)
+    };
+    assert_eq!(hook("url = \"https://example.com/hooks/SECRET\""), Ok(()));
+    for (rest, words) in [
+        ("url = \"https://example.com/SECRET#a\"", "fragment"),
+        ("url = \"https://example.com:0/SECRET\"", "port"),
+        (
+            "url = \"http://localhost/SECRET\"\nclient_cert_file = \"c\"\nclient_key_file = \"k\"",
+            "shows no certificate",
+        ),
+    ] {
+        let refused = hook(rest).unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+        let (message, _) = refused.split_once("-->").unwrap();
+        assert!(!message.contains("SECRET"), "{refused}");
+    }
+}
