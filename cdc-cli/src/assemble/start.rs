@@ -196,6 +196,28 @@ impl LogView {
         }
     }
 
+    /// When the first event behind a position was committed, microseconds since 1970; `None` if there is none.
+    ///
+    /// # Errors
+    /// From the log.
+    pub(crate) fn first_commit(&self, behind: Position) -> Result<Option<i64>, LogError> {
+        let end = self.extent()?.end;
+        let mut tail = self.tail(StartAt::After(behind))?;
+        let limit = BatchLimit {
+            events_max: 1,
+            ..BatchLimit::default()
+        };
+        while let Some(batch) = tail.poll_batch(&limit)? {
+            if let Some(event) = batch.events().first() {
+                return Ok(Some(event.transaction.commit_micros));
+            }
+            if batch.end() >= end {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
     /// The end of the last transaction before the first one committed at or after a time. Commit
     /// times need not ascend as positions do: nothing committed since is left out.
     fn before_time(&self, micros: i64, extent: &Extent) -> Result<Position, LogError> {

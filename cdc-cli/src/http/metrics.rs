@@ -166,7 +166,7 @@ fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
     let end = extent.end;
     let behind = lanes.iter().filter(|(_, counts)| counts.position < end);
     let lag = behind
-        .filter_map(|(_, counts)| age_seconds(counts.commit_micros))
+        .filter_map(|(_, counts)| lag_seconds(live, counts))
         .fold(0.0, f64::max);
     out.one(
         "cdc_source_lag_seconds",
@@ -187,6 +187,15 @@ fn source(out: &mut Text, live: &Live, lanes: &[(String, LaneCounts)]) {
             end.commit.0.saturating_sub(confirmed.confirmable().0),
         );
     }
+}
+
+/// How far a lane is behind that has more to do. One that has done nothing since the start does not know when
+/// its last event was committed: what it has to do first was, after that.
+fn lag_seconds(live: &Live, counts: &LaneCounts) -> Option<f64> {
+    age_seconds(counts.commit_micros).or_else(|| {
+        let first = live.log.first_commit(counts.position).ok().flatten();
+        first.and_then(age_seconds)
+    })
 }
 
 fn emitters(out: &mut Text, lanes: &[(String, LaneCounts)]) {
@@ -295,7 +304,54 @@ fn latency(out: &mut Text, live: &Live) {
 
 #[cfg(test)]
 mod tests {
-    use super::Text;
+    use super::*;
+    use crate::assemble::control::ControlledLane;
+    use crate::assemble::start::LogView;
+    use crate::assemble::status::LaneReading;
+    use cdc_core::pipeline::{LaneControl, LaneMetrics};
+    use cdc_core::{EventBatch, Journal as _, testing};
+    use cdc_wal::{FileJournal, JournalConfig};
+
+    /// A restart while a destination is away: nothing is done yet, and that is no lag of nothing.
+    #[test]
+    fn a_lane_that_has_done_nothing_yet_is_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = JournalConfig {
+            background: false,
+            ..JournalConfig::new(dir.path().join("journal"))
+        };
+        let mut journal = FileJournal::open(journal, &testing::source()).unwrap();
+        let mut event = testing::insert(5, 0, 1);
+        event.last = true;
+        event.transaction.commit_micros = wall_micros() - 3_600_000_000;
+        let end = Position::end_of(event.position.commit);
+        journal
+            .append(&EventBatch::new(testing::source(), vec![event], end))
+            .unwrap();
+        journal.flush().unwrap();
+        let metrics = std::sync::Arc::new(LaneMetrics::default());
+        let live = Live {
+            log: LogView::Open(journal.log().clone()),
+            lanes: vec![ControlledLane {
+                reading: LaneReading {
+                    name: "hooks".into(),
+                    kind: "webhook",
+                    metrics: metrics.clone(),
+                },
+                control: LaneControl::new().0,
+            }],
+            pulls: Vec::new(),
+            capture: None,
+            status: Box::new(|| panic!("nobody asks")),
+        };
+        let mut out = Text(String::new());
+        source(&mut out, &live, &[("hooks".into(), metrics.counts())]);
+        let lag = out.0.lines().find_map(|line| {
+            let lag = line.strip_prefix("cdc_source_lag_seconds ")?;
+            lag.parse::<f64>().ok()
+        });
+        assert!(lag.is_some_and(|lag| lag >= 3600.0), "{}", out.0);
+    }
 
     #[test]
     fn labels_are_escaped() {
