@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 /// `status`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cdc-cli status\n  cdc-cli status -o json | jq '.emitters[].position'"
+    after_help = "Examples:\n  cdc-cli status\n  cdc-cli status -o json | jq '.lanes[].position'"
 )]
 pub(crate) struct StatusArgs {}
 

@@ -184,3 +184,25 @@ fn text(status: &PipelineStatus) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    /// `jq` says nothing of a member that is not there.
+    #[test]
+    fn the_example_of_the_help_reads_what_is_printed() {
+        let command = crate::args::Cli::command();
+        let status = command.find_subcommand("status").unwrap();
+        let help = status.get_after_help().unwrap().to_string();
+        let path = help.split_once("jq '.").unwrap().1;
+        let path = path.split_once('\'').unwrap().0;
+        let (list, member) = path.split_once("[].").unwrap();
+        let printed = serde_json::json!(PipelineStatus {
+            lanes: vec![LaneStatus::default()],
+            ..PipelineStatus::default()
+        });
+        assert!(printed[list][0][member].is_string(), "{path}");
+    }
+}
