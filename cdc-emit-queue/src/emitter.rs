@@ -146,6 +146,10 @@ impl Emitter for QueueEmitter {
             self.shared.freed.notified().await;
         }
     }
+
+    fn waits_for_room(&self) -> bool {
+        true
+    }
 }
 
 const fn mark(through: Position) -> DurableMark {

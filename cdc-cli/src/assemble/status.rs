@@ -71,7 +71,7 @@ pub(crate) struct LaneStatus {
     pub(crate) kind: Option<String>,
     /// `running`, `retrying`, `refused`, `stopped`, ...
     pub(crate) health: Option<String>,
-    /// Why it is not running.
+    /// Why it is not running, or what it waits for.
     pub(crate) reason: Option<String>,
     /// Everything up to this is done.
     pub(crate) position: String,
@@ -160,7 +160,7 @@ impl LaneReading {
             name: self.name.to_string(),
             kind: Some(self.kind.to_owned()),
             health: Some(counts.health.name().to_owned()),
-            reason,
+            reason: reason.or_else(|| counts.waits_for.map(str::to_owned)),
             position: counts.position.to_string(),
             token: Some(ResumeToken::new(*lineage, counts.position).to_string()),
             checkpoint_age_seconds: age_seconds(counts.checkpoint_micros),

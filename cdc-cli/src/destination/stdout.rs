@@ -146,6 +146,10 @@ impl Emitter for PrintedQueue {
     fn batch_size(&self) -> usize {
         self.queue.batch_size()
     }
+
+    fn waits_for_room(&self) -> bool {
+        self.queue.waits_for_room()
+    }
 }
 
 /// Where lines go, which knows what of them has arrived.

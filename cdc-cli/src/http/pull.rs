@@ -231,6 +231,10 @@ impl Emitter for PullEmitter {
     fn drains(&self) -> bool {
         false
     }
+
+    fn waits_for_room(&self) -> bool {
+        true
+    }
 }
 
 const fn mark(through: Position) -> DurableMark {

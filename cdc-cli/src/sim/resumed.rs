@@ -40,4 +40,8 @@ impl Emitter for Resumed {
     fn drains(&self) -> bool {
         self.inner.drains()
     }
+
+    fn waits_for_room(&self) -> bool {
+        self.inner.waits_for_room()
+    }
 }

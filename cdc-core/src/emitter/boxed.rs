@@ -16,6 +16,7 @@ trait ErasedEmitter: Send {
     fn flush(&mut self) -> Boxed<'_, Option<DurableMark>>;
     fn batch_size(&self) -> usize;
     fn drains(&self) -> bool;
+    fn waits_for_room(&self) -> bool;
     fn worker(&self) -> Option<Box<dyn ErasedEmitter>>;
 }
 
@@ -37,6 +38,9 @@ impl<E: Emitter + 'static> ErasedEmitter for E {
     }
     fn drains(&self) -> bool {
         Emitter::drains(self)
+    }
+    fn waits_for_room(&self) -> bool {
+        Emitter::waits_for_room(self)
     }
     fn worker(&self) -> Option<Box<dyn ErasedEmitter>> {
         Emitter::worker(self).map(|worker| Box::new(worker) as _)
@@ -77,6 +81,9 @@ impl Emitter for BoxEmitter {
     }
     fn drains(&self) -> bool {
         self.0.drains()
+    }
+    fn waits_for_room(&self) -> bool {
+        self.0.waits_for_room()
     }
     fn worker(&self) -> Option<Self> {
         self.0.worker().map(Self)

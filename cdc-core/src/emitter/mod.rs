@@ -150,4 +150,11 @@ pub trait Emitter: Send {
     fn drains(&self) -> bool {
         true
     }
+
+    /// True if [`emit`](Self::emit) waits for nothing but room, which a consumer makes who may be away for
+    /// days. What an operator orders then does not wait for it: the lane drops the call, and gives the same
+    /// batch again. Asked once.
+    fn waits_for_room(&self) -> bool {
+        false
+    }
 }

@@ -72,7 +72,7 @@ impl Running {
         worker.failures = worker.failures.saturating_add(1);
         worker.retry_at = now + wait.max(WAIT_MIN);
         worker.retry = Some(slice);
-        worker.retry_class = cause.kind.class();
+        worker.retry_class = Some(cause.kind.class());
         if !floor.is_zero() {
             // The destination's wish is not about this one request.
             self.hold_until = self.hold_until.max(now + floor);
@@ -88,7 +88,7 @@ impl Running {
     fn refuse(&mut self, w: usize, slice: Slice, cause: &EmitError) {
         let now = self.clock.elapsed();
         self.workers[w].retry = Some(slice);
-        self.workers[w].retry_class = cause.kind.class();
+        self.workers[w].retry_class = Some(cause.kind.class());
         self.breaker.failed();
         self.breaker
             .open(now + self.config.retry.probe_interval.max(WAIT_MIN));

@@ -311,7 +311,8 @@ impl Running {
             let last = slice.index(slice.batch.len() - 1).unwrap_or(0);
             self.highest = self.highest.max(job.numbers.at(last) + 1);
         }
-        self.workers[w].start(slice);
+        let now = self.clock.elapsed();
+        self.workers[w].start(slice, now);
         Ok(true)
     }
 
@@ -326,7 +327,9 @@ impl Running {
                     worker.retry = Some(slice);
                     return Ok((None, changed));
                 }
-                self.metrics.retried(worker.retry_class);
+                if let Some(class) = worker.retry_class {
+                    self.metrics.retried(class);
+                }
                 return Ok((Some(slice), changed));
             }
             if worker.job.is_none() {

@@ -99,6 +99,8 @@ pub struct LaneCounts {
     pub checkpoint_micros: i64,
     /// How the lane is doing.
     pub health: LaneHealth,
+    /// What it waits for, if that takes longer than a moment although nothing is wrong.
+    pub waits_for: Option<&'static str>,
 }
 
 impl LaneCounts {
@@ -192,6 +194,10 @@ impl LaneMetrics {
             counts.health = health;
             counts.breaker = breaker;
         });
+    }
+
+    pub(super) fn waits_for(&self, what: Option<&'static str>) {
+        self.update(|counts| counts.waits_for = what);
     }
 
     /// How long events took from their commit to being durable at the destination.

@@ -14,6 +14,7 @@
 //! own with a current-thread runtime (decision 0004). Nothing here spawns a task or reads a
 //! clock but through [`Clock`](crate::Clock), so that a simulator can run all of it on one thread.
 
+mod begin;
 mod breaker;
 mod capture;
 mod control;

@@ -5,11 +5,13 @@ use std::sync::PoisonError;
 
 use tracing::{error, info};
 
+use super::LaneCommand;
 use super::lane::LaneError;
 use super::letters::is_full;
 use super::metrics::Fate;
 use super::parked::{Left, ParkedKeys, Scope};
 use super::run::{Running, Settled};
+use super::session::{FOR_ROOM, ROOM_WAIT};
 use super::workers::Item;
 use crate::{
     ChangeEvent, DeadLetter, Delivery, DlqError, EmitError, Emitter, EventBatch, EventId, Failure,
@@ -20,6 +22,11 @@ use crate::{
 const PAGE: usize = 256;
 /// Attempts of one letter at a destination that is unwell, before the redrive gives up.
 const ATTEMPTS_MAX: u32 = 5;
+
+/// Why a redrive ended for the sake of another order.
+const ORDERED: &str = "another order came while it waited for the consumer; letters that were given to it and that it has not acknowledged stay open, and are given again by the next redrive";
+/// Why there is no second redrive at a time.
+const ANOTHER: &str = "another redrive of this emitter has not ended; redrive when it has";
 
 /// Which letters to send again.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +64,7 @@ impl Running {
         match outcome {
             Settled::Hindered => return Ok((report, outcome)),
             Settled::Interrupted => report.stopped = Some("shutdown".into()),
+            Settled::Ordered => report.stopped = Some(ORDERED.into()),
             Settled::Done | Settled::Lost => {}
         }
         info!(
@@ -139,6 +147,7 @@ impl Running {
                         continue;
                     }
                     Redriven::Interrupted => return Ok(Settled::Interrupted),
+                    Redriven::Ordered => return Ok(Settled::Ordered),
                     Redriven::Left => {}
                     Redriven::Failed(failure) => {
                         report.failed += 1;
@@ -329,10 +338,21 @@ impl Running {
         }
         for attempt in 1.. {
             let emit = async { emitter.lock().await.emit(&batch).await };
-            let answer = tokio::select! {
-                biased;
-                answer = emit => answer,
-                () = self.shutdown.asked() => return Ok(Redriven::Interrupted),
+            tokio::pin!(emit);
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut emit => break answer,
+                    () = self.shutdown.asked() => return Ok(Redriven::Interrupted),
+                    Some(order) = self.control.recv(), if self.hears() => {
+                        if !self.is_for_later(order) {
+                            return Ok(Redriven::Ordered);
+                        }
+                    }
+                    () = self.clock.sleep(ROOM_WAIT), if self.waits_for_room && self.shown_wait.is_none() => {
+                        self.show_wait(Some(FOR_ROOM));
+                    }
+                }
             };
             let cause = match answer {
                 Ok(receipt) if receipt.rejected.is_empty() => {
@@ -384,6 +404,24 @@ impl Running {
         unreachable!("the loop above only ends by returning")
     }
 
+    /// True if a redrive that waits hears orders meanwhile.
+    pub(super) const fn hears(&self) -> bool {
+        self.waits_for_room && self.pending.is_none()
+    }
+
+    /// Takes an order in the middle of a redrive; true if the redrive goes on.
+    pub(super) fn is_for_later(&mut self, order: LaneCommand) -> bool {
+        if let LaneCommand::Redrive { reply, .. } = order {
+            drop(reply.send(RedriveReport {
+                stopped: Some(ANOTHER.into()),
+                ..RedriveReport::default()
+            }));
+            return true;
+        }
+        self.pending = Some(order);
+        false
+    }
+
     /// Records that a letter failed again.
     fn fail_again(&mut self, letter: DeadLetter, failure: Failure) -> Result<(), LaneError> {
         let letter = DeadLetter {
@@ -410,4 +448,5 @@ enum Redriven {
     Failed(Failure),
     Unwell(EmitError),
     Interrupted,
+    Ordered,
 }

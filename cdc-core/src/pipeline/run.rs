@@ -8,9 +8,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::begin::Begun;
 use super::breaker::Breaker;
 use super::parked::{ParkedKeys, Parking};
-use super::session::SessionEnd;
+use super::session::{FOR_THE_CONSUMER, SessionEnd};
 use super::window::Window;
 use super::workers::Worker;
 use super::{
@@ -36,6 +37,8 @@ pub(super) enum Settled {
     /// What is next needs a checkpoint with the emitter's state, and there is none to be had here: back to
     /// the last one.
     Hindered,
+    /// An order came first, and is not to wait for a consumer that may be away for days.
+    Ordered,
 }
 
 /// Events that were read and filtered, and that wait until their letters can be stored.
@@ -127,7 +130,9 @@ pub(super) struct Running {
     /// The destination asked to be left alone until then.
     pub(super) hold_until: Duration,
     /// Failures of resuming in a row.
-    failures: u32,
+    pub(super) failures: u32,
+    /// The emitter is left alone until then, and goes back to the checkpoint after that.
+    pub(super) rest_until: Option<Duration>,
     /// Times in a row that the emitter lost what it had accepted, and where the checkpoint was then:
     /// until something behind that is durable, taking events is no sign that it is well.
     losses: u32,
@@ -144,6 +149,10 @@ pub(super) struct Running {
     pub(super) quiet: bool,
     /// A shutdown waits for what is in flight.
     pub(super) drains: bool,
+    /// Requests wait for room that a consumer makes, and may be taken back.
+    pub(super) waits_for_room: bool,
+    /// What the counters say it waits for.
+    pub(super) shown_wait: Option<&'static str>,
     /// Shutdown was asked for; only gaps are filled, until then.
     pub(super) draining: Option<Duration>,
     /// What the lane ends with when everything read is delivered.
@@ -186,6 +195,7 @@ impl Running {
             probe: 0,
             hold_until: Duration::ZERO,
             failures: 0,
+            rest_until: None,
             losses: 0,
             lost_at: None,
             culprits: 0,
@@ -194,6 +204,8 @@ impl Running {
             paused: false,
             quiet: false,
             drains: lane.emitter.drains(),
+            waits_for_room: lane.emitter.waits_for_room(),
+            shown_wait: None,
             workers: vec![Worker::new(lane.emitter)],
             draining: None,
             ending: None,
@@ -226,6 +238,7 @@ impl Running {
         let end = self.sessions(open).await;
         let accepted = self.workers.iter().map(Worker::accepted_events).sum();
         self.metrics.broken_off(accepted);
+        self.show_wait(None);
         self.metrics.requests(0);
         end
     }
@@ -246,12 +259,17 @@ impl Running {
             if let Some(checkpoint) = &checkpoint {
                 self.forget(checkpoint);
             }
-            if !self.resume_emitters(checkpoint.as_ref()).await? {
-                return Ok(LaneEnd::Drained);
+            match self.resume_emitters(checkpoint.as_ref(), open).await? {
+                Begun::Ready => {}
+                Begun::Moved => {
+                    checkpoint = self.load()?;
+                    continue;
+                }
+                Begun::Drained => return Ok(LaneEnd::Drained),
             }
             // What the emitter has repaired or begun belongs into the checkpoint before anything
             // new: a crash must find a state to cut back to.
-            if !self.poll_durable(true).await? {
+            if !self.poll_durable(true)? {
                 if self.shutdown.is_asked() {
                     return Ok(LaneEnd::Drained);
                 }
@@ -328,36 +346,6 @@ impl Running {
         self.metrics.reach(checkpoint.position, None);
     }
 
-    /// Connects the emitters at the checkpoint; false if shutdown came first.
-    async fn resume_emitters(
-        &mut self,
-        checkpoint: Option<&Checkpoint>,
-    ) -> Result<bool, LaneError> {
-        for w in 0..self.workers.len() {
-            let emitter = self.workers[w].emitter.clone();
-            loop {
-                let Err(cause) = emitter.lock().await.resume(checkpoint).await else {
-                    self.failures = 0;
-                    break;
-                };
-                let failures = self.failures;
-                let wait = match failure_action(cause.kind) {
-                    FailureAction::Retry { floor } => self.backoff.wait_after(failures, floor),
-                    FailureAction::Probe => self.config.retry.probe_interval,
-                    FailureAction::Isolate | FailureAction::Halt => {
-                        return Err(self.emit_error(cause));
-                    }
-                };
-                self.failures = failures.saturating_add(1);
-                self.ill(&cause);
-                if !self.wait(wait).await {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
     /// Until when a drain that begins now waits for what is in flight.
     pub(super) fn drain_until(&self) -> Duration {
         let timeout = self.config.shutdown_timeout;
@@ -376,10 +364,10 @@ impl Running {
     /// Takes in how far the destination is durable, as far as emitters have no request in flight;
     /// false if one lost something. `all` also asks those that have nothing to say: their state may
     /// change by itself (a file that grew old).
-    pub(super) async fn poll_durable(&mut self, all: bool) -> Result<bool, LaneError> {
+    pub(super) fn poll_durable(&mut self, all: bool) -> Result<bool, LaneError> {
         for w in 0..self.workers.len() {
             if let Some(cause) = self.workers[w].lost.take() {
-                return self.lost(cause).await.map(|()| false);
+                return self.lost(cause).map(|()| false);
             }
             let worker = &self.workers[w];
             if worker.is_busy() || (!all && worker.accepted.is_empty()) {
@@ -391,7 +379,7 @@ impl Running {
             };
             match durable {
                 Ok(mark) => self.apply(w, mark, false)?,
-                Err(cause) => return self.lost(cause).await.map(|()| false),
+                Err(cause) => return self.lost(cause).map(|()| false),
             }
         }
         Ok(true)
@@ -408,8 +396,15 @@ impl Running {
                     biased;
                     flushed = flush => flushed,
                     () = self.shutdown.asked() => return Ok(Settled::Interrupted),
+                    Some(order) = self.control.recv(), if self.hears() => {
+                        if self.is_for_later(order) {
+                            continue;
+                        }
+                        return Ok(Settled::Ordered);
+                    }
                     () = self.clock.sleep(self.config.checkpoint_interval) => {
-                        if !self.poll_durable(false).await? {
+                        self.show_wait(self.waits_for_room.then_some(FOR_THE_CONSUMER));
+                        if !self.poll_durable(false)? {
                             return Ok(Settled::Lost);
                         }
                         if !self.is_hindered() && self.window.position() > self.stored {
@@ -421,7 +416,7 @@ impl Running {
                 match flushed {
                     Ok(mark) => self.apply(w, mark, true)?,
                     Err(cause) => {
-                        self.lost(cause).await?;
+                        self.lost(cause)?;
                         return Ok(Settled::Lost);
                     }
                 }
@@ -442,8 +437,8 @@ impl Running {
         self.well();
     }
 
-    /// An emitter lost what it had accepted: waits, then the session goes back to the checkpoint.
-    pub(super) async fn lost(&mut self, cause: EmitError) -> Result<(), LaneError> {
+    /// An emitter lost what it had accepted: the session goes back to the checkpoint, after a while.
+    pub(super) fn lost(&mut self, cause: EmitError) -> Result<(), LaneError> {
         let losses = self.losses;
         self.losses = losses.saturating_add(1);
         self.lost_at = Some(self.stored);
@@ -455,7 +450,7 @@ impl Running {
         };
         warn!(emitter = %self.config.name, error = %cause, "what the emitter had accepted is not safe; back to the checkpoint");
         self.ill(&cause);
-        self.wait(wait).await;
+        self.rest_until = Some(self.clock.elapsed() + wait);
         Ok(())
     }
 

@@ -19,6 +19,14 @@ use crate::{BatchLimit, Emitter, EventBatch, Position, SourceError, WalSource};
 /// How often a full window asks an emitter how far it is durable.
 const DURABLE_POLL: Duration = Duration::from_millis(10);
 
+/// How long a request may wait for room before a redrive does not wait for it, and status tells.
+pub(super) const ROOM_WAIT: Duration = Duration::from_secs(1);
+
+/// What a lane waits for, in status.
+pub(super) const FOR_ROOM: &str = "waits for room at its destination: its consumer has to take, or acknowledge, what it was given";
+pub(super) const FOR_THE_CONSUMER: &str =
+    "a redrive waits for the consumer to acknowledge what it was given";
+
 /// Why a session with the destination ended.
 pub(super) enum SessionEnd {
     Lane(LaneEnd),
@@ -44,8 +52,9 @@ impl Running {
         loop {
             let goes_on = poll_fn(|cx| Poll::Ready(self.drive(cx))).await?;
             let now = self.clock.elapsed();
+            self.show_wait(self.has_no_room(now).then_some(FOR_ROOM));
             let due = now >= self.due;
-            if !self.poll_durable(due).await? {
+            if !self.poll_durable(due)? {
                 return Ok(SessionEnd::Rewind);
             }
             if due
@@ -253,11 +262,11 @@ impl Running {
             biased;
             flushed = flush => flushed,
             () = self.shutdown.asked() => return Ok(true),
-            () = self.clock.sleep(DURABLE_POLL) => return self.poll_durable(false).await,
+            () = self.clock.sleep(DURABLE_POLL) => return self.poll_durable(false),
         };
         match flushed {
             Ok(mark) => self.apply(w, mark, true).map(|()| true),
-            Err(cause) => self.lost(cause).await.map(|()| false),
+            Err(cause) => self.lost(cause).map(|()| false),
         }
     }
 
@@ -491,7 +500,7 @@ impl Running {
                     info!(emitter = %self.config.name, "paused by an operator");
                     self.show();
                 }
-                if busy {
+                if busy && !self.take_back() {
                     self.pending = Some(LaneCommand::Pause { reply });
                 } else {
                     _ = reply.send(());
@@ -500,6 +509,8 @@ impl Running {
             LaneCommand::Redrive { request, reply } => {
                 let stopped = if self.paused {
                     Some("the lane is paused".to_owned())
+                } else if self.has_no_room(self.clock.elapsed()) {
+                    Some(format!("the lane {FOR_ROOM}; redrive when it has"))
                 } else if self.is_idle() || self.blocked.is_some() {
                     // What went wrong last may be long over, and nothing else would find out: the
                     // redrive itself does.
@@ -534,6 +545,7 @@ impl Running {
                 }
             }
             LaneCommand::Seek { to, reply } => {
+                let busy = busy && !self.take_back();
                 self.quiet = busy;
                 if busy {
                     self.pending = Some(LaneCommand::Seek { to, reply });
@@ -566,18 +578,46 @@ impl Running {
         if let Err(cause) = open(to) {
             return Ok(Err(cause));
         }
-        let from = self.window.position();
         // What the emitter has taken is its own: its state must say so, wherever the lane goes. One without
         // a state forgets it when it is resumed, and its consumer may be away for long.
         if !self.state.is_empty() && self.settle().await? == Settled::Lost {
             warn!(emitter = %self.config.name, "emitter lost what it had accepted; it is moved all the same");
         }
+        self.move_to(to).map(Ok)
+    }
+
+    /// Stores another position, and gives the one before.
+    pub(super) fn move_to(&mut self, to: Position) -> Result<Position, LaneError> {
+        let from = self.window.position();
         let checkpoint = self.checkpoint_at(to);
         self.checkpoints
             .reset(&self.config.name, Some(&checkpoint))
             .map_err(|cause| self.checkpoint_error(cause))?;
         warn!(emitter = %self.config.name, %from, %to, "moved by an operator");
-        Ok(Ok(from))
+        Ok(from)
+    }
+
+    /// Takes back requests that wait for room: an order is not to wait for a consumer that may be away for
+    /// days. True if none is in flight any more.
+    fn take_back(&mut self) -> bool {
+        if self.waits_for_room {
+            self.workers.iter_mut().for_each(Worker::take_back);
+        }
+        !self.workers.iter().any(Worker::is_busy)
+    }
+
+    /// True if a request has waited for room longer than a moment.
+    fn has_no_room(&self, now: Duration) -> bool {
+        let waits = |worker: &Worker| worker.is_busy() && now >= worker.sent_at + ROOM_WAIT;
+        self.waits_for_room && self.workers.iter().any(waits)
+    }
+
+    /// Tells what the lane waits for.
+    pub(super) fn show_wait(&mut self, what: Option<&'static str>) {
+        if self.shown_wait != what {
+            self.shown_wait = what;
+            self.metrics.waits_for(what);
+        }
     }
 
     /// True while the emitter has a state, and that is further than the window's position: it must not
@@ -646,7 +686,7 @@ impl Running {
             match flushed {
                 Some(Ok(mark)) => self.apply(w, mark, true)?,
                 Some(Err(cause)) => {
-                    self.lost(cause).await?;
+                    self.lost(cause)?;
                     if end != LaneEnd::Drained {
                         return Ok(SessionEnd::Rewind);
                     }

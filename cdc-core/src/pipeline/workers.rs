@@ -216,10 +216,13 @@ pub(super) struct Worker {
     request: Option<Request>,
     /// What went out with it.
     sent: Option<Slice>,
+    /// When it went out.
+    pub(super) sent_at: Duration,
     /// What failed and goes out again, the same bytes.
     pub(super) retry: Option<Slice>,
-    /// Why `retry` is tried again ([`EmitErrorKind::class`](crate::EmitErrorKind::class)).
-    pub(super) retry_class: usize,
+    /// Why `retry` is tried again ([`EmitErrorKind::class`](crate::EmitErrorKind::class)); `None` if it was
+    /// taken back before there was an answer.
+    pub(super) retry_class: Option<usize>,
     /// Not before then.
     pub(super) retry_at: Duration,
     /// Failures of `retry` in a row.
@@ -253,8 +256,9 @@ impl Worker {
             emitter: Arc::new(Mutex::new(emitter)),
             request: None,
             sent: None,
+            sent_at: Duration::ZERO,
             retry: None,
-            retry_class: 0,
+            retry_class: None,
             retry_at: Duration::ZERO,
             failures: 0,
             job: None,
@@ -329,13 +333,23 @@ impl Worker {
         })
     }
 
+    /// Takes a request back that is not answered: the same goes out again, later.
+    pub(super) fn take_back(&mut self) {
+        if let Some(Request::Sent(_)) = &self.request {
+            self.retry = self.sent.take();
+            self.retry_class = None;
+            self.request = None;
+        }
+    }
+
     /// Sends.
-    pub(super) fn start(&mut self, slice: Slice) {
+    pub(super) fn start(&mut self, slice: Slice, now: Duration) {
         let emitter = self.emitter.clone();
         let batch = slice.batch.clone();
         let request = async move { emitter.lock().await.emit(&batch).await };
         self.request = Some(Request::Sent(Box::pin(request)));
         self.sent = Some(slice);
+        self.sent_at = now;
     }
 
     /// Forgets everything but its emitter; a request in flight is dropped.

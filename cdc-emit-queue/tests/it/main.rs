@@ -7,6 +7,7 @@
 mod bounds;
 mod conformance;
 mod model;
+mod orders;
 mod queue;
 mod rows;
 mod threads;
