@@ -300,6 +300,16 @@ impl FileEmitter {
             return Err(loss.error());
         }
         let FileConfig { storage, path, .. } = &self.config;
+        if sync && !writer.whole {
+            // The mark stays before half a batch, and before all that was taken since the last sync: it would say
+            // nothing of a letter among that, which is closed when this returns.
+            let what = format!("finish a batch in {}", path.display());
+            let cause = "its other half found no room".to_owned();
+            let loss = Loss { what, cause };
+            let error = loss.error();
+            writer.lose(loss);
+            return Err(error);
+        }
         writer.compressor.tend(storage, path);
         Ok(Some(writer.mark.clone()))
     }
@@ -345,7 +355,8 @@ impl Emitter for FileEmitter {
         self.answer(false)
     }
 
-    /// Waits until everything taken is written, and syncs in every [`crate::Fsync`] mode.
+    /// Waits until everything taken is written, and syncs in every [`crate::Fsync`] mode. While half a batch
+    /// waits for room there is no mark that has all that was taken: that counts as a loss.
     async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
         self.answer(true)
     }

@@ -131,6 +131,55 @@ fn a_letter_redriven_behind_half_a_batch_is_written_and_nothing_twice() {
     redrive_behind_half_a_batch(true);
 }
 
+/// A letter is taken, the next one, or a batch, only in part: what the barrier says then is stored, and the
+/// letter is closed.
+#[test]
+fn a_barrier_behind_half_a_batch_does_not_leave_out_what_was_taken_before_it() {
+    let hour = std::time::Duration::from_secs(3600);
+    let letter = EventBatch::new(
+        testing::source(),
+        vec![transaction(1, 3).into_events().remove(1)],
+        at(1, 1),
+    );
+    let several: Vec<_> = (2..6)
+        .flat_map(|commit| transaction(commit, 2).into_events())
+        .collect();
+    let several = EventBatch::new(testing::source(), several, transaction(5, 2).end());
+    let (mut closed, mut went_back) = (0, 0);
+    for capacity in (0..3000).step_by(37) {
+        let disk = SimStorage::new();
+        let mut config = config(&disk);
+        config.rotate_bytes = 700;
+        config.fsync = Fsync::Interval(hour);
+        let mut emitter = open(config.clone(), None);
+        let mut kept = flush(&mut emitter);
+        kept.through = transaction(1, 3).end();
+        emit(&mut emitter, &letter).unwrap();
+        disk.set_capacity(Some(disk.used() + capacity));
+        if emit(&mut emitter, &several).is_ok() {
+            break;
+        }
+        disk.set_capacity(None);
+        match now(emitter.flush()) {
+            Ok(mark) => {
+                closed += 1;
+                kept.state = mark.unwrap().state;
+                drop(emitter);
+                drop(open(config, Some(&checkpoint(&kept))));
+                assert_eq!(positions(&*shared(&disk)), [at(1, 1)], "{capacity}");
+            }
+            Err(error) => {
+                went_back += 1;
+                assert_eq!(error.kind, RETRY);
+                emitter.durable().unwrap_err();
+                resume(&mut emitter, Some(&checkpoint(&kept))).unwrap();
+                assert!(positions(&*shared(&disk)).is_empty(), "{capacity}");
+            }
+        }
+    }
+    assert!(closed > 3 && went_back > 3, "{closed} {went_back}");
+}
+
 /// A letter that cannot be encoded comes while a new file waits for room: its mark is one of that file.
 #[test]
 fn an_empty_file_that_a_mark_names_survives_a_power_cut() {
