@@ -2,7 +2,7 @@
 
 use cdc_core::{EventBatch, Lsn, Position};
 
-/// The stream's last transaction, of which something is written.
+/// The stream's last transaction, of which something is written or which a checkpoint has passed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Boundary {
     commit: Option<Lsn>,
@@ -15,8 +15,8 @@ impl Boundary {
     pub(crate) fn behind(position: Position) -> Self {
         let within = position < Position::end_of(position.commit);
         Self {
-            commit: within.then_some(position.commit),
-            ended: false,
+            commit: Some(position.commit),
+            ended: !within,
         }
     }
 
@@ -28,7 +28,7 @@ impl Boundary {
                 .is_none_or(|last| last != commit && !(is_letter(batch) && commit < last))
     }
 
-    /// True if something was written, and no transaction would be divided behind it.
+    /// True if no transaction would be divided behind what was written, here or before a restart.
     pub(crate) const fn is_behind(&self) -> bool {
         self.commit.is_some() && self.ended
     }

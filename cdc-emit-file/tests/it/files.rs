@@ -124,6 +124,65 @@ fn an_old_file_is_closed_at_the_next_chance_also_after_a_restart() {
     assert_eq!((found.files, found.events, found.open.len()), (1, 2, 1));
 }
 
+/// Nothing more comes, or letters alone, each of which may be from the middle of a transaction.
+#[test]
+fn a_file_grows_old_behind_a_restart_though_nothing_of_the_stream_comes() {
+    for letters in [0u32, 1, 2] {
+        let disk = SimStorage::new();
+        let clock = Arc::new(Hands::default());
+        let mut config = config(&disk);
+        config.rotate_age = Duration::from_secs(60);
+        config.clock = clock.clone();
+        clock.set(1000);
+        let mut emitter = open(config.clone(), None);
+        emit(&mut emitter, &transaction(5, 2)).unwrap();
+        let mark = emitter.durable().unwrap().unwrap();
+        drop(emitter);
+        let mut emitter = open(config, Some(&checkpoint(&mark)));
+        for ordinal in 0..letters {
+            // Of an earlier transaction, or of the last one.
+            let commit = 5 - 4 * u64::from(ordinal);
+            let letter = transaction(commit, 3).slice(1..2);
+            emit(&mut emitter, &letter).unwrap();
+        }
+        clock.set(1059);
+        emitter.durable().unwrap();
+        assert_eq!(verified(&*shared(&disk)).files, 0);
+        clock.set(1060);
+        emitter.durable().unwrap();
+        let found = verified(&*shared(&disk));
+        assert_eq!((found.files, found.open.len()), (1, 0), "{letters}");
+        // A file of letters alone.
+        let letter = transaction(1, 3).slice(0..1);
+        emit(&mut emitter, &letter).unwrap();
+        clock.set(1120);
+        emitter.durable().unwrap();
+        assert_eq!(verified(&*shared(&disk)).files, 2);
+    }
+}
+
+/// What follows the restart may be the rest of a transaction.
+#[test]
+fn a_file_does_not_grow_old_inside_a_transaction_behind_a_restart() {
+    let disk = SimStorage::new();
+    let clock = Arc::new(Hands::default());
+    let mut config = config(&disk);
+    config.rotate_age = Duration::from_secs(60);
+    config.clock = clock.clone();
+    let long = transaction(5, 3);
+    let mut emitter = open(config.clone(), None);
+    emit(&mut emitter, &long.slice(0..2)).unwrap();
+    let mark = emitter.durable().unwrap().unwrap();
+    drop(emitter);
+    let mut emitter = open(config, Some(&checkpoint(&mark)));
+    clock.set(1000);
+    emitter.durable().unwrap();
+    assert_eq!(verified(&*shared(&disk)).files, 0);
+    emit(&mut emitter, &long.slice(2..3)).unwrap();
+    emitter.durable().unwrap();
+    assert_eq!(verified(&*shared(&disk)).files, 1);
+}
+
 #[test]
 fn every_format_has_its_extension_and_is_whole() {
     let cases = [
