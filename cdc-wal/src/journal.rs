@@ -39,6 +39,10 @@ pub struct JournalConfig {
     pub retain_bytes_max: Option<u64>,
     /// What happens there; default [`OnLimit::Hold`]: [`Journal::is_full`] is true.
     pub on_limit: OnLimit,
+    /// Lanes that go on in this journal, each with the position strictly behind which it does: that is held,
+    /// as by [`LaneTails::hold`](crate::lane::LaneTails::hold), before anything is trimmed. A lane may have
+    /// been moved back while nothing ran, into what only its age still kept.
+    pub lanes: Vec<(String, Position)>,
     /// Where a new journal begins in the source's stream: nothing at or below it will come.
     /// Default [`Position::ZERO`].
     pub start: Position,
@@ -60,6 +64,7 @@ impl JournalConfig {
             retain_age: None,
             retain_bytes_max: None,
             on_limit: OnLimit::Hold,
+            lanes: Vec::new(),
             start: Position::ZERO,
             background: true,
             storage: StdStorage::shared(),
@@ -113,7 +118,7 @@ impl FileJournal {
             storage: config.storage,
             ..LogConfig::new(config.dir)
         };
-        let log = Log::open_for(settings, Some((source, config.start)))?;
+        let log = Log::open_for(settings, Some((source, config.start)), &config.lanes)?;
         if !log.cursors().contains_key(PIPELINE_CURSOR) {
             // Nothing is trimmed before the pipeline has said what is done.
             log.register_cursor(PIPELINE_CURSOR, log.oldest()?)?;

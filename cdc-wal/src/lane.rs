@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use cdc_core::{Clock, Position};
 
+use crate::log::register;
+use crate::log::state::Shared;
 use crate::{Log, LogError, LogErrorKind, StartAt, WalTail};
 
 /// What the cursor of a lane is called, before the lane's name.
@@ -57,10 +59,7 @@ impl LaneTails {
         gone.retain(|cursor| cursor.starts_with(PREFIX));
         for (lane, after) in lanes {
             gone.remove(&cursor(lane));
-            match self.hold_one(lane, after) {
-                Err(error) if matches!(error.kind, LogErrorKind::Refused(_)) => {}
-                held => held?,
-            }
+            hold(self.0.shared(), lane, after)?;
         }
         gone.iter().try_for_each(|name| self.0.remove_cursor(name))
     }
@@ -77,21 +76,28 @@ impl LaneTails {
         after: Position,
         clock: Arc<dyn Clock>,
     ) -> Result<WalTail, LogError> {
-        self.hold_one(lane, after)?;
+        hold_one(self.0.shared(), lane, after)?;
         self.0
             .tail_cursor(&cursor(lane), StartAt::After(after), clock)
     }
+}
 
-    /// Without a write where the cursor holds enough: a lane opens its tail on a full disk, too.
-    fn hold_one(&self, lane: &str, after: Position) -> Result<(), LogError> {
-        let name = cursor(lane);
-        let cursors = self.0.cursors();
-        let known = cursors.get(&name);
-        if known.is_some_and(|known| !known.invalidated && known.position <= after) {
-            return Ok(());
-        }
-        self.0.register_cursor(&name, after)
+/// Holds what a lane needs that goes on behind a position; nothing if that is not retained.
+pub(crate) fn hold(shared: &Shared, lane: &str, after: Position) -> Result<(), LogError> {
+    match hold_one(shared, lane, after) {
+        Err(error) if matches!(error.kind, LogErrorKind::Refused(_)) => Ok(()),
+        held => held,
     }
+}
+
+/// Without a write where the cursor holds enough: a lane opens its tail on a full disk, too.
+fn hold_one(shared: &Shared, lane: &str, after: Position) -> Result<(), LogError> {
+    let name = cursor(lane);
+    let known = shared.lock().cursors.entries.get(&name).copied();
+    if known.is_some_and(|known| !known.invalidated && known.position <= after) {
+        return Ok(());
+    }
+    register(shared, &name, after)
 }
 
 fn cursor(lane: &str) -> String {

@@ -116,12 +116,17 @@ pub(crate) async fn start(
         None => journal_lineage(&state.paths.journal())?,
     };
     foreign.resume(captured, accept_gap);
+    let mut journal = journal_config(config, &state.paths.journal());
+    journal.lanes = stored
+        .iter()
+        .map(|(name, checkpoint)| (name.clone(), checkpoint.position))
+        .collect();
     let (trigger, shutdown) = Shutdown::new();
     let (go, started) = oneshot::channel();
     let (tell, told) = oneshot::channel();
     let job = Job {
         foreign,
-        journal: journal_config(config, &state.paths.journal()),
+        journal,
         slowest,
         furthest,
         accept_gap,

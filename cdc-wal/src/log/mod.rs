@@ -24,7 +24,7 @@ use cdc_core::{Clock, Lineage, Lsn, Position, SourceInfo, SourceKind, WalHook, w
 
 pub use config::{LogConfig, OnLimit, Recovery, SyncPolicy, Visibility};
 pub use cursors::Cursor;
-pub(crate) use retention::{check_cursor, confirm, locate, may_vanish, oldest};
+pub(crate) use retention::{check_cursor, confirm, locate, may_vanish, oldest, register};
 pub use savepoint::Savepoint;
 pub use transaction::{CommitAt, Transaction};
 
@@ -32,6 +32,7 @@ use crate::control::{CONTROL, Control};
 use crate::format::HEADER_BYTES;
 use crate::format::frame::{FRAME_HEADER, FrameKind, Heartbeat};
 use crate::format::header::SegmentHeader;
+use crate::lane;
 use crate::repair::{RepairMode, RepairReport, repair_locked};
 use crate::segment::{self, PREPARED, Segment};
 use crate::tail::{StartAt, WalTail};
@@ -74,11 +75,17 @@ impl Log {
     /// [`LogErrorKind::InUse`] if another writer has it, [`LogErrorKind::Corrupt`] if what was
     /// durable is damaged, [`LogErrorKind::OtherSource`] if it is the journal of a database.
     pub fn open(config: LogConfig) -> Result<Self, LogError> {
-        Self::open_for(config, None)
+        Self::open_for(config, None, &[])
     }
 
     /// Opens a log of its own, or of a foreign source, whose positions begin at the one given.
-    pub(crate) fn open_for(config: LogConfig, foreign: Foreign<'_>) -> Result<Self, LogError> {
+    ///
+    /// What the lanes need is held before anything is trimmed.
+    pub(crate) fn open_for(
+        config: LogConfig,
+        foreign: Foreign<'_>,
+        lanes: &[(String, Position)],
+    ) -> Result<Self, LogError> {
         config.check()?;
         let (storage, dir) = (config.storage.clone(), config.dir.clone());
         create_dir(storage.as_ref(), &dir)
@@ -105,7 +112,7 @@ impl Log {
             recover::recover(&storage, &dir, &bases, control, strict)?
         };
         check_source(&config, &recovered.current.header, foreign)?;
-        Self::start(config, recovered, lock, report)
+        Self::start(config, recovered, lock, report, lanes)
     }
 
     fn start(
@@ -113,6 +120,7 @@ impl Log {
         mut recovered: Recovered,
         lock: Box<dyn StorageLock>,
         repaired: Option<RepairReport>,
+        lanes: &[(String, Position)],
     ) -> Result<Self, LogError> {
         let next = match recovered.next {
             Some(next) => next,
@@ -156,6 +164,10 @@ impl Log {
                 |_, _, _| {},
             )?;
             drop(appended);
+        }
+        // Before the helper, which trims.
+        for (lane, after) in lanes {
+            lane::hold(&shared, lane, *after)?;
         }
         let mut threads = Vec::new();
         if background {
@@ -338,7 +350,7 @@ impl Log {
     /// [`LogErrorKind::TooLarge`] for a name over 200 bytes or more than 1024 cursors,
     /// [`LogErrorKind::Refused`] if the position is no longer retained, or ahead of the log.
     pub fn register_cursor(&self, name: &str, position: Position) -> Result<(), LogError> {
-        retention::register(self.shared(), name, position)
+        register(self.shared(), name, position)
     }
 
     /// Says that a cursor's owner needs nothing up to `position` any more; trims what nobody

@@ -421,3 +421,42 @@ fn a_lane_that_is_moved_back_holds_what_it_is_to_read_again() {
     // Nothing can be held of it, and the start is not hindered.
     tails.hold([("one", back), ("two", at(2999))]).unwrap();
 }
+
+#[test]
+fn what_a_lane_needs_that_was_moved_back_while_nothing_ran_is_held_from_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |retain_bytes, lanes| JournalConfig {
+        retain_bytes,
+        lanes,
+        ..config(dir.path())
+    };
+    let at = |commit: u64| Position::end_of(Lsn(commit * 10));
+    let mut journal = FileJournal::open(config(1 << 30, Vec::new()), &source()).unwrap();
+    let tails = LaneTails::new(journal.log().clone());
+    tails.hold([("one", Position::ZERO)]).unwrap();
+    fill(&mut journal, 1, 1000);
+    journal.flush().unwrap();
+    journal.log().confirm("lane:one", at(999)).unwrap();
+    journal.confirm(at(999)).unwrap();
+    // Stores where the others stand.
+    journal.log().register_cursor("other", at(999)).unwrap();
+    drop((tails, journal));
+    // Only its age has kept this, and it has grown old.
+    for (moved_to, held) in [(at(500), 500), (at(999), 0)] {
+        let lanes = vec![("one".to_owned(), moved_to), ("new".to_owned(), at(5000))];
+        let journal = FileJournal::open(config(0, lanes), &source()).unwrap();
+        journal.log().trim().unwrap();
+        let tails = LaneTails::new(journal.log().clone());
+        let read = tails.open("one", at(500), clock());
+        match held {
+            0 => assert!(matches!(read.unwrap_err().kind, LogErrorKind::Refused(_))),
+            _ => {
+                let mut tail = read.unwrap();
+                let found = drain(&mut tail, BatchLimit::default()).unwrap();
+                assert_eq!(found.len(), 10 * (999 - held));
+                drop(tail);
+                journal.log().confirm("lane:one", at(999)).unwrap();
+            }
+        }
+    }
+}
