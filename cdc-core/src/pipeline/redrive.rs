@@ -28,7 +28,8 @@ const ORDERED: &str = "another order came while it waited for the consumer; lett
 /// Why there is no second redrive at a time.
 const ANOTHER: &str = "another redrive of this emitter has not ended; redrive when it has";
 
-/// Which letters to send again.
+/// Which letters to send again. No filter is asked: what a letter is of was kept when it came, and only a
+/// discard gives it up. A transform that drops an event by now closes its letter as delivered.
 #[derive(Clone, Debug, Default)]
 pub struct RedriveRequest {
     /// Only these; all open ones if empty. A letter that waits behind another of its key, or of its
