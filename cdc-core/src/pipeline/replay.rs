@@ -1,11 +1,14 @@
 //! Replay: a retained range of the log to one emitter once more, beside its lane.
 
+mod tally;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::info;
 
+use self::tally::{Counted, Tally};
 use super::{Lane, LaneConfig, LaneControl, LaneEnd, LaneError, LaneMetrics, Shutdown, Watermark};
 use crate::{
     BoxEmitter, Checkpoint, CheckpointError, CheckpointStore, Clock, DeadLetter, DeadLetterQueue,
@@ -84,7 +87,7 @@ pub struct ReplayFailure {
     pub status: Option<u16>,
 }
 
-/// What a replay did.
+/// What a replay did. Each event counts once, however often its destination lost it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayReport {
     /// [`LaneEnd::Reached`] at `stop_at`, [`LaneEnd::Finished`] at the log's end,
@@ -133,11 +136,21 @@ where
         let watermark = Watermark::new();
         let (_control, commands) = LaneControl::new();
         self.metrics.reach(start, None);
+        let read = Tally::behind(start);
+        let changed: Vec<_> = self
+            .transforms
+            .into_iter()
+            .map(|transform| (Tally::behind(start), transform))
+            .collect();
+        let tallies: Vec<_> = changed.iter().map(|(tally, _)| tally.clone()).collect();
+        let transforms = changed
+            .into_iter()
+            .map(|(tally, transform)| Box::new(Counted(transform, tally)) as _);
         let lane = Lane {
             config: self.config,
             open: self.open,
-            filter: self.filter,
-            transforms: self.transforms,
+            filter: Box::new(Counted(self.filter, read.clone())),
+            transforms: transforms.collect(),
             emitter: self.emitter,
             dlq: refused.clone(),
             checkpoints: Arc::new(InMemory::default()),
@@ -149,23 +162,28 @@ where
         };
         let end = lane.run().await?;
         let counts = self.metrics.counts();
-        let refused = std::mem::take(&mut *refused.lock().unwrap_or_else(PoisonError::into_inner));
-        info!(
-            emitter = %name,
-            delivered = counts.delivered,
-            failed = refused.failed,
-            held_back = refused.held_back,
-            "replay ended"
-        );
+        let (failures, failed, held_back) = {
+            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let failures = std::mem::take(&mut refused.named);
+            (failures, refused.failed, refused.held_back)
+        };
+        let (read, dropped) = read.counts();
+        let changed = tallies.iter().map(|tally| tally.counts().1);
+        let filtered = dropped + changed.sum::<u64>();
+        // What was delivered, lost by its destination and delivered again is in the lane's count twice. Without what
+        // it did not come to, as when it ended early, the other bound is too high.
+        let kept = read.saturating_sub(filtered + failed + held_back);
+        let delivered = counts.delivered.min(kept);
+        info!(emitter = %name, delivered, failed, held_back, "replay ended");
         Ok(ReplayReport {
             end,
             through: counts.position,
-            read: counts.read,
-            filtered: counts.filtered,
-            delivered: counts.delivered,
-            failed: refused.failed,
-            held_back: refused.held_back,
-            failures: refused.named,
+            read,
+            filtered,
+            delivered,
+            failed,
+            held_back,
+            failures,
         })
     }
 }
@@ -194,12 +212,10 @@ impl DeadLetterQueue for Refused {
                 });
             }
             self.seen.insert(id);
-            if letter.state != LetterState::Pending {
-                self.held_back += 1;
-                continue;
-            }
-            self.failed += 1;
-            if self.named.len() < REPLAY_FAILURES_NAMED_MAX {
+            let is_pending = letter.state == LetterState::Pending;
+            self.failed += u64::from(is_pending);
+            self.held_back += u64::from(!is_pending);
+            if is_pending && self.named.len() < REPLAY_FAILURES_NAMED_MAX {
                 self.named.push(ReplayFailure {
                     id,
                     position: letter.event.position,

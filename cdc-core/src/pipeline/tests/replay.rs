@@ -20,7 +20,11 @@ impl Rig {
             config,
             open: move |after| Ok(log.tail(after)),
             filter: Box::new(self.filter),
-            transforms: Vec::new(),
+            transforms: self
+                .transform
+                .map(|t| Box::new(FnTransform(t)) as _)
+                .into_iter()
+                .collect(),
             emitter: BoxEmitter::new(emitter.clone()),
             clock: Arc::new(SystemClock::new()),
             metrics: Arc::default(),
@@ -155,4 +159,41 @@ async fn what_fails_in_a_replay_counts_once_though_it_is_read_again() {
         let counts = (report.delivered, report.failed, report.held_back);
         assert_eq!(counts, (1, 1, 0), "{on_dead_key:?}");
     }
+}
+
+/// Row 3 is filtered out, a transform drops row 4, row 5 is refused and holds back what follows of it.
+#[tokio::test(start_paused = true)]
+async fn what_a_destination_lost_and_took_again_counts_once() {
+    let row = |event: &ChangeEvent| event.position.ordinal;
+    let rig = Rig {
+        filter: |event| event.position.ordinal != 3,
+        transform: Some(|event| Ok(Some(event).filter(|event| event.position.ordinal != 4))),
+        ..Rig::new()
+    };
+    let events = (0..6).map(|n| insert(1, n, n.into())).collect();
+    rig.log.push(EventBatch::new(source(), events, at(1, 5)));
+    let again = ScriptedEmitter::default();
+    again.state().poison.push(at(1, 5));
+    // Of what it takes, the first is safe before the rest is lost.
+    again.state().accept_until = Some(at(1, 0));
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut last = insert(1, 6, 5);
+        last.last = true;
+        let end = Position::end_of(Lsn(1));
+        rig.log.push(EventBatch::new(source(), vec![last], end));
+        again.state().lose = Some(EmitErrorKind::EndpointRetry { retry_after: None });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        again.state().accept_until = Some(Position::MAX);
+    };
+    let end = Position::end_of(Lsn(1));
+    let (report, ()) = tokio::join!(rig.replay(&again, Position::ZERO, end), later);
+    let report = report.unwrap();
+    let taken = again.state().events.iter().map(row).collect::<Vec<_>>();
+    assert!(taken.iter().filter(|n| **n == 1).count() > 1, "{taken:?}");
+    assert_eq!((report.read, report.filtered), (7, 2));
+    assert_eq!(
+        (report.delivered, report.failed, report.held_back),
+        (3, 1, 1)
+    );
 }
