@@ -349,7 +349,7 @@ impl ParkedKeys {
     pub(super) fn knows(&self, scope: Scope) -> bool {
         match scope {
             Scope::Table(tables) => tables.each().all(|table| self.whole.0.contains_key(&table)),
-            Scope::Row { .. } => scope.keys().any(|key| self.keys.0.contains_key(&key)),
+            Scope::Row { .. } => scope.keys().all(|key| self.keys.0.contains_key(&key)),
         }
     }
 }

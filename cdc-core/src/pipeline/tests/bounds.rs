@@ -2,7 +2,7 @@
 //! when there is room.
 
 use super::*;
-use crate::{DurableMark, EmitError, Emitter, Receipt};
+use crate::{DurableMark, EmitError, Emitter, Image, Op, Receipt};
 
 /// Runs a lane beside `orders`, with the counters looked at all the while.
 pub(super) async fn with_lane(rig: &Rig, orders: impl AsyncFnOnce(&LaneControl)) {
@@ -129,6 +129,38 @@ async fn at_the_bound_of_keys_the_lane_blocks_and_a_redrive_makes_room() {
     let mut expected = all(1..5, 2);
     expected.retain(|position| *position != at(3, 0));
     assert_eq!(taken, expected, "each once");
+}
+
+/// Each takes the key that waits one further: with the last of the chain, every row waits.
+#[tokio::test(start_paused = true)]
+async fn changes_of_a_key_that_waits_do_not_pass_the_bound_of_keys() {
+    let rig = Rig {
+        parked_keys_max: 2,
+        ..Rig::new()
+    };
+    rig.emitter.state().poison.push(at(1, 0));
+    let mut events = vec![insert(1, 0, 1)];
+    for ordinal in 1..6 {
+        let from = i64::from(ordinal);
+        let mut event = insert(1, ordinal, from + 1);
+        event.op = Op::Update;
+        event.before = Image::Full(crate::testing::row(from, "name", "1.50"));
+        events.push(event);
+    }
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+    with_lane(&rig, async |control| {
+        wait(300).await;
+        assert!(blocked_by(&rig).contains("dlq_keys_max"));
+        assert_eq!(rig.letters(LetterState::Parked), [at(1, 1)], "rows 1 and 2");
+        rig.emitter.state().poison.clear();
+        for _ in 0..5 {
+            control.redrive(RedriveRequest::default()).await.unwrap();
+            wait(1).await;
+        }
+    })
+    .await;
+    assert_eq!(rig.emitter.taken(), all(1..2, 6), "each once, in order");
 }
 
 #[tokio::test(start_paused = true)]
