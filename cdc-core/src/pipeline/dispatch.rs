@@ -208,7 +208,7 @@ impl Running {
                 }
                 // The oldest batch: what holds the lane's position.
                 let oldest = (0..self.workers.len())
-                    .filter_map(|w| Some((self.workers[w].oldest()?, w)))
+                    .filter_map(|w| Some((self.workers[w].oldest(&self.fences)?, w)))
                     .min();
                 if let Some((_, w)) = oldest {
                     self.breaker.half_open();
@@ -335,9 +335,7 @@ impl Running {
             if worker.job.is_none() {
                 let ready = match worker.queue.front() {
                     None | Some(Item::Fence(_)) => false,
-                    Some(Item::Work(pending)) => pending
-                        .fence
-                        .is_none_or(|id| self.fences.get(&id) == Some(&0)),
+                    Some(Item::Work(pending)) => pending.may_go(&self.fences),
                 };
                 if !ready {
                     return Ok((None, changed));

@@ -1,6 +1,6 @@
 //! Workers of a lane: each has one request in flight, and a queue of what comes after it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -36,6 +36,13 @@ pub(super) struct Pending {
     pub(super) generation: u64,
     /// Goes out only when the other members of this fence have come to it.
     pub(super) fence: Option<u64>,
+}
+
+impl Pending {
+    /// True unless others have not come to its fence; `fences` says of each how many have not.
+    pub(super) fn may_go(&self, fences: &HashMap<u64, usize>) -> bool {
+        self.fence.is_none_or(|id| fences.get(&id) == Some(&0))
+    }
 }
 
 /// What stands in a worker's queue.
@@ -313,8 +320,9 @@ impl Worker {
             && self.job.as_ref().is_none_or(|job| job.ranges.is_empty())
     }
 
-    /// Number of the oldest event that may go out.
-    pub(super) fn oldest(&self) -> Option<u64> {
+    /// Number of the oldest event that may go out. What stands at a fence may not: those it waits for may
+    /// wait for room.
+    pub(super) fn oldest(&self, fences: &HashMap<u64, usize>) -> Option<u64> {
         if self.blocked {
             return None;
         }
@@ -327,10 +335,10 @@ impl Worker {
                 return Some(job.numbers.at(index));
             }
         }
-        self.queue.iter().find_map(|item| match item {
-            Item::Work(pending) => Some(pending.numbers.at(0)),
-            Item::Fence(_) => None,
-        })
+        match self.queue.front() {
+            Some(Item::Work(pending)) if pending.may_go(fences) => Some(pending.numbers.at(0)),
+            _ => None,
+        }
     }
 
     /// Takes a request back that is not answered: the same goes out again, later.

@@ -223,6 +223,7 @@ impl Bench {
     ) {
         let mut config = LaneConfig::new("hook", source().lineage, Position::ZERO);
         config.on_dead_key = self.rig.on_dead_key;
+        config.parked_keys_max = self.rig.parked_keys_max;
         config.concurrency = self.concurrency;
         config.order = self.order;
         config.window_max = self.window_max;

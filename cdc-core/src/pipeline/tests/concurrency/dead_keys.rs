@@ -266,3 +266,60 @@ async fn a_redrive_makes_room_with_letters_ahead_of_the_blocked_worker() {
     assert!(rows.values().all(|row| is_ascending(row)), "{rows:?}");
     assert_eq!(bench.server.positions().len(), 4, "each once");
 }
+
+/// The oldest event stands behind a change of key whose worker waits for room: it cannot go, so the next
+/// one finds out that the destination is well again.
+#[tokio::test(start_paused = true)]
+async fn the_probe_goes_to_a_worker_that_may_send() {
+    const DOWN: u64 = 60;
+    let row_of = |worker: u64, nth: usize| {
+        let mut rows = (1..).filter(|&id| {
+            let hashes = insert(1, 0, id).key_hashes().unwrap().unwrap();
+            hashes.1 % 3 == worker
+        });
+        rows.nth(nth).unwrap()
+    };
+    let dead = row_of(0, 0);
+    let mut bench = Bench::new(Server::with(|s| s.poison = HashSet::from([dead])), 3);
+    bench.rig.parked_keys_max = 1;
+    let events = vec![
+        insert(1, 0, dead),
+        // Waits behind it, and there is no room for another key.
+        moved(1, 1, dead, row_of(0, 1)),
+        // Goes out when worker 0 has come to it, and worker 1 waits for that.
+        moved(1, 2, row_of(1, 0), row_of(0, 2)),
+        insert(1, 3, row_of(1, 1)),
+    ];
+    let end = Position::end_of(Lsn(1));
+    bench.rig.log.push(EventBatch::new(source(), events, end));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, control) = bench.lane(&shutdown);
+    let orders = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let health = bench.rig.metrics.counts().health;
+        assert!(matches!(health, LaneHealth::Blocked { .. }), "{health:?}");
+        bench.server.state().down = Some((
+            EmitErrorKind::EndpointRetry { retry_after: None },
+            Some(503),
+            tokio::time::Instant::now() + Duration::from_secs(DOWN),
+        ));
+        let events = vec![insert(2, 0, row_of(2, 0))];
+        let end = Position::end_of(Lsn(2));
+        bench.rig.log.push(EventBatch::new(source(), events, end));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let breaker = bench.rig.metrics.counts().breaker;
+        assert_ne!(breaker, BreakerState::Closed);
+        tokio::time::sleep(Duration::from_secs(DOWN + 600)).await;
+        assert_eq!(bench.server.positions(), [at(2, 0)], "without a redrive");
+        bench.server.state().poison.clear();
+        for _ in 0..2 {
+            control.redrive(RedriveRequest::default()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        trigger.trigger();
+    };
+    let ((), ended) = tokio::join!(orders, bench.watched(lane));
+    assert_eq!(ended.unwrap(), LaneEnd::Drained);
+    let expected = [at(2, 0), at(1, 0), at(1, 1), at(1, 2), at(1, 3)];
+    assert_eq!(bench.server.positions(), expected);
+}
