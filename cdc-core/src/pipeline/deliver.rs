@@ -137,27 +137,32 @@ impl Running {
         let Some(numbers) = self.workers[w].job.as_ref().map(|job| slice.numbers(job)) else {
             return Ok(());
         };
-        let numbers = if rejected.is_empty() {
-            numbers
+        let events = slice.batch.events();
+        let Some(last) = events.last() else {
+            return Ok(());
+        };
+        let (numbers, taken) = if rejected.is_empty() {
+            (numbers, Some(last))
         } else {
             let buried = self.behind_rejected(w, &slice, rejected);
             let mut left = buried.iter().map(|(index, _)| *index).peekable();
+            let mut taken = None;
             let list = numbers.iter().enumerate().filter_map(|(index, number)| {
-                let is_left = left.next_if_eq(&index).is_some();
-                (!is_left).then_some(number)
+                if left.next_if_eq(&index).is_some() {
+                    return None;
+                }
+                taken = events.get(index);
+                Some(number)
             });
             let numbers = Numbers::List(list.collect());
             self.bury(w, &slice, buried)?;
-            numbers
+            (numbers, taken)
         };
-        let Some(last) = slice.batch.events().last() else {
-            return Ok(());
-        };
-        // All that was taken may wait behind what was refused.
-        if numbers.len() > 0 {
+        // All that was taken may wait behind what was refused. Of what was refused a mark need not speak.
+        if let Some(taken) = taken {
             self.workers[w].accepted.push_back(Accepted {
-                last: last.position,
-                commit_micros: last.transaction.commit_micros,
+                last: taken.position,
+                commit_micros: taken.transaction.commit_micros,
                 numbers,
             });
         }

@@ -414,7 +414,7 @@ impl Running {
                     }
                 };
                 match flushed {
-                    Ok(mark) => self.apply(w, mark, true)?,
+                    Ok(mark) => self.apply_barrier(w, mark)?,
                     Err(cause) => {
                         self.lost(cause)?;
                         return Ok(Settled::Lost);
@@ -478,6 +478,31 @@ impl Running {
             self.state_changed = true;
         }
         Ok(())
+    }
+
+    /// Takes in the mark that `flush` gave, with no request in flight. One that does not say that all is
+    /// durable would not say so the next time either: whoever waits for it would wait for ever.
+    pub(super) fn apply_barrier(
+        &mut self,
+        w: usize,
+        mark: Option<DurableMark>,
+    ) -> Result<(), LaneError> {
+        let through = mark.as_ref().map(|mark| mark.through);
+        self.apply(w, mark, true)?;
+        let Some(taken) = self.workers[w].accepted.back() else {
+            return Ok(());
+        };
+        let said = match through {
+            Some(through) => format!("the mark of its flush ends at {through}"),
+            None => "its flush gave no mark".to_owned(),
+        };
+        Err(self.emit_error(EmitError::new(
+            EmitErrorKind::Fatal,
+            format!(
+                "wait until what was taken up to {} is durable: {said}; mend the emitter, whose flush returns when all it has taken is durable, with a mark that says so (clause 3.4 of the emitter contract)",
+                taken.last
+            ),
+        )))
     }
 
     fn load(&self) -> Result<Option<Checkpoint>, LaneError> {

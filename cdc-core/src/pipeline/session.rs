@@ -265,7 +265,7 @@ impl Running {
             () = self.clock.sleep(DURABLE_POLL) => return self.poll_durable(false),
         };
         match flushed {
-            Ok(mark) => self.apply(w, mark, true).map(|()| true),
+            Ok(mark) => self.apply_barrier(w, mark).map(|()| true),
             Err(cause) => self.lost(cause).map(|()| false),
         }
     }

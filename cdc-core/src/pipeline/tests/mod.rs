@@ -638,6 +638,7 @@ async fn shutdown_does_not_wait_for_ever_for_a_hanging_destination() {
     assert_eq!(rig.stored(), Position::ZERO);
 }
 
+mod barriers;
 mod bounds;
 mod cadence;
 mod concurrency;
