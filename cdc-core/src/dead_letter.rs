@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{ChangeEvent, DlqError, EventId, Position, SourceInfo};
+use crate::{ChangeEvent, DlqError, EventId, Lineage, Position, SourceInfo};
 
 /// Where on its way an event failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +128,14 @@ impl DeadLetter {
     /// The event's id; with the emitter's name it identifies the letter.
     pub fn event_id(&self) -> EventId {
         EventId::new(&self.source.lineage, self.event.position)
+    }
+
+    /// True if the letter's position says the same in the history of `lineage`, of which what follows `behind`
+    /// is still to come. Of another timeline of the source that is so up to there: the histories may part
+    /// behind it, and give one position, and with it one event id, to two different events.
+    pub fn is_of(&self, lineage: &Lineage, behind: Position) -> bool {
+        let own = &self.source.lineage;
+        own == lineage || own.same_source(lineage) && self.event.position <= behind
     }
 }
 

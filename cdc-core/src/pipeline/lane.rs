@@ -148,6 +148,22 @@ pub enum LaneError {
         #[source]
         cause: CheckpointError,
     },
+    /// The dead letter queue has letters of the emitter that belong to another history: it outlived the state
+    /// they were of. Positions say which letters wait for which events, so nothing can be told of these.
+    #[error(
+        "start emitter {emitter}: open dead letters such as {event} belong to {found}, this is {lineage}, whose positions they say nothing of; \
+         redrive or discard them first (`dlq redrive`, `dlq discard`), or take another dlq_path"
+    )]
+    OtherHistory {
+        /// The emitter.
+        emitter: Arc<str>,
+        /// The id of the first such letter's event.
+        event: String,
+        /// The history it belongs to.
+        found: Lineage,
+        /// The lane's.
+        lineage: Lineage,
+    },
     /// More than one request at a time is asked for, and that is not to be had.
     #[error("start emitter {emitter} with concurrency {asked}: {reason}; set concurrency = 1")]
     Concurrency {

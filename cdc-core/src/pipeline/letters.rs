@@ -12,7 +12,9 @@ use super::parked::{Behind, KeyHashes, Scope, key_hashes};
 use super::run::Running;
 use super::window::Numbers;
 use crate::crash;
-use crate::{ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, SourceInfo, Stage};
+use crate::{
+    ChangeEvent, DeadLetter, DlqError, EventId, Failure, LetterState, Position, SourceInfo, Stage,
+};
 
 /// Shortest wait before a full queue is looked at again by itself.
 const LOOK_MIN: Duration = Duration::from_millis(1);
@@ -365,11 +367,11 @@ impl Running {
         Ok(())
     }
 
-    /// Finds the keys that wait, in the queue, before anything is read.
-    pub(super) fn rebuild_parked(&mut self) -> Result<(), LaneError> {
-        if self.config.on_dead_key == OnDeadKey::Pass {
-            return Ok(());
-        }
+    /// Finds the keys that wait, in the queue, before anything behind this position is read. Letters of
+    /// another history are no use to the lane, nor it to them: a letter of its own at the position of one
+    /// would be taken for stored.
+    pub(super) fn rebuild_parked(&mut self, behind: Position) -> Result<(), LaneError> {
+        let parks = self.config.on_dead_key != OnDeadKey::Pass;
         let mut after = None;
         loop {
             let page = {
@@ -383,7 +385,15 @@ impl Running {
             };
             after = Some(last.event.position);
             for letter in &page {
-                if let Some(scope) = Scope::of(&letter.event) {
+                if !letter.is_of(&self.config.lineage, behind) {
+                    return Err(LaneError::OtherHistory {
+                        emitter: self.config.name.clone(),
+                        event: letter.event_id().to_string(),
+                        found: letter.source.lineage,
+                        lineage: self.config.lineage,
+                    });
+                }
+                if let Some(scope) = Scope::of(&letter.event).filter(|_| parks) {
                     self.parked.add(scope, letter.event.position);
                 }
             }

@@ -250,11 +250,14 @@ impl Running {
     {
         self.hire()?;
         let mut checkpoint = self.load()?;
+        let behind = checkpoint
+            .as_ref()
+            .map_or(self.config.start, |checkpoint| checkpoint.position);
+        self.rebuild_parked(behind)?;
         if checkpoint.is_none() {
             // Before anything is read: a start at the end of the log must not move by a crash.
             self.store_checkpoint()?;
         }
-        self.rebuild_parked()?;
         loop {
             if let Some(checkpoint) = &checkpoint {
                 self.forget(checkpoint);

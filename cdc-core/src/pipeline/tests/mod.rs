@@ -642,6 +642,7 @@ mod barriers;
 mod bounds;
 mod cadence;
 mod concurrency;
+mod history;
 #[cfg(feature = "model")]
 mod model;
 mod moves;
