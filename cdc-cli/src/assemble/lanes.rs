@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use cdc_core::checkpoint::FileCheckpoints;
 use cdc_core::pipeline::{
     Lane, LaneConfig, LaneControl, LaneEnd, LaneError, LaneMetrics, OnDeadKey, RetryConfig,
     Shutdown, WatermarkHandle,
 };
 use cdc_core::{
-    BoxEmitter, DeadLetterQueue, Lineage, Position, SourceError, SourceInfo, SystemClock, WalSource,
+    BoxEmitter, CheckpointStore, DeadLetterQueue, Lineage, Position, SourceError, SourceInfo,
+    SystemClock, WalSource,
 };
 use cdc_emit_file::{FileEmitter, Fsync};
 use cdc_emit_queue::{QueueConfig, QueueEmitter};
@@ -38,7 +38,7 @@ const PULL_BATCH_SIZE: usize = 100;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) source: Arc<SourceInfo>,
-    pub(crate) checkpoints: Arc<FileCheckpoints>,
+    pub(crate) checkpoints: Arc<dyn CheckpointStore>,
     pub(crate) dlq: Arc<Mutex<dyn DeadLetterQueue>>,
     pub(crate) shutdown: Shutdown,
     /// Told when a lane has ended.

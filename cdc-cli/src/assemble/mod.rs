@@ -4,6 +4,7 @@ pub(crate) mod capture;
 pub(crate) mod control;
 pub(crate) mod dead_letters;
 pub(crate) mod foreign;
+pub(crate) mod history;
 pub(crate) mod lanes;
 pub(crate) mod link;
 pub(crate) mod outlook;

@@ -540,6 +540,7 @@ pub(crate) fn lane_error(error: LaneError) -> CliError {
         LaneError::Emit { cause, .. } => Exit::of_emitter(cause.kind),
         LaneError::Dlq { cause, .. } => Exit::of_dead_letters(cause),
         LaneError::Checkpoint { cause, .. } => Exit::of_checkpoint(cause),
+        LaneError::OtherHistory { .. } => Exit::Position,
         LaneError::DeadKey { .. } => Exit::EmitterStopped,
         _ => Exit::Runtime,
     };

@@ -1,11 +1,13 @@
 //! `check`: connect, and name every setting that is wrong, with its remedy; and what a start would
 //! find. `run --dry-run` is the same with what would be delivered.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use cdc_core::pipeline::LaneError;
 use cdc_core::storage::StdStorage;
 use cdc_core::{BatchLimit, EngineKind, Position, Relation};
-use cdc_dlq::DlqReader;
+use cdc_dlq::{DlqReader, LetterFilter};
 use cdc_filter::TableFilter;
 use cdc_wal::postgres::{self, Finding, PostgresConfig, Severity, SlotState};
 use cdc_wal::rocksdb::RocksDbCheck;
@@ -202,7 +204,7 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     }
     rows.extend(tables.iter().flat_map(|tables| unmatched(config, tables)));
     rows.extend(directories(config));
-    rows.extend(dead_letters(config));
+    rows.extend(dead_letters(config, held.as_ref(), state.as_ref()));
     Ok(Examined { rows, held, tables })
 }
 
@@ -493,16 +495,51 @@ impl Delivery {
     }
 }
 
-/// What keeps a start from opening the dead letter queue, if anything does.
-fn dead_letters(config: &Config) -> Option<Row> {
-    let error = DlqReader::open(&StdStorage, &config.dead_letters.path).err()?;
-    Some(Row::new(
-        Severity::Error,
-        Exit::of_dead_letters(&error),
-        "dead letters",
-        error.to_string(),
-        "",
-    ))
+/// What of the dead letters a start would stumble over, if anything: the queue does not open, or has
+/// letters of another history.
+fn dead_letters(config: &Config, held: Option<&Held>, source: Option<&SourceState>) -> Option<Row> {
+    let row = |exit, error: String| {
+        let subject = "dead letters";
+        Some(Row::new(Severity::Error, exit, subject, error, ""))
+    };
+    let letters = match DlqReader::open(&StdStorage, &config.dead_letters.path) {
+        Ok(letters) => letters,
+        Err(error) => return row(Exit::of_dead_letters(&error), error.to_string()),
+    };
+    let log = held.and_then(|held| held.log.as_ref());
+    let lineage = match (source, log) {
+        (Some(source), _) => source.lineage,
+        (None, log) => log?.source.lineage,
+    };
+    let begins = match (log, source) {
+        (Some(log), _) => log.oldest,
+        (None, source) => Position::before(source.map(|s| s.confirmed.unwrap_or(s.end))?),
+    };
+    for emitter in &config.emitters {
+        let stored = held.and_then(|held| held.checkpoint(&emitter.name));
+        let behind = stored.map_or(begins, |checkpoint| checkpoint.position);
+        let mut other = None;
+        let looked = letters.scan(&LetterFilter::emitter(&*emitter.name), |letter| {
+            if letter.is_of(&lineage, behind) {
+                return ControlFlow::Continue(());
+            }
+            other = Some(letter);
+            ControlFlow::Break(())
+        });
+        if let Err(error) = looked {
+            return row(Exit::of_dead_letters(&error), error.to_string());
+        }
+        if let Some(letter) = other {
+            let error = LaneError::OtherHistory {
+                emitter: emitter.name.as_str().into(),
+                event: letter.event_id().to_string(),
+                found: letter.source.lineage,
+                lineage,
+            };
+            return row(Exit::Position, error.to_string());
+        }
+    }
+    None
 }
 
 /// The directories `run` writes to: there and writable, or creatable.

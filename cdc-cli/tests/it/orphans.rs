@@ -89,3 +89,82 @@ fn letters_of_an_emitter_that_is_gone_are_given_up_while_the_pipeline_runs() {
     running.ask_to_stop();
     assert_eq!(running.end().code, 0);
 }
+
+/// The log is another one, and so is the state; the letters are the old log's. Their positions mean other
+/// events now: nothing starts before somebody has dealt with them, and everything that deals with them works.
+#[test]
+fn letters_of_a_history_that_has_ended_are_dealt_with_before_another_begins() {
+    let mut shop = poisoned();
+    let exported = answer(&shop, &["export"]);
+    for directory in ["wal", "state"] {
+        std::fs::remove_dir_all(shop.tool.path(directory)).unwrap();
+    }
+    shop.tool.write("reject", "");
+    shop.write(&[(1, "z"), (4, "a")]);
+    let said = ["custom", "dlq redrive", "dlq discard", "dlq_path"];
+    refused(&shop.tool.run(&["-q", "run", "--once"]), 5, &said);
+    let check = shop.tool.run(&["check"]);
+    assert_eq!(check.code, 5, "{}", check.out);
+    assert!(check.out.contains("dlq redrive"), "{}", check.out);
+    assert_eq!(taken(&shop), ["2a", "3a"], "nothing overtakes them");
+    assert_eq!(answer(&shop, &["ls"]).lines().count(), 5);
+    assert_eq!(answer(&shop, &["export"]), exported);
+
+    // The state of files goes with positions, and these are of another history.
+    let text = std::fs::read_to_string(shop.tool.path("cdc.toml")).unwrap();
+    let files = text.replace("emitter = \"custom\"\n", "").replace(
+        "[cdc.custom]\ncommand = [\"sh\", \"consumer.sh\"]",
+        "[[cdc.emitters]]\nname = \"custom\"\nemitter = \"file\"\nfile = { path = \"out\" }",
+    );
+    shop.tool.write("cdc.toml", &files);
+    let words = ["state_path they are of", "dlq discard"];
+    refused(&dlq(&shop, &["redrive"]), 5, &words);
+    shop.tool.write("cdc.toml", &text);
+
+    assert_eq!(
+        answer(&shop, &["redrive"]),
+        "custom: 5 delivered, 0 failed again, 0 left alone\n"
+    );
+    assert_eq!(answer(&shop, &["ls"]), "no dead letters\n");
+    let shown = shop.tool.answer(&["position", "show"]);
+    assert_eq!(
+        shown, "no checkpoints in state\n",
+        "of this history nothing is done"
+    );
+    shop.delivers();
+    let expected = ["2a", "3a", "1a", "1b", "2b", "1c", "2c", "1z", "4a"];
+    assert_eq!(taken(&shop), expected);
+}
+
+/// Letters of both histories, as they came together before a start looked at that: those of the one that has
+/// ended go first, whatever their positions.
+#[test]
+fn letters_of_two_histories_go_one_history_after_the_other() {
+    let mut shop = poisoned();
+    std::fs::rename(shop.tool.path("dlq"), shop.tool.path("old")).unwrap();
+    for directory in ["wal", "state"] {
+        std::fs::remove_dir_all(shop.tool.path(directory)).unwrap();
+    }
+    shop.tool.write("reject", "1x\n");
+    shop.write(&[(1, "x"), (1, "y")]);
+    shop.delivers();
+    // A start without that look would have appended to the letters that are there.
+    let newer = answer(&shop, &["export"]);
+    std::fs::remove_dir_all(shop.tool.path("dlq")).unwrap();
+    std::fs::rename(shop.tool.path("old"), shop.tool.path("dlq")).unwrap();
+    shop.tool.write("newer.ndjson", &newer);
+    assert!(answer(&shop, &["import", "newer.ndjson"]).contains("2 imported"));
+    shop.tool.write("reject", "");
+    refused(
+        &shop.tool.run(&["-q", "run", "--once"]),
+        5,
+        &["custom", "dlq redrive"],
+    );
+    assert_eq!(
+        answer(&shop, &["redrive"]),
+        "custom: 7 delivered, 0 failed again, 0 left alone\n"
+    );
+    let expected = ["1a", "1b", "2b", "1c", "2c", "1x", "1y"];
+    assert_eq!(taken(&shop)[2..], expected);
+    shop.delivers();
+}

@@ -159,12 +159,12 @@ fn redrive(
 }
 
 /// Asks the running process, or does it here if there is none.
-fn send(
-    config: &Config,
+fn send<'a>(
+    config: &'a Config,
     emitter: &str,
     ids: &[EventId],
     as_was: bool,
-    offline: &mut Option<Offline>,
+    offline: &mut Option<Offline<'a>>,
 ) -> Result<Redriven, CliError> {
     if let Some(offline) = offline {
         return offline.redrive(ids, as_was);
