@@ -85,7 +85,8 @@ pub struct FileDlq {
 impl FileDlq {
     /// Opens or creates the queue in a directory, recovers it, and locks it until dropped.
     ///
-    /// Letters that were being redriven are pending again.
+    /// Letters that were being redriven are pending again. On a full disk that is so for this handle alone,
+    /// until an opening that has room writes it down.
     ///
     /// # Errors
     /// [`DlqError::InUse`] if another process holds the lock, [`DlqError::Corrupt`] with file and
@@ -129,7 +130,22 @@ impl FileDlq {
             state: Some(LetterState::Redriving),
             ..LetterFilter::default()
         };
-        queue.set_state_where(&filter, LetterState::Pending)?;
+        match queue.set_state_where(&filter, LetterState::Pending) {
+            Err(error @ DlqError::NoSpace { .. }) => {
+                let left = queue.letters.keys(&filter)?;
+                warn!(
+                    error = %error,
+                    letters = left.len(),
+                    "dead letter queue: no room to say that letters are no longer being redriven; they can be read and redriven"
+                );
+                for key in left {
+                    queue.letters.index.apply_state(key, LetterState::Pending);
+                }
+            }
+            written => {
+                written?;
+            }
+        }
         Ok(queue)
     }
 

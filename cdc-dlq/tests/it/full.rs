@@ -175,3 +175,36 @@ fn states_and_imports_that_are_stored_are_no_failure_for_lack_of_room_to_reclaim
     dlq.set_state("a", id(6), LetterState::Delivered).unwrap();
     assert!(dlq.reader().bytes() < 4 * 5000);
 }
+
+#[test]
+fn letters_that_were_being_redriven_do_not_keep_a_full_disk_from_being_opened() {
+    // At the end of a segment, and in the middle of one.
+    for letters in [
+        vec![heavy(1), heavy(2)],
+        vec![letter("a", 1), letter("a", 2)],
+    ] {
+        let disk = SimStorage::new();
+        let mut dlq = open(&disk);
+        dlq.append(&letters).unwrap();
+        dlq.set_state("a", id(2), LetterState::Redriving).unwrap();
+        drop(dlq);
+        disk.set_capacity(Some(disk.used()));
+        let failures = disk.failures();
+        let mut dlq = open(&disk);
+        assert!(disk.failures() > failures, "there was room");
+        let states = |dlq: &mut FileDlq| {
+            let letters = dlq.open_letters("a", None, 10).unwrap();
+            letters.into_iter().map(|l| l.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(&mut dlq), [LetterState::Pending; 2]);
+        let refused = dlq.append(&[letter("a", 3)]).unwrap_err();
+        assert!(matches!(refused, DlqError::NoSpace { .. }), "{refused}");
+        disk.set_capacity(None);
+        dlq.set_state("a", id(1), LetterState::Delivered).unwrap();
+        drop(dlq);
+        disk.crash(1);
+        let mut dlq = open(&disk);
+        assert_eq!(states(&mut dlq), [LetterState::Pending]);
+        assert_eq!(commits(dlq.reader()), [2]);
+    }
+}
