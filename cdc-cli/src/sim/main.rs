@@ -5,13 +5,16 @@
     reason = "a tool for developers"
 )]
 
+mod act;
 mod engine;
+mod extras;
 mod minimise;
 mod operator;
 mod options;
 mod plan;
 mod process;
 mod resumed;
+mod schedule;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use options::Options;
 use plan::Plan;
+use schedule::Schedule;
 use world::{Report, World};
 
 /// Lines of a timeline that are printed.
@@ -75,7 +79,11 @@ fn run(plan: &Plan, keep_lines: bool) -> Report {
 
 /// One seed, with its timeline. True if everything held.
 fn one(seed: u64, options: &Options) -> bool {
-    let whole = Plan::new(seed);
+    let schedule = Schedule {
+        seed,
+        plain: options.plain,
+    };
+    let whole = schedule.plan();
     let mut dropped = options.dropped.clone();
     if options.minimise {
         let violation = run(&whole.without(&dropped), false).violation;
@@ -128,7 +136,7 @@ fn one(seed: u64, options: &Options) -> bool {
             true
         }
         Some(violation) => {
-            println!("VIOLATION: {violation}\n{}", command(seed, &dropped));
+            println!("VIOLATION: {violation}\n{}", schedule.command(&dropped));
             false
         }
     }
@@ -141,17 +149,6 @@ fn shape(violation: &str) -> String {
     plain.take(12).collect::<Vec<_>>().join(" ")
 }
 
-/// How to see this again.
-fn command(seed: u64, dropped: &[usize]) -> String {
-    let mut text = format!("again: cargo xtask sim --seed {seed}");
-    if !dropped.is_empty() {
-        let numbers: Vec<_> = dropped.iter().map(ToString::to_string).collect();
-        text.push_str(" --drop ");
-        text.push_str(&numbers.join(","));
-    }
-    text
-}
-
 /// Totals of many runs.
 #[derive(Debug, Default)]
 struct Totals {
@@ -160,7 +157,9 @@ struct Totals {
     lives: u64,
     repeats: u64,
     disk_failures: u64,
-    failed: Vec<(u64, String)>,
+    /// The first that did not hold.
+    first: Option<Schedule>,
+    failed: usize,
 }
 
 impl Totals {
@@ -174,31 +173,30 @@ impl Totals {
             self.lives,
             self.repeats,
             self.disk_failures,
-            self.failed.len(),
+            self.failed,
         );
-        if let Some((seed, _)) = self.failed.first() {
-            println!("{} --minimise", command(*seed, &[]));
+        if let Some(schedule) = self.first {
+            println!("{} --minimise", schedule.command(&[]));
         }
+    }
+
+    fn violated(&mut self, schedule: Schedule, violation: &str) {
+        println!("seed {}: {violation}", schedule.seed);
+        self.first.get_or_insert(schedule);
+        self.failed += 1;
     }
 }
 
-/// Seeds that once found a bug, from `seeds.txt`.
-fn old_seeds() -> impl Iterator<Item = u64> {
-    include_str!("seeds.txt")
-        .lines()
-        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-}
-
 /// What a thread runs, and since when.
-type At = Mutex<Option<(u64, Instant)>>;
+type At = Mutex<Option<(Schedule, Instant)>>;
 
 /// The first of the old seeds that fails again.
-fn first_old(at: &At) -> Option<(u64, String)> {
+fn first_old(at: &At) -> Option<(Schedule, String)> {
     let now = |work| *at.lock().unwrap_or_else(PoisonError::into_inner) = work;
-    let failed = old_seeds().find_map(|seed| {
-        now(Some((seed, Instant::now())));
-        let violation = run(&Plan::new(seed), false).violation;
-        Some((seed, violation?))
+    let failed = Schedule::old().find_map(|schedule| {
+        now(Some((schedule, Instant::now())));
+        let violation = run(&schedule.plan(), false).violation;
+        Some((schedule, violation?))
     });
     now(None);
     failed
@@ -211,12 +209,16 @@ fn watch(at: &[At], next: &AtomicU64, stop: &AtomicBool, options: &Options) {
         std::thread::park_timeout(Duration::from_millis(200));
         let mut busy = false;
         for at in at {
-            let Some((seed, since)) = *at.lock().unwrap_or_else(PoisonError::into_inner) else {
+            let Some((schedule, since)) = *at.lock().unwrap_or_else(PoisonError::into_inner) else {
                 continue;
             };
             busy = true;
             if since.elapsed() > HANGS {
-                println!("seed {seed}: it hangs\n{}", command(seed, &[]));
+                println!(
+                    "seed {}: it hangs\n{}",
+                    schedule.seed,
+                    schedule.command(&[])
+                );
                 std::process::exit(1);
             }
         }
@@ -239,10 +241,9 @@ fn many(options: &Options) -> bool {
     let at: Vec<At> = (0..threads).map(|_| Mutex::default()).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| watch(&at, &next, &stop, options));
-        if let Some((seed, violation)) = at.first().and_then(first_old) {
-            println!("seed {seed}: {violation}");
+        if let Some((schedule, violation)) = at.first().and_then(first_old) {
             let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-            totals.failed.push((seed, violation));
+            totals.violated(schedule, &violation);
             stop.store(true, Ordering::Relaxed);
             return;
         }
@@ -260,8 +261,12 @@ fn many(options: &Options) -> bool {
                         now(None);
                         return;
                     }
-                    now(Some((seed, Instant::now())));
-                    let report = run(&Plan::new(seed), false);
+                    let schedule = Schedule {
+                        seed,
+                        plain: options.plain,
+                    };
+                    now(Some((schedule, Instant::now())));
+                    let report = run(&schedule.plan(), false);
                     now(None);
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     totals.runs += 1;
@@ -270,9 +275,8 @@ fn many(options: &Options) -> bool {
                     totals.repeats += report.repeats;
                     totals.disk_failures += report.disk_failures;
                     if let Some(violation) = report.violation {
-                        println!("seed {seed}: {violation}");
-                        totals.failed.push((seed, violation));
-                        if totals.failed.len() >= options.failures_max {
+                        totals.violated(schedule, &violation);
+                        if totals.failed >= options.failures_max {
                             stop.store(true, Ordering::Relaxed);
                             // A schedule that hangs in the code under test would hold the end up.
                             totals.print(begin.elapsed());
@@ -285,5 +289,5 @@ fn many(options: &Options) -> bool {
     });
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     totals.print(begin.elapsed());
-    totals.failed.is_empty()
+    totals.failed == 0
 }

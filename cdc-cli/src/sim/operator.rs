@@ -11,11 +11,30 @@ use cdc_core::testing::sim::{SimDatabase, SimEmitter, Way};
 use cdc_core::{BoxEmitter, Checkpoint, CheckpointStore, Position, ResumeToken, TokenRefusal};
 use cdc_wal::StartAt;
 
-use super::plan::Kind;
+use super::plan::{Kind, Order};
 use super::process::{self, Paths};
 use super::world::World;
 
 impl World {
+    /// Does what an operator wants.
+    pub(super) fn order(&mut self, order: Order) {
+        match order {
+            Order::Redrive {
+                emitter,
+                per_mille,
+                as_was,
+            } => self.redrive(emitter, per_mille, as_was),
+            Order::Discard { emitter, per_mille } => self.discard(emitter, per_mille),
+            Order::Seek { emitter, per_mille } => self.seek(emitter, per_mille),
+            Order::Pause { emitter, time } => self.pause(emitter, time),
+            Order::Move { emitter, per_mille } => {
+                self.to_move = Some((emitter, per_mille));
+                self.drain("an operator stops the process to move a position");
+            }
+            Order::Replay { emitter, from, to } => self.replay(emitter, from, to),
+        }
+    }
+
     fn chosen(&mut self, emitter: usize, per_mille: u64) -> Vec<cdc_core::EventId> {
         let name = &self.plan.config.emitters[emitter].name;
         let mut ids = self.outside.oracle.open_letters(name);
@@ -46,7 +65,7 @@ impl World {
         Arc::strong_count(&self.redrives[emitter]) > 1
     }
 
-    pub(super) fn discard(&mut self, emitter: usize, per_mille: u64) {
+    fn discard(&mut self, emitter: usize, per_mille: u64) {
         let ids = self.chosen(emitter, per_mille);
         let Some((group, control)) = self.control(emitter) else {
             return;
@@ -58,7 +77,7 @@ impl World {
         });
     }
 
-    pub(super) fn seek(&mut self, emitter: usize, per_mille: u64) {
+    fn seek(&mut self, emitter: usize, per_mille: u64) {
         let stored = self
             .outside
             .oracle
@@ -80,7 +99,7 @@ impl World {
         });
     }
 
-    pub(super) fn pause(&mut self, emitter: usize, time: Duration) {
+    fn pause(&mut self, emitter: usize, time: Duration) {
         let Some((group, control)) = self.control(emitter) else {
             return;
         };
@@ -174,7 +193,7 @@ impl World {
     }
 
     /// Sends a retained range to a hook once more.
-    pub(super) fn replay(&mut self, emitter: usize, from: u64, to: u64) {
+    fn replay(&mut self, emitter: usize, from: u64, to: u64) {
         let plan = self.plan.config.emitters[emitter].clone();
         let Some(process) = &self.process else { return };
         if plan.kind != Kind::Hook || !process.seen().accepted {

@@ -7,6 +7,7 @@ Runs the whole pipeline in a simulated world and judges it.
 
   --seed N         one schedule, with its timeline
   --drop N,N,…     leave these steps of the schedule out
+  --plain          without extras, as the older seeds of seeds.txt
   --minimise       shorten a failing schedule first
   --whole          print the whole timeline, not its end
   --count N        the schedules of N seeds (default 2000)
@@ -19,6 +20,7 @@ Runs the whole pipeline in a simulated world and judges it.
 pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
     pub(crate) dropped: Vec<usize>,
+    pub(crate) plain: bool,
     pub(crate) minimise: bool,
     pub(crate) whole: bool,
     pub(crate) count: u64,
@@ -36,6 +38,7 @@ impl Options {
         let mut options = Self {
             seed: None,
             dropped: Vec::new(),
+            plain: false,
             minimise: false,
             whole: false,
             count: 2000,
@@ -52,6 +55,7 @@ impl Options {
                     let numbers = value()?.split(',').map(|part| number(arg, part));
                     options.dropped = numbers.collect::<Result<_, _>>()?;
                 }
+                "--plain" => options.plain = true,
                 "--minimise" => options.minimise = true,
                 "--whole" => options.whole = true,
                 "--count" => options.count = number(arg, value()?)?,

@@ -7,6 +7,11 @@ use cdc_core::pipeline::OrderScope;
 use cdc_core::testing::sim::{DestinationConfig, SimRandom, TransactionSpec};
 use cdc_core::testing::sim_storage::Failure;
 
+use super::extras::{self, Extras};
+
+/// Makes the dice of the extras others than those of the plan.
+const EXTRAS: u64 = 0x0e87_7a5e_0e87_7a5e;
+
 /// One simulation.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -30,6 +35,7 @@ pub(crate) struct PlanConfig {
     pub(crate) window_max: u64,
     pub(crate) retain_bytes: u64,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) extras: Extras,
 }
 
 /// Where the events come from.
@@ -120,6 +126,34 @@ pub(crate) enum Action {
         power: bool,
     },
     Restart,
+    Order(Order),
+    /// It waits for a coming life of the process, the next one if `lives` is 0.
+    Later {
+        lives: u64,
+        arm: Arm,
+    },
+}
+
+/// What waits for a life of the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arm {
+    /// A call of the disk fails, counted from its begin.
+    DiskFails {
+        after_calls: u64,
+        failure: Failure,
+        power: bool,
+    },
+    Kill {
+        after_polls: u64,
+        power: bool,
+    },
+    /// An operator who wants something as soon as there is somebody to ask.
+    Order(Order),
+}
+
+/// What an operator asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
     Redrive {
         emitter: usize,
         per_mille: u64,
@@ -150,13 +184,26 @@ pub(crate) enum Action {
     },
 }
 
-fn millis(random: &mut SimRandom, from: u64, to: u64) -> Duration {
+pub(super) fn millis(random: &mut SimRandom, from: u64, to: u64) -> Duration {
     Duration::from_millis(random.between(from, to))
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed, with extras.
     pub(crate) fn new(seed: u64) -> Self {
+        let mut plan = Self::plain(seed);
+        let mut random = SimRandom::new(seed ^ EXTRAS);
+        let end = plan.steps.last().map_or(Duration::ZERO, |step| step.at);
+        let (extras, more) = extras::draw(&mut random, &plan.config, end);
+        plan.config.extras = extras;
+        plan.steps.extend(more);
+        // Steps of one moment stay in order.
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// The plan of a seed, as it was before there were extras.
+    pub(crate) fn plain(seed: u64) -> Self {
         let mut random = SimRandom::new(seed);
         let config = config(&mut random);
         let steps = steps(&mut random, &config);
@@ -197,6 +244,7 @@ fn config(random: &mut SimRandom) -> PlanConfig {
         window_max: random.pick(&[4, 30, 65_536]),
         retain_bytes: random.pick(&[0, 64 << 10, 1 << 30]),
         shutdown_timeout: millis(random, 100, 3000),
+        extras: Extras::none(),
     }
 }
 
@@ -326,33 +374,33 @@ fn action(random: &mut SimRandom, config: &PlanConfig, disk: bool, crashes: bool
             power: random.chance(500),
         },
         93..95 => Action::Restart,
-        95..97 => Action::Redrive {
+        95..97 => Action::Order(Order::Redrive {
             emitter,
             per_mille: random.pick(&[300, 1000]),
             as_was: random.chance(200),
-        },
-        97..98 => Action::Discard {
+        }),
+        97..98 => Action::Order(Order::Discard {
             emitter,
             per_mille: 300,
-        },
+        }),
         98..99 => match random.below(4) {
-            0 => Action::Move {
+            0 => Action::Order(Order::Move {
                 emitter,
                 per_mille: random.below(1000),
-            },
-            3 => Action::Replay {
+            }),
+            3 => Action::Order(Order::Replay {
                 emitter,
                 from: random.below(1000),
                 to: random.between(500, 1000),
-            },
-            1 => Action::Seek {
+            }),
+            1 => Action::Order(Order::Seek {
                 emitter,
                 per_mille: random.below(1000),
-            },
-            _ => Action::Pause {
+            }),
+            _ => Action::Order(Order::Pause {
                 emitter,
                 time: millis(random, 10, 2000),
-            },
+            }),
         },
         _ => Action::Execute(transaction(random)),
     }

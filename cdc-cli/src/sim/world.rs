@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use cdc_core::Position;
 use cdc_core::testing::sim::{
-    EmitterRules, Oracle, Polled, Safety, SimClock, SimDatabase, SimDestination, SimExecutor,
-    SimRandom, Timeline, Workload, lines,
+    Oracle, Polled, SimClock, SimDatabase, SimExecutor, SimRandom, Timeline, Workload, lines,
 };
 use cdc_core::testing::sim_storage::SimStorage;
 
+use super::act::new_era;
 use super::engine::{self, Engine};
-use super::plan::{Action, Feed, Kind, Plan};
+use super::plan::{Arm, Feed, Kind, Order, Plan};
 use super::process::{self, Excuse, Outside, Paths, Process};
 
 /// Steps of the executor after which a run is called endless.
@@ -26,8 +26,6 @@ const SETTLE: Duration = Duration::from_secs(120);
 const COVERED: Duration = Duration::from_secs(15);
 /// The counters are looked at after this many turns.
 const COUNTED_EVERY: u64 = 8;
-/// Time a supervisor waits before it starts a process again.
-const RESTART: Duration = Duration::from_millis(300);
 
 /// What became of a run.
 #[derive(Clone, Debug)]
@@ -68,17 +66,17 @@ pub(crate) struct World {
     pub(super) plan: Plan,
     pub(super) outside: Outside,
     /// The world after a failover, until the process has refused to go on in the old one.
-    next_era: Option<Outside>,
+    pub(super) next_era: Option<Outside>,
     /// It has refused.
-    refused: bool,
+    pub(super) refused: bool,
     /// The running process began after the failover: it must refuse.
     must_refuse: bool,
     /// Judges of the histories before the present one.
-    old_oracles: Vec<Oracle>,
+    pub(super) old_oracles: Vec<Oracle>,
     pub(super) executor: SimExecutor,
     pub(super) random: SimRandom,
     pub(super) process: Option<Process>,
-    lives: u64,
+    pub(super) lives: u64,
     restart_at: Option<Duration>,
     /// The process is to be drained at this moment, because a lane has halted.
     mend_at: Option<Duration>,
@@ -86,18 +84,22 @@ pub(crate) struct World {
     drain_until: Option<Duration>,
     next_step: usize,
     /// Left until the process is killed, and if the power goes with it.
-    kill_in: Option<(u64, bool)>,
-    power_at_stop: bool,
+    pub(super) kill_in: Option<(u64, bool)>,
+    pub(super) power_at_stop: bool,
     /// Emitters whose files nobody has mended since the power went.
     torn: BTreeSet<String>,
-    full_until: Option<Duration>,
-    slow_until: Option<Duration>,
+    pub(super) full_until: Option<Duration>,
+    pub(super) slow_until: Option<Duration>,
     phase: Phase,
-    phase_since: Duration,
+    pub(super) phase_since: Duration,
     redrive_at: Duration,
     /// Of each emitter, shared with every redrive that is under way.
     pub(super) redrives: Vec<Arc<()>>,
     pub(super) to_move: Option<(usize, u64)>,
+    /// What waits for a life of the process, with its number.
+    pub(super) arms: Vec<(u64, Arm)>,
+    /// What an operator will ask for when the lanes are there.
+    pub(super) orders: Vec<Order>,
     /// Of each emitter, the checkpoint that does not cover what is done, and since when.
     uncovered: Vec<Option<(Position, Duration)>>,
     turns: u64,
@@ -201,6 +203,8 @@ impl World {
             phase_since: Duration::ZERO,
             redrive_at: Duration::ZERO,
             to_move: None,
+            arms: Vec::new(),
+            orders: Vec::new(),
         }
     }
 
@@ -318,6 +322,7 @@ impl World {
             self.outside.timeline.note("step", || format!("{action:?}"));
             self.act(action);
         }
+        self.take_orders();
         self.look_after();
         match self.phase {
             Phase::Steps if self.next_step == self.plan.steps.len() => self.settle(),
@@ -359,7 +364,7 @@ impl World {
             self.outside.oracle.violated(what);
         }
         if halted && self.mend_at.is_none() && self.drain_until.is_none() {
-            self.mend_at = Some(self.now() + RESTART * 5);
+            self.mend_at = Some(self.now() + self.plan.config.extras.restart * 5);
         }
         if ended || failed_start {
             self.ended();
@@ -394,10 +399,10 @@ impl World {
             return;
         }
         self.move_position();
-        self.restart_at = Some(self.now() + RESTART);
+        self.restart_at = Some(self.now() + self.plan.config.extras.restart);
     }
 
-    fn kill(&mut self, power: bool) {
+    pub(super) fn kill(&mut self, power: bool) {
         let Some(process) = self.process.take() else {
             self.outside.disk.kill();
             return;
@@ -425,7 +430,7 @@ impl World {
         if self.phase == Phase::Draining {
             self.outside.oracle.violated("the process does not drain");
         }
-        self.restart_at = Some(self.now() + RESTART);
+        self.restart_at = Some(self.now() + self.plan.config.extras.restart);
     }
 
     fn start(&mut self) {
@@ -445,9 +450,10 @@ impl World {
             .timeline
             .note("process", || format!("life {life} begins"));
         self.process = Some(Process::start(&self.outside, life));
+        self.take_arms();
     }
 
-    fn drain(&mut self, why: &'static str) {
+    pub(super) fn drain(&mut self, why: &'static str) {
         let Some(process) = &self.process else { return };
         self.outside.timeline.note("operator", || why.into());
         process.drain();
@@ -476,71 +482,6 @@ impl World {
         }
     }
 
-    fn act(&mut self, action: Action) {
-        let Outside {
-            database,
-            destinations,
-            disk,
-            timeline,
-            engine,
-            ..
-        } = &self.outside;
-        let now = self.now();
-        match action {
-            Action::Execute(spec) => match engine {
-                Some(engine) => engine.ask(spec),
-                None => database.execute(&spec),
-            },
-            Action::Idle(bytes) => database.idle(bytes),
-            Action::ChangeSchema => match engine {
-                Some(engine) => engine.change_schema(),
-                None => database.change_schema(),
-            },
-            Action::DatabaseCheckpoint => database.checkpoint(),
-            Action::Disconnect { after_bytes } => database.disconnect_after(after_bytes),
-            Action::FailOver { per_mille } => self.fail_over(per_mille),
-            Action::DatabaseCrash { away } => database.crash(away),
-            Action::Down(emitter, time) => destinations[emitter].down_for(time),
-            Action::Refuse(emitter, time) => destinations[emitter].refuse_for(time),
-            Action::Reject(emitter, time) => destinations[emitter].reject_for(time),
-            Action::Slow(emitter, time) => destinations[emitter].slow_for(time),
-            Action::LoseAnswers(emitter, n) => destinations[emitter].lose_answers(n),
-            Action::DelayRequests(emitter, n) => destinations[emitter].delay_requests(n),
-            Action::CutRequests(emitter, n) => destinations[emitter].cut_requests(n),
-            Action::DiskFails {
-                after_calls,
-                failure,
-                power,
-            } => {
-                self.power_at_stop = power;
-                disk.fail_after(after_calls, failure);
-            }
-            Action::DiskFull { time } => {
-                disk.set_capacity(Some(disk.used() + 100));
-                self.full_until = Some(now + time);
-            }
-            Action::DiskSlow { delay, time } => {
-                timeline.set_disk_delay(delay);
-                self.slow_until = Some(now + time);
-            }
-            Action::Kill { after_polls, power } => self.kill_in = Some((after_polls, power)),
-            Action::Restart => self.drain("an operator restarts the process"),
-            Action::Redrive {
-                emitter,
-                per_mille,
-                as_was,
-            } => self.redrive(emitter, per_mille, as_was),
-            Action::Discard { emitter, per_mille } => self.discard(emitter, per_mille),
-            Action::Seek { emitter, per_mille } => self.seek(emitter, per_mille),
-            Action::Pause { emitter, time } => self.pause(emitter, time),
-            Action::Move { emitter, per_mille } => {
-                self.to_move = Some((emitter, per_mille));
-                self.drain("an operator stops the process to move a position");
-            }
-            Action::Replay { emitter, from, to } => self.replay(emitter, from, to),
-        }
-    }
-
     /// The faults stop; from now on everything must arrive.
     fn settle(&mut self) {
         self.outside
@@ -556,6 +497,8 @@ impl World {
         self.outside.disk.clear_failure();
         self.outside.disk.set_capacity(None);
         self.outside.timeline.set_disk_delay(Duration::ZERO);
+        self.arms.clear();
+        self.orders.clear();
         self.kill_in = None;
         self.full_until = None;
         self.slow_until = None;
@@ -564,57 +507,6 @@ impl World {
         if self.plan.config.letters_max.is_some() {
             self.drain("an operator raises the bound of the dead letter queue");
         }
-    }
-
-    /// A standby takes over: the process must refuse to go on.
-    fn fail_over(&mut self, per_mille: u64) {
-        if self.outside.engine.is_some() || self.next_era.is_some() {
-            return;
-        }
-        let Outside {
-            clock,
-            timeline,
-            database,
-            era,
-            ..
-        } = &self.outside;
-        let era = era + 1;
-        let lineage = SimDatabase::lineage(era + 1);
-        let (oracle, destinations) = new_era(
-            &self.plan,
-            clock,
-            timeline,
-            &self.executor,
-            lineage,
-            &mut self.random,
-        );
-        database.fail_over(per_mille, oracle.clone());
-        self.next_era = Some(Outside {
-            oracle,
-            destinations,
-            era,
-            ..self.outside.clone()
-        });
-        self.refused = false;
-        let log = Paths::of(self.outside.era).log;
-        if !engine::exists(&self.outside.disk, &log) {
-            // Nothing says which history this state belongs to: it has not begun.
-            self.kill(false);
-        }
-    }
-
-    /// The operator gives the old state up, as the refusal says, and begins with a new one.
-    fn begin_anew(&mut self) {
-        let Some(next) = self.next_era.take() else {
-            return;
-        };
-        let old = std::mem::replace(&mut self.outside, next);
-        self.outside.timeline.note("operator", || {
-            format!("begins anew, with the state of era {}", self.outside.era)
-        });
-        self.old_oracles.push(old.oracle);
-        self.to_move = None;
-        self.phase_since = self.now();
     }
 
     /// Looks at the counters of the running lanes.
@@ -732,44 +624,4 @@ impl World {
             ));
         }
     }
-}
-
-/// The judge of a history, and destinations that have seen nothing of it.
-fn new_era(
-    plan: &Plan,
-    clock: &SimClock,
-    timeline: &Timeline,
-    executor: &SimExecutor,
-    lineage: cdc_core::Lineage,
-    random: &mut SimRandom,
-) -> (Oracle, Vec<SimDestination>) {
-    let oracle = Oracle::new(timeline.clone(), lineage);
-    let config = &plan.config;
-    let ahead = usize::try_from(config.window_max).unwrap_or(usize::MAX);
-    let destinations = config.emitters.iter().map(|emitter| {
-        let (keep, drop) = (emitter.clone(), emitter.clone());
-        oracle.add_emitter(EmitterRules {
-            name: emitter.name.as_str().into(),
-            keep: Box::new(move |event| process::keeps(&keep, event)),
-            drops: Box::new(move |event| process::drops(&drop, event)),
-            parks: emitter.parks,
-            safety: match emitter.kind {
-                Kind::File { .. } => Safety::InFiles,
-                Kind::Hook | Kind::Queue => Safety::OnArrival,
-            },
-            repeats: matches!(emitter.kind, Kind::File { append: true, .. }),
-            ahead_max: ahead,
-        });
-        SimDestination::new(
-            emitter.name.as_str().into(),
-            emitter.destination,
-            random.fork(),
-            clock.clone(),
-            timeline.clone(),
-            oracle.clone(),
-            executor.spawner(),
-        )
-    });
-    let destinations = destinations.collect();
-    (oracle, destinations)
 }

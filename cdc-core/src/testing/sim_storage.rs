@@ -86,6 +86,8 @@ struct Disk {
     generation: u64,
     calls: u64,
     fail_at: Option<(u64, Failure)>,
+    /// Calls that fail beside that one.
+    fail_also: BTreeMap<u64, Failure>,
     stopped: bool,
     capacity: Option<u64>,
     failures: u64,
@@ -193,6 +195,13 @@ impl SimStorage {
         disk.fail_at = Some((disk.calls + n, failure));
     }
 
+    /// As [`fail_after`](Self::fail_after), beside the calls that are to fail already.
+    pub fn also_fail_after(&self, n: u64, failure: Failure) {
+        let mut disk = self.disk();
+        let at = disk.calls + n;
+        disk.fail_also.insert(at, failure);
+    }
+
     /// The process is dead: every changing call fails until the next crash or kill.
     pub fn stop(&self) {
         self.disk().stopped = true;
@@ -228,14 +237,15 @@ impl SimStorage {
     /// No call is to fail any more.
     pub fn clear_failure(&self) {
         let mut disk = self.disk();
-        disk.fail_at = None;
+        disk.forget_failures();
         disk.blind_at = None;
         disk.full = false;
     }
 
     /// True if a call has failed as planned.
     pub fn has_failed(&self) -> bool {
-        self.disk().fail_at.is_none()
+        let disk = self.disk();
+        disk.fail_at.is_none() && disk.fail_also.is_empty()
     }
 
     /// Bytes all files together may have; beyond it writes fail with `StorageFull`.
@@ -251,7 +261,7 @@ impl SimStorage {
         disk.generation += 1;
         disk.stopped = false;
         disk.full = false;
-        disk.fail_at = None;
+        disk.forget_failures();
         disk.blind_at = None;
         disk.unlock();
         let kept = usize::try_from(dice.roll() % (disk.renames.len() as u64 + 1)).unwrap_or(0);
@@ -298,7 +308,7 @@ impl SimStorage {
         disk.generation += 1;
         disk.stopped = false;
         disk.full = false;
-        disk.fail_at = None;
+        disk.forget_failures();
         disk.blind_at = None;
         disk.unlock();
     }
@@ -338,6 +348,21 @@ impl From<Failed> for io::Error {
 }
 
 impl Disk {
+    /// No call is to fail any more.
+    fn forget_failures(&mut self) {
+        self.fail_at = None;
+        self.fail_also.clear();
+    }
+
+    /// What is to become of the call of this number.
+    fn due(&mut self, n: u64) -> Option<Failure> {
+        if let Some((_, failure)) = self.fail_at.take_if(|(at, _)| n >= *at) {
+            return Some(failure);
+        }
+        let first = self.fail_also.first_entry()?;
+        (n >= *first.key()).then(|| first.remove())
+    }
+
     /// The process is gone, and its locks with it.
     fn unlock(&mut self) {
         self.locks.clear();
@@ -368,15 +393,13 @@ impl Disk {
         }
         let n = self.calls;
         self.calls += 1;
-        let due = self.fail_at.filter(|(at, _)| n >= *at);
+        let due = self.due(n);
         if let Some(watch) = &self.watch {
             watch.called(call, path, bytes, due.is_some());
         }
-        if let Some((_, Failure::Full)) = due {
-            self.fail_at = None;
+        if due == Some(Failure::Full) {
             self.full = true;
-        } else if let Some((_, failure)) = due {
-            self.fail_at = None;
+        } else if let Some(failure) = due {
             self.failures += 1;
             self.stopped = failure == Failure::Stop;
             return Err(Failed {
