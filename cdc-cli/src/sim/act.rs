@@ -6,8 +6,9 @@ use cdc_core::testing::sim::{
 };
 
 use super::engine;
+use super::kept;
 use super::plan::{Action, Arm, Kind, Plan};
-use super::process::{self, Outside, Paths};
+use super::process::{Outside, Paths};
 use super::world::World;
 
 impl World {
@@ -58,6 +59,17 @@ impl World {
                 timeline.set_disk_delay(delay);
                 self.slow_until = Some(now + time);
             }
+            Action::MountFull {
+                mount,
+                slack,
+                creates,
+                time,
+            } => {
+                disk.fill_mount(mount.prefix(), slack, creates);
+                let until = self.mounts_until.unwrap_or_default();
+                self.mounts_until = Some(until.max(now + time));
+            }
+            Action::Look => self.look(),
             Action::Kill { after_polls, power } => self.kill_in = Some((after_polls, power)),
             Action::Restart => self.drain("an operator restarts the process"),
             Action::Order(order) => self.order(order),
@@ -150,6 +162,7 @@ impl World {
             format!("begins anew, with the state of era {}", self.outside.era)
         });
         self.old_oracles.push(old.oracle);
+        self.read_lines.clear();
         self.to_move = None;
         self.phase_since = self.now();
     }
@@ -171,8 +184,8 @@ pub(super) fn new_era(
         let (keep, drop) = (emitter.clone(), emitter.clone());
         oracle.add_emitter(EmitterRules {
             name: emitter.name.as_str().into(),
-            keep: Box::new(move |event| process::keeps(&keep, event)),
-            drops: Box::new(move |event| process::drops(&drop, event)),
+            keep: Box::new(move |event| kept::keeps(&keep, event)),
+            drops: Box::new(move |event| kept::drops(&drop, event)),
             parks: emitter.parks,
             safety: match emitter.kind {
                 Kind::File { .. } => Safety::InFiles,

@@ -6,11 +6,15 @@
 )]
 
 mod act;
+mod consumer;
 mod engine;
 mod extras;
+mod kept;
+mod look;
 mod minimise;
 mod operator;
 mod options;
+mod outputs;
 mod plan;
 mod process;
 mod resumed;

@@ -11,6 +11,7 @@ use cdc_core::testing::sim::{SimDatabase, SimEmitter, Way};
 use cdc_core::{BoxEmitter, Checkpoint, CheckpointStore, Position, ResumeToken, TokenRefusal};
 use cdc_wal::StartAt;
 
+use super::kept;
 use super::plan::{Kind, Order};
 use super::process::{self, Paths};
 use super::world::World;
@@ -251,8 +252,8 @@ impl World {
                 let start = StartAt::After(after);
                 Ok(cdc_wal::WalTail::open(storage.clone(), &log, start, clock)?)
             },
-            filter: process::filter(&plan),
-            transforms: process::transforms(&self.outside, &plan),
+            filter: kept::filter(&plan),
+            transforms: kept::transforms(&self.outside, &plan),
             emitter: BoxEmitter::new(SimEmitter::new(destination, alive, Way::Replayed(number))),
             clock: Arc::new(clock),
             metrics: Arc::default(),

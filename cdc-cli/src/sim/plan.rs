@@ -7,7 +7,7 @@ use cdc_core::pipeline::OrderScope;
 use cdc_core::testing::sim::{DestinationConfig, SimRandom, TransactionSpec};
 use cdc_core::testing::sim_storage::Failure;
 
-use super::extras::{self, Extras};
+use super::extras::{self, EmitterExtras, Extras};
 
 /// Makes the dice of the extras others than those of the plan.
 const EXTRAS: u64 = 0x0e87_7a5e_0e87_7a5e;
@@ -78,6 +78,7 @@ pub(crate) struct EmitterPlan {
     /// Requests at once, of a hook.
     pub(crate) concurrency: usize,
     pub(crate) order: OrderScope,
+    pub(crate) extras: EmitterExtras,
 }
 
 #[derive(Clone, Debug)]
@@ -121,6 +122,15 @@ pub(crate) enum Action {
         delay: Duration,
         time: Duration,
     },
+    /// A file system of its own runs full.
+    MountFull {
+        mount: Mount,
+        slack: u64,
+        creates: bool,
+        time: Duration,
+    },
+    /// Another process looks at log, letters and files.
+    Look,
     Kill {
         after_polls: u64,
         power: bool,
@@ -132,6 +142,25 @@ pub(crate) enum Action {
         lives: u64,
         arm: Arm,
     },
+}
+
+/// What may be a file system of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mount {
+    State,
+    Letters,
+    Files,
+}
+
+impl Mount {
+    /// With this its names begin.
+    pub(crate) const fn prefix(self) -> &'static str {
+        match self {
+            Self::State => "/state",
+            Self::Letters => "/dlq",
+            Self::Files => "/out",
+        }
+    }
 }
 
 /// What waits for a life of the process.
@@ -194,9 +223,8 @@ impl Plan {
         let mut plan = Self::plain(seed);
         let mut random = SimRandom::new(seed ^ EXTRAS);
         let end = plan.steps.last().map_or(Duration::ZERO, |step| step.at);
-        let (extras, more) = extras::draw(&mut random, &plan.config, end);
-        plan.config.extras = extras;
-        plan.steps.extend(more);
+        plan.steps
+            .extend(extras::draw(&mut random, &mut plan.config, end));
         // Steps of one moment stay in order.
         plan.steps.sort_by_key(|step| step.at);
         plan
@@ -283,6 +311,7 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
             } else {
                 0
             },
+            passes_after: 0,
             partial: random.chance(500),
             latency: Duration::from_micros(random.pick(&[100, 3_000, 30_000])),
             timeout: millis(random, 80, 500),
@@ -294,6 +323,7 @@ fn emitter(random: &mut SimRandom, number: u64) -> EmitterPlan {
             1
         },
         order,
+        extras: EmitterExtras::none(),
     }
 }
 

@@ -18,18 +18,19 @@ use cdc_core::testing::sim::{
 };
 use cdc_core::testing::sim_storage::SimStorage;
 use cdc_core::{
-    BatchLimit, BoxEmitter, ChangeEvent, CheckpointError, CheckpointStore, DeadLetterQueue,
-    DlqError, EmitErrorKind, EventBatch, Filter, Journal, Op, Position, SourceError,
-    SourceErrorKind, TokenRefusal, Transform, TransformError, WalSource,
+    BatchLimit, BoxEmitter, CheckpointError, CheckpointStore, DeadLetterQueue, DlqError,
+    EmitErrorKind, EventBatch, Journal, Position, SourceError, SourceErrorKind, TokenRefusal,
+    WalSource,
 };
 use cdc_dlq::{DlqOptions, FileDlq};
 use cdc_emit_file::{FileConfig, FileEmitter, Fsync, OnRestart};
 use cdc_emit_queue::{QueueConfig, QueueEmitter};
-use cdc_filter::{EventFilter, FilterConfig};
 use cdc_wal::lane::LaneTails;
 use cdc_wal::{FileJournal, JournalConfig, Log, LogError, LogErrorKind, StartAt};
 
+use super::consumer;
 use super::engine::{self, Engine};
+use super::kept;
 use super::plan::{EmitterPlan, Kind, PlanConfig};
 use super::resumed::Resumed;
 
@@ -39,7 +40,7 @@ pub(crate) struct Paths {
     pub(crate) checkpoints: String,
     /// The journal, or the engine's own log.
     pub(crate) log: String,
-    dlq: String,
+    pub(crate) dlq: String,
 }
 
 impl Paths {
@@ -115,6 +116,8 @@ pub(crate) struct Process {
     pub(crate) seen: Arc<Mutex<Seen>>,
     /// Calls of the disk that had failed when it began.
     pub(crate) disk_failures: u64,
+    /// A part of it has failed.
+    pub(crate) failed: bool,
     lanes: ShutdownTrigger,
     capture: ShutdownTrigger,
 }
@@ -152,6 +155,7 @@ impl Process {
         Self {
             group,
             disk_failures: outside.disk.failures(),
+            failed: false,
             alive,
             seen,
             lanes,
@@ -283,6 +287,10 @@ impl Inside {
         let checkpoints: Arc<dyn CheckpointStore> =
             Arc::new(checkpoints.map_err(|error| checkpoint_failed(&error))?);
         let mut bounds = DlqOptions::default();
+        if config.extras.small_segments {
+            bounds.bytes_max = 2 << 20;
+            bounds.segment_bytes = 8 << 10;
+        }
         if let Some(letters_max) = config.letters_max
             && !healed.load(std::sync::atomic::Ordering::Relaxed)
         {
@@ -369,8 +377,8 @@ impl Inside {
                     log.register_cursor(&name, after)?;
                     Ok(log.tail_cursor(&name, StartAt::After(after), clock)?)
                 },
-                filter: filter(emitter),
-                transforms: self.transforms(emitter),
+                filter: kept::filter(emitter),
+                transforms: kept::transforms(&self.outside, emitter),
                 emitter: self.emitter(number, emitter, &storage)?,
                 dlq: dlq.clone(),
                 checkpoints: checkpoints.clone(),
@@ -580,21 +588,13 @@ impl Inside {
                     batch_size: size,
                 });
                 let queue = queue.map_err(|error| (error.to_string(), Excuse::Nothing))?;
-                let consumer = queue.consumer();
-                let (clock, alive) = (clock.clone(), self.alive.clone());
-                let spawner = &self.outside.spawner;
-                spawner.spawn(format!("consumer{number}"), self.group, async move {
-                    while let Some(batch) = consumer.recv().await {
-                        let (wait, works) = destination.consume();
-                        clock.wait(wait).await;
-                        alive.or_wait().await;
-                        if works {
-                            destination.take(batch.batch(), Way::Asked);
-                            clock.wait(wait).await;
-                            batch.ack();
-                        }
-                    }
-                });
+                consumer::spawn(
+                    &self.outside,
+                    (number, plan),
+                    &queue,
+                    self.group,
+                    &self.alive,
+                );
                 Ok(BoxEmitter::new(queue))
             }
             Kind::File {
@@ -625,22 +625,6 @@ impl Inside {
             }
         }
     }
-
-    fn transforms(&self, plan: &EmitterPlan) -> Vec<Box<dyn Transform>> {
-        transforms(&self.outside, plan)
-    }
-}
-
-/// The transforms of an emitter.
-pub(crate) fn transforms(outside: &Outside, plan: &EmitterPlan) -> Vec<Box<dyn Transform>> {
-    if plan.drops == 0 && plan.fails == 0 {
-        return Vec::new();
-    }
-    vec![Box::new(SimTransform {
-        plan: plan.clone(),
-        oracle: outside.oracle.clone(),
-        healed: outside.healed.clone(),
-    })]
 }
 
 /// What the lanes read.
@@ -669,64 +653,4 @@ pub(crate) fn limit(config: &PlanConfig) -> BatchLimit {
 /// Where an emitter's files are.
 pub(crate) fn directory(plan: &EmitterPlan, era: u32) -> String {
     format!("/out{era}/{}", plan.name)
-}
-
-/// The real filter.
-pub(crate) fn filter(plan: &EmitterPlan) -> Box<dyn Filter> {
-    let mut config = FilterConfig::default();
-    if plan.only_public {
-        config.schemas = vec!["public".into()];
-    }
-    if plan.only_upserts {
-        config.operations = vec![Op::Insert, Op::Update];
-    }
-    match EventFilter::new(&config) {
-        Ok(filter) => Box::new(filter),
-        Err(error) => {
-            // The settings above are valid; a filter that keeps nothing would show at once.
-            tracing::error!(%error, "simulated filter");
-            Box::new(|_: &ChangeEvent| false)
-        }
-    }
-}
-
-/// What the filter should keep, said in another way.
-pub(crate) fn keeps(plan: &EmitterPlan, event: &ChangeEvent) -> bool {
-    (!plan.only_public || &*event.relation.schema == "public")
-        && (!plan.only_upserts || matches!(event.op, Op::Insert | Op::Update))
-}
-
-fn dice(event: &ChangeEvent, salt: u64) -> u64 {
-    let position = event.position;
-    let mut random = cdc_core::testing::sim::SimRandom::new(
-        position.commit.0 << 16 ^ u64::from(position.ordinal) ^ salt << 56,
-    );
-    random.below(1000)
-}
-
-/// True if the transform drops the event.
-pub(crate) fn drops(plan: &EmitterPlan, event: &ChangeEvent) -> bool {
-    dice(event, 1) < plan.drops
-}
-
-struct SimTransform {
-    plan: EmitterPlan,
-    oracle: Oracle,
-    healed: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Transform for SimTransform {
-    fn apply(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>, TransformError> {
-        if drops(&self.plan, &event) {
-            return Ok(None);
-        }
-        let healed = self.healed.load(std::sync::atomic::Ordering::Relaxed);
-        if !healed && dice(&event, 2) < self.plan.fails {
-            self.oracle.refused(&self.plan.name, event.position);
-            return Err(TransformError {
-                message: "simulated failure of a transform".into(),
-            });
-        }
-        Ok(Some(event))
-    }
 }

@@ -1,22 +1,21 @@
 //! The world around the process: time, faults, the supervisor that starts it again, the operator,
 //! and the end that every simulation must reach.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cdc_core::Position;
 use cdc_core::testing::sim::{
-    Oracle, Polled, SimClock, SimDatabase, SimExecutor, SimRandom, Timeline, Workload, lines,
+    Lines, Oracle, Polled, SimClock, SimDatabase, SimExecutor, SimRandom, Timeline, Workload,
 };
 use cdc_core::testing::sim_storage::SimStorage;
 
 use super::act::new_era;
 use super::engine::{self, Engine};
 use super::plan::{Arm, Feed, Kind, Order, Plan};
-use super::process::{self, Excuse, Outside, Paths, Process};
+use super::process::{Excuse, Outside, Paths, Process};
 
 /// Steps of the executor after which a run is called endless.
 const POLLS_MAX: u64 = 3_000_000;
@@ -26,6 +25,9 @@ const SETTLE: Duration = Duration::from_secs(120);
 const COVERED: Duration = Duration::from_secs(15);
 /// The counters are looked at after this many turns.
 const COUNTED_EVERY: u64 = 8;
+
+/// Longest time a supervisor waits before it starts a process again.
+const RESTART_MAX: Duration = Duration::from_millis(300);
 
 /// What became of a run.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub(crate) struct World {
     pub(super) process: Option<Process>,
     pub(super) lives: u64,
     restart_at: Option<Duration>,
+    /// Starts that failed, one behind another.
+    failed_starts: u32,
     /// The process is to be drained at this moment, because a lane has halted.
     mend_at: Option<Duration>,
     /// It is killed if it has not drained by then.
@@ -87,9 +91,12 @@ pub(crate) struct World {
     pub(super) kill_in: Option<(u64, bool)>,
     pub(super) power_at_stop: bool,
     /// Emitters whose files nobody has mended since the power went.
-    torn: BTreeSet<String>,
+    pub(super) torn: BTreeSet<String>,
+    /// What somebody has read in files that are only appended to.
+    pub(super) read_lines: BTreeMap<String, Lines>,
     pub(super) full_until: Option<Duration>,
     pub(super) slow_until: Option<Duration>,
+    pub(super) mounts_until: Option<Duration>,
     phase: Phase,
     pub(super) phase_since: Duration,
     redrive_at: Duration,
@@ -191,14 +198,17 @@ impl World {
             process: None,
             lives: 0,
             restart_at: Some(Duration::ZERO),
+            failed_starts: 0,
             mend_at: None,
             drain_until: None,
             next_step: 0,
             kill_in: None,
             power_at_stop: false,
             torn: BTreeSet::new(),
+            read_lines: BTreeMap::new(),
             full_until: None,
             slow_until: None,
+            mounts_until: None,
             phase: Phase::Steps,
             phase_since: Duration::ZERO,
             redrive_at: Duration::ZERO,
@@ -258,6 +268,7 @@ impl World {
                     self.drain_until,
                     self.full_until,
                     self.slow_until,
+                    self.mounts_until,
                     (self.phase != Phase::Steps).then_some(self.now() + Duration::from_millis(20)),
                 ];
                 match next.into_iter().flatten().min() {
@@ -304,6 +315,9 @@ impl World {
         if due(&mut self.slow_until) {
             self.outside.timeline.set_disk_delay(Duration::ZERO);
         }
+        if due(&mut self.mounts_until) {
+            self.outside.disk.empty_mounts();
+        }
         if due(&mut self.restart_at) {
             self.start();
         }
@@ -333,10 +347,13 @@ impl World {
 
     /// The supervisor looks after the process.
     fn look_after(&mut self) {
-        let Some(process) = &self.process else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         let mut halted = false;
         let mut unexcused = None;
-        for end in process.seen().ends.drain(..) {
+        let ends = std::mem::take(&mut process.seen().ends);
+        for end in ends {
             if let Some((what, excuse)) = end.error {
                 halted = true;
                 let other = self.next_era.is_some();
@@ -352,6 +369,7 @@ impl World {
                 }
             }
         }
+        process.failed |= halted;
         if self.must_refuse && process.seen().accepted {
             unexcused = Some("a process went on with the state of another timeline".into());
         }
@@ -378,6 +396,9 @@ impl World {
         };
         let seen = process.seen();
         self.torn.retain(|name| !seen.resumed.contains(name));
+        let accepted = seen.accepted;
+        // What a disk that fails leaves is mended by the next life.
+        let orderly = !process.failed && self.outside.disk.failures() == process.disk_failures;
         drop(seen);
         self.outside.timeline.note("process", || "ended".into());
         self.process = Some(process);
@@ -393,13 +414,24 @@ impl World {
         self.drain_until = None;
         self.kill_in = None;
         self.look_at_files();
+        if orderly {
+            self.verify_files();
+        }
         if self.phase == Phase::Draining {
             self.must_be_covered();
             self.phase = Phase::Over;
             return;
         }
         self.move_position();
-        self.restart_at = Some(self.now() + self.plan.config.extras.restart);
+        self.restart_at = Some(self.now() + self.restart_delay(accepted));
+    }
+
+    /// How long the supervisor waits: longer from one failed start to the next.
+    fn restart_delay(&mut self, accepted: bool) -> Duration {
+        self.failed_starts = if accepted { 0 } else { self.failed_starts + 1 };
+        let first = self.plan.config.extras.restart;
+        let doubled = first.saturating_mul(1 << self.failed_starts.min(16));
+        doubled.min(RESTART_MAX)
     }
 
     pub(super) fn kill(&mut self, power: bool) {
@@ -425,6 +457,8 @@ impl World {
         if power {
             let emitters = self.plan.config.emitters.iter();
             self.torn = emitters.map(|emitter| emitter.name.clone()).collect();
+            // It may take what nobody has synced.
+            self.read_lines.clear();
         }
         self.look_at_files();
         if self.phase == Phase::Draining {
@@ -461,27 +495,6 @@ impl World {
         self.drain_until = Some(self.now() + limit);
     }
 
-    /// What stands in the files of file emitters, as a consumer finds it now.
-    fn look_at_files(&self) {
-        let emitters = self.plan.config.emitters.iter();
-        for emitter in emitters.filter(|emitter| matches!(emitter.kind, Kind::File { .. })) {
-            let dir = process::directory(emitter, self.outside.era);
-            match lines(&self.outside.disk, Path::new(&dir)) {
-                Ok((_, true)) if !self.torn.contains(&emitter.name) => {
-                    self.outside.oracle.violated(format!(
-                        "{}: its files are damaged although the power never went",
-                        emitter.name
-                    ));
-                }
-                Ok((positions, _)) => self.outside.oracle.in_files(&emitter.name, &positions),
-                Err(what) => self.outside.oracle.violated(format!(
-                    "{}: its files cannot be read: {what}",
-                    emitter.name
-                )),
-            }
-        }
-    }
-
     /// The faults stop; from now on everything must arrive.
     fn settle(&mut self) {
         self.outside
@@ -502,6 +515,8 @@ impl World {
         self.kill_in = None;
         self.full_until = None;
         self.slow_until = None;
+        self.mounts_until = None;
+        self.outside.disk.empty_mounts();
         self.phase = Phase::Settling;
         self.phase_since = self.now();
         if self.plan.config.letters_max.is_some() {

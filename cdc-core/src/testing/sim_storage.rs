@@ -1,5 +1,5 @@
 //! A disk in memory that forgets unsynced writes, tears them at sectors, fails the n-th call and
-//! runs full.
+//! runs full, whole or in a part.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -50,6 +50,24 @@ pub enum Failure {
     Full,
 }
 
+/// Everything under a path is full, as a file system of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FullMount {
+    /// Names that begin so are on it.
+    prefix: String,
+    /// Bytes its files may have together.
+    bytes_max: u64,
+    /// New files can be made.
+    creates: bool,
+}
+
+impl FullMount {
+    fn holds(&self, path: &Path) -> bool {
+        path.to_str()
+            .is_some_and(|path| path.starts_with(&self.prefix))
+    }
+}
+
 /// A call that changes the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskCall {
@@ -93,6 +111,7 @@ struct Disk {
     failures: u64,
     /// Nothing may grow.
     full: bool,
+    mounts: Vec<FullMount>,
     /// Look-ups until one fails.
     blind_at: Option<u64>,
     watch: Option<Arc<dyn DiskWatch>>,
@@ -253,6 +272,26 @@ impl SimStorage {
         self.disk().capacity = bytes;
     }
 
+    /// The names that begin with `prefix` are on a file system of their own, which has room for `slack`
+    /// more bytes. A write that does not fit keeps what does, and fails with `StorageFull`; so does making a
+    /// file unless it `creates` them. [`empty_mounts`](Self::empty_mounts) ends it.
+    pub fn fill_mount(&self, prefix: &str, slack: u64, creates: bool) {
+        let mut disk = self.disk();
+        disk.mounts.retain(|mount| mount.prefix != prefix);
+        let mut mount = FullMount {
+            prefix: prefix.to_owned(),
+            bytes_max: 0,
+            creates,
+        };
+        mount.bytes_max = disk.used_on(&mount).saturating_add(slack);
+        disk.mounts.push(mount);
+    }
+
+    /// Every file system has room again.
+    pub fn empty_mounts(&self) {
+        self.disk().mounts.clear();
+    }
+
     /// The power goes: see the type. Locks are released, open files fail from now on.
     pub fn crash(&self, seed: u64) {
         let mut disk = self.disk();
@@ -407,7 +446,9 @@ impl Disk {
                 error: io::Error::other("simulated failure"),
             });
         }
-        if self.full && call == DiskCall::Create {
+        let mount = self.mounts.iter().find(|mount| mount.holds(path));
+        let creates = !self.full && mount.is_none_or(|mount| mount.creates);
+        if !creates && call == DiskCall::Create {
             self.failures += 1;
             return Err(Failed {
                 failure: Failure::Full,
@@ -420,6 +461,26 @@ impl Disk {
     fn used(&self) -> u64 {
         let files = self.names.values().map(|&node| &self.files[node]);
         files.map(|node| node.data.len() as u64).sum()
+    }
+
+    fn used_on(&self, mount: &FullMount) -> u64 {
+        let names = self.names.iter().filter(|(path, _)| mount.holds(path));
+        names
+            .map(|(_, &node)| self.files[node].data.len() as u64)
+            .sum()
+    }
+
+    /// The length that a file may have where it is, if it is to have `len` and may not.
+    fn too_long(&mut self, node: usize, path: &Path, len: usize) -> Option<usize> {
+        let mount = self.mounts.iter().find(|mount| mount.holds(path))?;
+        let left = mount.bytes_max.saturating_sub(self.used_on(mount));
+        let has = self.files[node].data.len();
+        let may = has.saturating_add(usize::try_from(left).unwrap_or(usize::MAX));
+        if len <= has.max(may) {
+            return None;
+        }
+        self.failures += 1;
+        Some(may)
     }
 
     fn room(&mut self, node: usize, len: usize) -> io::Result<()> {
@@ -618,6 +679,9 @@ impl StorageFile for SimFile {
             let room = disk.files[self.node].data.len().saturating_sub(at);
             keep = if disk.full { room.min(keep) } else { 0 };
             result = Err(full);
+        } else if let Some(may) = disk.too_long(self.node, &self.path, end) {
+            keep = keep.min(may.saturating_sub(at));
+            result = Err(io::ErrorKind::StorageFull.into());
         }
         if keep > 0 {
             let node = &mut disk.files[self.node];
@@ -632,6 +696,9 @@ impl StorageFile for SimFile {
         let len = index(len)?;
         disk.call(DiskCall::SetLen, &self.path, len)?;
         disk.room(self.node, len)?;
+        if disk.too_long(self.node, &self.path, len).is_some() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let node = &mut disk.files[self.node];
         node.data.resize(len, 0);
         node.unsynced.push(Write::Len(len));

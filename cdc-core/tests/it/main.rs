@@ -5,4 +5,5 @@
 )]
 
 mod conformance;
+mod full_mount;
 mod storage;

@@ -1,5 +1,6 @@
 //! A destination that is slow, down, wrong, or lying, and the emitter that talks to it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::time::Duration;
 use super::random::mix;
 use super::{Oracle, SimClock, SimRandom, Spawner, Timeline, Way, locked};
 use crate::{
-    ChangeEvent, Checkpoint, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Receipt,
-    Rejection,
+    ChangeEvent, Checkpoint, Delivery, EmitError, EmitErrorKind, Emitter, EventBatch, Position,
+    Receipt, Rejection,
 };
 
 /// Whether a simulated process lives. Clones are of the same process.
@@ -52,6 +53,8 @@ pub struct DestinationConfig {
     pub refuses: bool,
     /// Events in a thousand that it refuses until it is healed.
     pub poison_per_mille: u64,
+    /// It takes such an event when it has refused it so often; 0 for never.
+    pub passes_after: u32,
     /// It takes the good events of a batch and refuses the others one by one; else it refuses
     /// the whole batch.
     pub partial: bool,
@@ -87,6 +90,8 @@ struct Inner {
     delay_requests: u32,
     cut_requests: u32,
     requests: u64,
+    /// How often an event was refused that it takes in the end.
+    refusals: BTreeMap<Position, u32>,
 }
 
 /// What becomes of one request.
@@ -124,6 +129,7 @@ impl SimDestination {
             delay_requests: 0,
             cut_requests: 0,
             requests: 0,
+            refusals: BTreeMap::new(),
         };
         Self {
             name,
@@ -204,7 +210,7 @@ impl SimDestination {
     }
 
     fn is_poison(&self, event: &ChangeEvent) -> bool {
-        let inner = locked(&self.inner);
+        let mut inner = locked(&self.inner);
         if inner.healed || !self.config.refuses {
             return false;
         }
@@ -213,7 +219,13 @@ impl SimDestination {
         }
         let position = event.position;
         let spread = mix(position.commit.0 << 20 ^ u64::from(position.ordinal));
-        spread % 1000 < self.config.poison_per_mille
+        let poison = spread % 1000 < self.config.poison_per_mille;
+        if !poison || self.config.passes_after == 0 {
+            return poison;
+        }
+        let refusals = inner.refusals.entry(position).or_insert(0);
+        *refusals += 1;
+        *refusals <= self.config.passes_after
     }
 
     fn fate(&self) -> Fate {

@@ -5,14 +5,35 @@ use std::path::Path;
 use crate::Position;
 use crate::storage::{OpenMode, Storage, read_exact_at};
 
-/// Positions of the whole lines of all JSON files in a directory, in the order in which they were
-/// written: closed files as their manifest lists them, then the open one. The other value is true
-/// if something in between cannot be read, as what was not synced when the power went; what stands
-/// behind it in the same file is left out.
+/// The whole lines of all JSON files in a directory, in the order in which they were written: closed files
+/// as their manifest lists them, then the open one.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    /// Of the event in each line.
+    pub positions: Vec<Position>,
+    /// The number of the file that each line stands in.
+    pub files: Vec<usize>,
+    /// Something in between cannot be read, as what was not synced when the power went; what stands
+    /// behind it in the same file is left out.
+    pub damaged: bool,
+}
+
+impl Lines {
+    /// The first line of `before` that is not here, in the order of these.
+    pub fn lost(&self, before: &Self) -> Option<Position> {
+        let mut here = self.positions.iter();
+        let mut before = before.positions.iter();
+        before
+            .find(|position| !here.any(|other| other == *position))
+            .copied()
+    }
+}
+
+/// What stands in the files of a directory.
 ///
 /// # Errors
 /// If a file cannot be read at all.
-pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<(Vec<Position>, bool), String> {
+pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<Lines, String> {
     let mut names = storage.list(dir).map_err(|error| error.to_string())?;
     let listed = match names.iter().find(|name| *name == "MANIFEST.jsonl") {
         Some(manifest) => {
@@ -29,8 +50,8 @@ pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<(Vec<Position>, bool),
         let place = listed.iter().position(|listed| listed == closed);
         (place.unwrap_or(usize::MAX), name.clone())
     });
-    let (mut positions, mut damaged) = (Vec::new(), false);
-    for name in names {
+    let mut lines = Lines::default();
+    for (number, name) in names.into_iter().enumerate() {
         let text = read(storage, &dir.join(&name)).map_err(|error| format!("{name}: {error}"))?;
         let whole = text.iter().rposition(|&byte| byte == b'\n');
         let text = &text[..whole.map_or(0, |at| at + 1)];
@@ -39,15 +60,18 @@ pub fn lines(storage: &dyn Storage, dir: &Path) -> Result<(Vec<Position>, bool),
             .filter(|line| !line.is_empty())
         {
             match member(line, "position").and_then(|text| text.parse().ok()) {
-                Some(position) => positions.push(position),
+                Some(position) => {
+                    lines.positions.push(position);
+                    lines.files.push(number);
+                }
                 None => {
-                    damaged = true;
+                    lines.damaged = true;
                     break;
                 }
             }
         }
     }
-    Ok((positions, damaged))
+    Ok(lines)
 }
 
 fn read(storage: &dyn Storage, path: &Path) -> std::io::Result<Vec<u8>> {

@@ -50,6 +50,8 @@ pub(super) struct Judged {
     pub(super) maybe_letters: BTreeMap<usize, LetterState>,
     pub(super) ever_letter: HashSet<usize>,
     pub(super) refused: HashSet<usize>,
+    /// Of those, what the file emitter itself refuses, behind which it writes what came with it.
+    pub(super) spoiled: HashSet<usize>,
     pub(super) discarded: HashSet<usize>,
     /// Stored and acknowledged.
     pub(super) checkpoint: Position,
@@ -92,6 +94,7 @@ impl Judged {
             maybe_letters: BTreeMap::new(),
             ever_letter: HashSet::new(),
             refused: HashSet::new(),
+            spoiled: HashSet::new(),
             discarded: HashSet::new(),
             checkpoint: Position::ZERO,
             checkpoint_max: Position::ZERO,

@@ -110,7 +110,7 @@ impl Oracle {
         *locked(&self.witness) = None;
     }
 
-    fn ask_witness(&self) {
+    pub(super) fn ask_witness(&self) {
         let look = locked(&self.witness).as_ref().map(|w| w.0.clone());
         if let Some(look) = look {
             look();
@@ -496,15 +496,6 @@ impl Oracle {
         }
     }
 
-    /// What a destination's files hold, in order, after a crash or at the end.
-    pub fn in_files(&self, emitter: &str, positions: &[Position]) {
-        self.ask_witness();
-        let found = locked(&self.inner).look(emitter, positions);
-        if let Err(what) = found {
-            self.violated(what);
-        }
-    }
-
     /// The first event an emitter still owes; open letters are owed if `redriven`.
     pub fn owed(&self, emitter: &str, redriven: bool) -> Option<Position> {
         let mut inner = locked(&self.inner);
@@ -687,76 +678,5 @@ impl Inner {
             });
         }
         Ok(new)
-    }
-
-    fn look(&mut self, emitter: &str, positions: &[Position]) -> Result<(), String> {
-        let mut indices = Vec::with_capacity(positions.len());
-        for &position in positions {
-            indices.push(self.find(position).ok_or_else(|| {
-                format!("{emitter}: its files hold {position}, which was never committed")
-            })?);
-        }
-        let events = &self.events;
-        let at = |index: usize| events[index].event.position;
-        let Some(judged) = self.emitters.get_mut(emitter) else {
-            return Ok(());
-        };
-        for arrived in &mut judged.arrived {
-            *arrived = 0;
-        }
-        let chains = judged
-            .keys
-            .values_mut()
-            .chain(judged.barriers.values_mut())
-            .chain(judged.tables.values_mut());
-        for chain in chains {
-            chain.done = 0;
-        }
-        for index in indices {
-            if !judged.kept[index] {
-                if judged.ever_letter.contains(&index) && (judged.rules.keep)(&events[index].event)
-                {
-                    continue;
-                }
-                return Err(format!(
-                    "{emitter}: its files hold {}, which the filter or a transform drops",
-                    at(index)
-                ));
-            }
-            let again = judged.arrived[index] > 0;
-            if again
-                && !judged.rules.repeats
-                && !judged.reset
-                && !judged.ever_letter.contains(&index)
-            {
-                return Err(format!("{emitter}: its files hold {} twice", at(index)));
-            }
-            if !again {
-                for key in distinct(events[index].keys) {
-                    if !events[index].is_barrier()
-                        && let Some(hole) = judged.hole(Which::Key, key, index, &[])
-                    {
-                        return Err(format!(
-                            "{emitter}: in its files {} stands before {} of the same key",
-                            at(index),
-                            at(hole)
-                        ));
-                    }
-                }
-            }
-            judged.arrived[index] += 1;
-        }
-        let covered = events.partition_point(|known| known.event.position <= judged.checkpoint);
-        for index in 0..covered {
-            let unknown = judged.maybe_letters.contains_key(&index);
-            if !judged.is_done(index) && !unknown {
-                return Err(format!(
-                    "{emitter}: the checkpoint is at {}, and {} is not in its files",
-                    judged.checkpoint,
-                    at(index)
-                ));
-            }
-        }
-        Ok(())
     }
 }
