@@ -69,6 +69,7 @@ impl World {
                 let until = self.mounts_until.unwrap_or_default();
                 self.mounts_until = Some(until.max(now + time));
             }
+            Action::Eager { when, order } => self.eager.push((when, order)),
             Action::Look => self.look(),
             Action::Kill { after_polls, power } => self.kill_in = Some((after_polls, power)),
             Action::Restart => self.drain("an operator restarts the process"),

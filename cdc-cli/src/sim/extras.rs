@@ -6,7 +6,9 @@ use std::time::Duration;
 use cdc_core::testing::sim::SimRandom;
 use cdc_core::testing::sim_storage::Failure;
 
-use super::plan::{Action, Arm, EmitterPlan, Kind, Mount, Order, PlanConfig, Step, millis};
+use super::plan::{
+    Action, Arm, EmitterPlan, Kind, Mount, Order, PlanConfig, Step, Trouble, millis,
+};
 
 /// Settings beyond those of the first dice.
 #[derive(Clone, Debug)]
@@ -84,6 +86,7 @@ pub(crate) fn draw(random: &mut SimRandom, config: &mut PlanConfig, end: Duratio
         emitter.extras.consumer = consumer(&mut random.fork());
     }
     looks(&mut random.fork(), end, &mut steps);
+    eager(&mut random.fork(), config, end, &mut steps);
     steps
 }
 
@@ -182,6 +185,21 @@ fn lives(random: &mut SimRandom, config: &PlanConfig, end: Duration, steps: &mut
             after_polls: random.below(20),
             power: random.chance(500),
         });
+    }
+}
+
+/// An operator who acts when a lane is in trouble.
+fn eager(random: &mut SimRandom, config: &PlanConfig, end: Duration, steps: &mut Vec<Step>) {
+    if !random.chance(400) {
+        return;
+    }
+    for _ in 0..random.between(1, 4) {
+        let action = Action::Eager {
+            when: random.pick(&[Trouble::Blocked, Trouble::Retrying, Trouble::WindowFull]),
+            order: order(random, config),
+        };
+        let at = moment(random, end);
+        steps.push(Step { at, action });
     }
 }
 

@@ -14,6 +14,7 @@ mod look;
 mod minimise;
 mod operator;
 mod options;
+mod orders;
 mod outputs;
 mod plan;
 mod process;

@@ -54,9 +54,11 @@ impl World {
         };
         let timeline = self.outside.timeline.clone();
         let token = self.redrives[emitter].clone();
+        let asked = self.ask(emitter, "a redrive");
         self.executor.spawn("redrive", group, async move {
             let _under_way = token;
             let report = control.redrive(RedriveRequest { ids, as_was }).await;
+            drop(asked);
             timeline.note("operator", || format!("redrive: {report:?}"));
         });
     }
@@ -72,8 +74,10 @@ impl World {
             return;
         };
         let timeline = self.outside.timeline.clone();
+        let asked = self.ask(emitter, "a discard");
         self.executor.spawn("discard", group, async move {
             let count = control.discard(ids).await;
+            drop(asked);
             timeline.note("operator", || format!("discarded: {count:?}"));
         });
     }
@@ -94,8 +98,10 @@ impl World {
         let name = self.plan.config.emitters[emitter].name.clone();
         self.outside.oracle.moving(&name);
         let timeline = self.outside.timeline.clone();
+        let asked = self.ask(emitter, "a seek");
         self.executor.spawn("seek", group, async move {
             let moved = control.seek(to).await;
+            drop(asked);
             timeline.note("operator", || format!("seek to {to}: {moved:?}"));
         });
     }
@@ -105,11 +111,16 @@ impl World {
             return;
         };
         let (timeline, clock) = (self.outside.timeline.clone(), self.outside.clock.clone());
+        let asked = self.ask(emitter, "a pause");
+        let (waiting, end) = (self.waiting.clone(), self.waits_for(emitter));
         self.executor.spawn("pause", group, async move {
             let paused = control.pause().await;
+            drop(asked);
             timeline.note("operator", || format!("pause: {paused:?}"));
             clock.wait(time).await;
+            let asked = waiting.ask("the end of a pause", clock.now() + end);
             let resumed = control.resume().await;
+            drop(asked);
             timeline.note("operator", || format!("resume: {resumed:?}"));
         });
     }

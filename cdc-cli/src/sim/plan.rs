@@ -129,6 +129,11 @@ pub(crate) enum Action {
         creates: bool,
         time: Duration,
     },
+    /// An operator who acts as soon as a lane is in trouble.
+    Eager {
+        when: Trouble,
+        order: Order,
+    },
     /// Another process looks at log, letters and files.
     Look,
     Kill {
@@ -142,6 +147,17 @@ pub(crate) enum Action {
         lives: u64,
         arm: Arm,
     },
+}
+
+/// What an operator may see of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The dead letter queue has no room.
+    Blocked,
+    /// The destination is unwell, or refuses everything.
+    Retrying,
+    /// The window has no place.
+    WindowFull,
 }
 
 /// What may be a file system of its own.
@@ -211,6 +227,20 @@ pub(crate) enum Order {
         emitter: usize,
         time: Duration,
     },
+}
+
+impl Order {
+    /// The emitter it concerns.
+    pub(crate) const fn emitter(self) -> usize {
+        match self {
+            Self::Redrive { emitter, .. }
+            | Self::Discard { emitter, .. }
+            | Self::Move { emitter, .. }
+            | Self::Replay { emitter, .. }
+            | Self::Seek { emitter, .. }
+            | Self::Pause { emitter, .. } => emitter,
+        }
+    }
 }
 
 pub(super) fn millis(random: &mut SimRandom, from: u64, to: u64) -> Duration {

@@ -14,7 +14,8 @@ use cdc_core::testing::sim_storage::SimStorage;
 
 use super::act::new_era;
 use super::engine::{self, Engine};
-use super::plan::{Arm, Feed, Kind, Order, Plan};
+use super::orders::Waiting;
+use super::plan::{Arm, Feed, Kind, Order, Plan, Trouble};
 use super::process::{Excuse, Outside, Paths, Process};
 
 /// Steps of the executor after which a run is called endless.
@@ -107,6 +108,10 @@ pub(crate) struct World {
     pub(super) arms: Vec<(u64, Arm)>,
     /// What an operator will ask for when the lanes are there.
     pub(super) orders: Vec<Order>,
+    /// What an operator will ask for when a lane is in trouble.
+    pub(super) eager: Vec<(Trouble, Order)>,
+    /// Orders that wait for their answer.
+    pub(super) waiting: Waiting,
     /// Of each emitter, the checkpoint that does not cover what is done, and since when.
     uncovered: Vec<Option<(Position, Duration)>>,
     turns: u64,
@@ -215,6 +220,8 @@ impl World {
             to_move: None,
             arms: Vec::new(),
             orders: Vec::new(),
+            eager: Vec::new(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -249,6 +256,8 @@ impl World {
         self.turns += 1;
         if self.turns.is_multiple_of(COUNTED_EVERY) {
             self.count(false);
+            self.orders_are_answered();
+            self.take_eager();
         }
         self.due();
         match self.executor.step() {
@@ -512,6 +521,7 @@ impl World {
         self.outside.timeline.set_disk_delay(Duration::ZERO);
         self.arms.clear();
         self.orders.clear();
+        self.eager.clear();
         self.kill_in = None;
         self.full_until = None;
         self.slow_until = None;
