@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::closing;
 use super::config::SyncPolicy;
 use super::retention;
 use super::state::Shared;
@@ -15,9 +16,10 @@ const WRITE_OUT: Duration = Duration::from_millis(20);
 const AGE_LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
-    Builder::new()
-        .name("cdc-wal".into())
-        .spawn(move || run(&shared))
+    Builder::new().name("cdc-wal".into()).spawn(move || {
+        run(&shared);
+        closing::thread_ended(&shared);
+    })
 }
 
 fn run(shared: &Shared) {

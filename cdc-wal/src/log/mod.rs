@@ -1,5 +1,6 @@
 //! The log: one writer, many threads that commit, many tails.
 
+mod closing;
 mod config;
 pub(crate) mod cursors;
 mod cut;
@@ -16,7 +17,6 @@ mod transaction;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock, create_dir};
@@ -36,8 +36,8 @@ use crate::lane;
 use crate::repair::{RepairMode, RepairReport, repair_locked};
 use crate::segment::{self, PREPARED, Segment};
 use crate::tail::{StartAt, WalTail};
-use crate::threads::{self, JoinHandle};
 use crate::{LogError, LogErrorKind};
+use closing::{Closing, stop};
 use cursors::Cursors;
 use recover::Recovered;
 use registry::Registry;
@@ -62,10 +62,10 @@ pub struct Log {
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    /// There until the handle is dropped.
+    closing: Option<Closing>,
     cut: u64,
     repaired: Option<RepairReport>,
-    _lock: Box<dyn StorageLock>,
 }
 
 impl Log {
@@ -183,10 +183,12 @@ impl Log {
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
-                threads,
+                closing: Some(Closing {
+                    threads,
+                    _lock: lock,
+                }),
                 cut,
                 repaired,
-                _lock: lock,
             }),
         })
     }
@@ -406,38 +408,10 @@ impl Log {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let shared = &self.shared;
-        let next = {
-            let mut state = shared.lock();
-            state.closing = true;
-            state.next
-        };
-        // Nobody is left to tell; what was promised durable is, and recovery finds the rest.
-        if let Err(error) = shared.flush_to(next) {
-            tracing::warn!(%error, dir = %shared.dir.display(), "log closed without a last flush");
+        if let Some(closing) = self.closing.take() {
+            closing.begin(&self.shared);
         }
-        stop(shared);
-        for thread in self.threads.drain(..) {
-            // A hook or a waker may have held the last handle.
-            if thread.thread().id() != threads::current().id() && thread.join().is_err() {
-                tracing::error!(dir = %shared.dir.display(), "a thread of the log panicked");
-            }
-        }
-        {
-            // In front of the lock on the directory, which goes with this handle: a trim under way ends,
-            // and whoever confirms later leaves the files to the next who opens the log.
-            let _files = shared.lock_files();
-            shared.closed.store(true, Ordering::SeqCst);
-        }
-        shared.notify.wake();
     }
-}
-
-/// Has the log's threads end.
-fn stop(shared: &Shared) {
-    shared.lock().closing = true;
-    shared.work.notify_all();
-    shared.sync_due.notify_all();
 }
 
 /// Locks a log's directory for writing.

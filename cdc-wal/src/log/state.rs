@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use cdc_core::storage::{Storage, StorageFile};
 use cdc_core::{Position, SourceInfo, WalHook, wall_micros};
 
+use super::closing::Closing;
 use super::config::{LogConfig, SyncPolicy, Visibility};
 use super::cursors::Cursors;
 use super::recent::Recent;
@@ -141,6 +142,8 @@ pub(crate) struct Shared {
     /// closed; taken before `state`, and not held where hooks and wakers are called.
     files: Mutex<()>,
     control: Box<dyn StorageFile>,
+    /// A thread of the log let go of the last handle, and closes the log when it ends.
+    left: Mutex<Option<Closing>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -213,6 +216,7 @@ impl Shared {
             recent: Arc::default(),
             control,
             files: Mutex::new(()),
+            left: Mutex::new(None),
             state: Mutex::new(State {
                 dead: None,
                 current: Arc::new(start.current),
@@ -247,6 +251,10 @@ impl Shared {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn lock_left(&self) -> MutexGuard<'_, Option<Closing>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
@@ -276,12 +284,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn die(&self, state: &mut State, error: &LogError) {
+    /// Takes the lock with it: the tails that are woken are another's code, and may let go of the log.
+    pub(super) fn die(&self, mut state: MutexGuard<'_, State>, error: &LogError) {
         let cause =
             std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
         state.dead.get_or_insert_with(|| format!("{error}{cause}"));
         self.failed.store(true, Ordering::SeqCst);
         self.wake_everybody();
+        drop(state);
         self.notify.wake();
     }
 
@@ -410,15 +420,13 @@ impl Shared {
         Self::put(&mut state, &mut seal, FrameKind::Seal, Fragment::None, 0);
         match self.roll_sealed(&mut state) {
             Ok(()) => {
-                if self.publish(&state) {
-                    self.notify.wake();
-                }
+                let more = self.publish(&state);
                 self.wake_everybody();
                 self.work.notify_all();
-                Ok(state)
+                Ok(if more { self.wake_tails(state) } else { state })
             }
             Err(error) => {
-                self.die(&mut state, &error);
+                self.die(state, &error);
                 Err(error)
             }
         }

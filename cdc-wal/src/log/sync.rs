@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use cdc_core::Lsn;
 
+use super::closing;
 use super::state::{Shared, State};
 use crate::LogError;
 use crate::segment::Segment;
@@ -81,9 +82,10 @@ struct Job {
 
 /// Starts the flusher.
 pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
-    Builder::new()
-        .name("cdc-wal-sync".into())
-        .spawn(move || shared.flusher())
+    Builder::new().name("cdc-wal-sync".into()).spawn(move || {
+        shared.flusher();
+        closing::thread_ended(&shared);
+    })
 }
 
 impl Shared {
@@ -110,13 +112,13 @@ impl Shared {
         }
     }
 
-    /// Notes what was done; true if tails may read more now.
-    fn end(
+    /// Notes what was done; gives the state back, and true if tails may read more now.
+    fn end<'a>(
         &self,
-        state: &mut State,
+        mut state: MutexGuard<'a, State>,
         job: &Job,
         result: Result<(), LogError>,
-    ) -> Result<bool, LogError> {
+    ) -> Result<(MutexGuard<'a, State>, bool), LogError> {
         state.busy = false;
         state.queue.covers = None;
         if let Err(error) = result {
@@ -128,14 +130,14 @@ impl Shared {
             state.flushed = job.end;
         }
         self.recent.push(job.at, &job.bytes);
-        let more = self.publish(state);
+        let more = self.publish(&state);
         if state.queue.wanting > 0 {
             self.turn.notify_all();
         }
         if state.prepare_due() {
             self.work.notify_one();
         }
-        Ok(more)
+        Ok((state, more))
     }
 
     /// Tells what is written and flushed now; true if tails may read more than before.
@@ -155,12 +157,17 @@ impl Shared {
         let job = Self::begin(&mut state, false);
         drop(state);
         let result = self.execute(&job);
-        let mut state = self.lock();
-        if self.end(&mut state, &job, result)? {
-            self.notify.wake();
-        }
+        let (mut state, more) = self.end(self.lock(), &job, result)?;
         self.pass_on(&mut state);
-        Ok(state)
+        Ok(if more { self.wake_tails(state) } else { state })
+    }
+
+    /// Wakes the tails, without the lock: a waker is another's code, which may run the task that has the
+    /// tail there and then, or let go of the log.
+    pub(super) fn wake_tails<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        drop(state);
+        self.notify.wake();
+        self.lock()
     }
 
     fn execute(&self, job: &Job) -> Result<(), LogError> {
@@ -246,8 +253,7 @@ impl Shared {
         let job = Self::begin(&mut state, true);
         drop(state);
         let result = self.execute(&job);
-        let mut state = self.lock();
-        let more = self.end(&mut state, &job, result)?;
+        let (mut state, more) = self.end(self.lock(), &job, result)?;
         self.pass_on(&mut state);
         let told = Self::tell(&mut state, more, job.end);
         drop(state);
@@ -339,11 +345,12 @@ impl Shared {
                     self.announce_guarded(&told);
                 }
                 let result = handed.and_then(|()| self.complete(&job));
-                state = self.lock();
-                // Whoever waits finds the log dead.
-                let Ok(more) = self.end(&mut state, &job, result) else {
+                let Ok((ended, more)) = self.end(self.lock(), &job, result) else {
+                    // Whoever waits finds the log dead.
+                    state = self.lock();
                     break;
                 };
+                state = ended;
                 let told = Self::tell(&mut state, more, job.end);
                 let again = state.queue.waiting_next() > 0 && state.queue.wanting == 0;
                 if again {

@@ -9,4 +9,5 @@
 
 mod commit;
 mod follow;
+mod letting_go;
 mod support;
