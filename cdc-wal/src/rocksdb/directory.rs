@@ -397,7 +397,7 @@ impl WalDirectory {
     }
 
     /// Numbers of the log files, archived ones too.
-    fn numbers(&self) -> Result<BTreeSet<u64>, LogError> {
+    pub(super) fn numbers(&self) -> Result<BTreeSet<u64>, LogError> {
         let mut numbers = BTreeSet::new();
         // In this order: a file that is moved meanwhile is seen in one of them.
         for dir in [self.dir.clone(), self.dir.join("archive")] {

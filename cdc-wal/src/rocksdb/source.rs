@@ -11,9 +11,11 @@ use cdc_core::{
     SourceKind, TokenRefusal, WalSource,
 };
 
+use super::directory::Extent;
 use super::entered::{Entered, Remembered};
 use super::manifest::{Manifest, identity, manifest, options};
 use super::{Batch, Families, Record, WalDirectory};
+use crate::segment::LOOKS;
 use crate::{LogError, LogErrorKind};
 
 /// Where to begin without a position.
@@ -178,49 +180,37 @@ impl RocksDbSource {
         let info = Arc::new(SourceInfo::new(name.as_str(), name.as_str(), lineage));
         let remembered = Remembered::open(storage.clone(), config.state_dir.as_deref(), id)?;
         let wal = WalDirectory::after(storage.clone(), config.wal_dir(), 0);
-        // The log first: what is flushed in between is in both.
-        let extent = wal.extent()?;
-        let (found, families) = look(storage.as_ref(), &config)?;
-        let noted = found.last_sequence;
-        let mut place = match (resume_from, config.start) {
-            (Some(position), _) => Place::find(&remembered, &wal, position)?,
-            (None, RocksDbStart::Now) => match extent {
-                Some(extent) if extent.last >= noted => {
-                    Place::new(end_of(extent.last), Some(extent.newest), 0)
-                }
-                _ => Place::new(end_of(noted), None, 0),
-            },
-            (None, RocksDbStart::Oldest) => {
-                let before = extent.map_or(noted, |extent| extent.first.saturating_sub(1));
-                Place::new(end_of(before), extent.map(|extent| extent.oldest), 0)
+        let mut looks = 1;
+        let begin = loop {
+            let files = wal.numbers()?;
+            let begin = Begin::find(storage.as_ref(), &config, &remembered, &wal, resume_from);
+            // RocksDB deletes files when it likes: one that was there for one look and gone for the
+            // next makes neither a gap nor a position ahead.
+            let doubtful = match &begin {
+                Ok(begin) => begin.missing.is_some(),
+                Err(error) => matches!(error.kind, LogErrorKind::Refused(_)),
+            };
+            if !doubtful || looks >= LOOKS || wal.numbers()? == files {
+                break begin?;
             }
+            looks += 1;
         };
-        let end_from = |place: &Place| -> Result<Position, LogError> {
-            let from = place.file.or(extent.map(|extent| extent.oldest));
-            let end = from
-                .map(|file| wal.end_from(file, place.shift))
-                .transpose()?;
-            let noted = noted.saturating_add(place.shift);
-            Ok(end_of(end.flatten().map_or(noted, |end| end.max(noted))))
-        };
-        let mut end_at_start = end_from(&place)?;
-        if place.after.commit > end_at_start.commit {
-            return Err(LogError::from(TokenRefusal::Ahead {
-                token: place.after,
-                end: end_at_start,
-            })
-            .into());
-        }
-        if let Some((error, accepted)) =
-            place.missing(&wal, &config.wal_dir(), found.last_sequence)?
-        {
-            if !config.accept_gap {
-                return Err(error.into());
+        let Begin {
+            families,
+            place,
+            mut end_at_start,
+            missing,
+            ..
+        } = begin;
+        let place = match missing {
+            Some((error, _)) if !config.accept_gap => return Err(error.into()),
+            Some((_, accepted)) => {
+                // What is behind the gap may have other numbers in the stream than it had before it.
+                end_at_start = accepted.end(&wal, begin.extent, begin.noted)?;
+                accepted
             }
-            place = accepted;
-            // What is behind the gap may have other numbers in the stream than it had before it.
-            end_at_start = end_from(&place)?;
-        }
+            None => place,
+        };
         let after = place.after;
         Ok(Self {
             wal: WalDirectory::after(storage.clone(), config.wal_dir(), place.sequence())
@@ -371,6 +361,63 @@ impl WalSource for RocksDbSource {
     }
 }
 
+/// Where a source begins, as far as one look at files tells that come and go meanwhile.
+struct Begin {
+    families: Families,
+    extent: Option<Extent>,
+    /// The last sequence number that the database has noted.
+    noted: u64,
+    place: Place,
+    end_at_start: Position,
+    /// See [`Place::missing`].
+    missing: Option<(LogError, Place)>,
+}
+
+impl Begin {
+    fn find(
+        storage: &dyn Storage,
+        config: &RocksDbConfig,
+        remembered: &Remembered,
+        wal: &WalDirectory,
+        resume_from: Option<Position>,
+    ) -> Result<Self, LogError> {
+        // The log first: what is flushed in between is in both.
+        let extent = wal.extent()?;
+        let (found, families) = look(storage, config)?;
+        let noted = found.last_sequence;
+        let place = match (resume_from, config.start) {
+            (Some(position), _) => Place::find(remembered, wal, position)?,
+            (None, RocksDbStart::Now) => match extent {
+                Some(extent) if extent.last >= noted => {
+                    Place::new(end_of(extent.last), Some(extent.newest), 0)
+                }
+                _ => Place::new(end_of(noted), None, 0),
+            },
+            (None, RocksDbStart::Oldest) => {
+                let before = extent.map_or(noted, |extent| extent.first.saturating_sub(1));
+                Place::new(end_of(before), extent.map(|extent| extent.oldest), 0)
+            }
+        };
+        let end_at_start = place.end(wal, extent, noted)?;
+        if place.after.commit > end_at_start.commit {
+            return Err(TokenRefusal::Ahead {
+                token: place.after,
+                end: end_at_start,
+            }
+            .into());
+        }
+        let missing = place.missing(wal, &config.wal_dir(), noted)?;
+        Ok(Self {
+            families,
+            extent,
+            noted,
+            place,
+            end_at_start,
+            missing,
+        })
+    }
+}
+
 /// Where in the files to go on.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -389,6 +436,21 @@ impl Place {
     /// The sequence number of what was read last.
     const fn sequence(&self) -> u64 {
         self.after.commit.0.saturating_sub(self.shift)
+    }
+
+    /// Where what is written ends, in the stream that goes on here.
+    fn end(
+        &self,
+        wal: &WalDirectory,
+        extent: Option<Extent>,
+        noted: u64,
+    ) -> Result<Position, LogError> {
+        let from = self.file.or(extent.map(|extent| extent.oldest));
+        let end = from
+            .map(|file| wal.end_from(file, self.shift))
+            .transpose()?;
+        let noted = noted.saturating_add(self.shift);
+        Ok(end_of(end.flatten().map_or(noted, |end| end.max(noted))))
     }
 
     /// Where a position is, by what is remembered.

@@ -2,6 +2,7 @@
 //! each command; nothing here needs RocksDB.
 
 mod kill;
+mod purged;
 
 use std::path::Path;
 
