@@ -73,6 +73,8 @@ pub(crate) struct SourceState {
     pub(crate) confirmed: Option<Lsn>,
     /// Where its log ends.
     pub(crate) end: Lsn,
+    /// It takes in a log that another server writes, or that was written before: it may reach further soon.
+    pub(crate) standby: bool,
 }
 
 impl Held {
@@ -222,6 +224,18 @@ fn emitter_row(name: &str, held: &Held, source: Option<&SourceState>) -> Row {
     }
     let end = source.map_or(log.end, |source| log.end.max(Position::before(source.end)));
     if at > end {
+        if let Some(source) = source.filter(|source| source.standby) {
+            return Row::new(
+                Severity::Warning,
+                Exit::Done,
+                subject,
+                format!(
+                    "at {at}, and the source is a standby that has come to {} of its primary's log so far",
+                    source.end
+                ),
+                BEHIND,
+            );
+        }
         return refused(
             format!(
                 "at {at}, ahead of the source, which ends at {end}: it was restored from an older copy"
@@ -252,6 +266,9 @@ pub(crate) fn reaches_beyond(held: &Held, source: &SourceState) -> Option<Positi
         .filter(|_| !of_other(held, source))
 }
 
+/// What to do about a standby that has not come as far as was captured.
+const BEHIND: &str = "wait, if it catches up; else see to it that it follows the server that was captured from, and not an older copy of it";
+
 fn source_row(held: &Held, source: &SourceState) -> Row {
     const SUBJECT: &str = "resume";
     // Positions of two sources cannot be compared.
@@ -279,7 +296,45 @@ fn source_row(held: &Held, source: &SourceState) -> Row {
             format!("nothing was captured yet: capture begins {where_from}"),
         );
     };
+    // A start opens the journal first.
+    let journaled = held
+        .log
+        .iter()
+        .map(|log| (log.source.lineage, Exit::Configuration));
+    let delivered = held
+        .checkpoints
+        .iter()
+        .map(|(_, c)| (c.lineage, Exit::Position));
+    let timeline = source.lineage.timeline;
+    if let Some((other, exit)) = journaled
+        .chain(delivered)
+        .find(|(held, _)| held.same_source(&source.lineage) && held.timeline != timeline)
+    {
+        return Row::new(
+            Severity::Error,
+            exit,
+            SUBJECT,
+            format!(
+                "what was captured is of timeline {}, the server is on timeline {timeline}: a standby took over, or it was restored to a point in time, and its positions may mean other changes",
+                other.timeline
+            ),
+            "drop the slot, copy the tables anew, and begin anew with another state_path",
+        );
+    }
     if let Some(furthest) = reaches_beyond(held, source) {
+        if source.standby {
+            // As a start does: it waits.
+            return Row::new(
+                Severity::Warning,
+                Exit::Done,
+                SUBJECT,
+                format!(
+                    "what was captured reaches to {furthest}, this standby has come to {} of its primary's log so far: a start tries again until it has come that far",
+                    source.end
+                ),
+                BEHIND,
+            );
+        }
         return Row::new(
             Severity::Error,
             Exit::Position,
@@ -375,8 +430,20 @@ mod tests {
                 lineage: lineage(1),
                 confirmed: confirmed.map(Lsn),
                 end: Lsn(1000),
+                standby: false,
             })
         };
+        let standby = source(Some(401)).map(|source| SourceState {
+            standby: true,
+            ..source
+        });
+        let promoted = source(Some(401)).map(|source| SourceState {
+            lineage: Lineage {
+                timeline: 2,
+                ..source.lineage
+            },
+            ..source
+        });
         let other = source(Some(9000)).map(|source| SourceState {
             lineage: lineage(3),
             ..source
@@ -509,6 +576,35 @@ mod tests {
                 source(None),
                 5,
                 "what was captured reaches to 0/1388:end",
+            ),
+            // It takes in again what it had: nothing says that it was restored.
+            (
+                Some((0, 5000)),
+                Some((1, 400)),
+                standby.clone(),
+                0,
+                "this standby has come to 0/3E8 of its primary's log so far: a start tries again",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 2000)),
+                standby.clone(),
+                0,
+                "at 0/7D0:end, and the source is a standby that has come to 0/3E8",
+            ),
+            (
+                Some((0, 500)),
+                Some((1, 400)),
+                standby.clone(),
+                0,
+                "no gap: the source sends what follows 0/191",
+            ),
+            (
+                Some((0, 5000)),
+                Some((1, 400)),
+                promoted.clone(),
+                3,
+                "what was captured is of timeline 1, the server is on timeline 2",
             ),
             (
                 Some((0, 500)),

@@ -166,7 +166,7 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
                 // A pipeline that runs captures meanwhile: what was captured was looked at later.
                 let postgres = source::postgres(config, url, false)?;
                 if let Ok(later) = super::block_on(postgres::look(&postgres))? {
-                    state.end = later.end;
+                    (state.end, state.standby) = (later.end, later.standby);
                 }
             }
             if let Some(state) = &state
@@ -260,6 +260,7 @@ async fn server(config: &Config, postgres: &PostgresConfig) -> (Vec<Row>, Option
                 lineage: state.lineage,
                 confirmed: slot.map(|slot| slot.confirmed_flush),
                 end: state.end,
+                standby: state.standby,
             })
         }
         // The role may not replicate: that is a finding already.

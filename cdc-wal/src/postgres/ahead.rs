@@ -5,9 +5,9 @@ use cdc_core::{
     Lineage, Lsn, Position, ResumeToken, SourceError, SourceErrorKind, SourceInfo, TokenRefusal,
 };
 
+use super::check::is_standby;
 use super::config::PostgresConfig;
 use super::connection::Connection;
-use super::setup::single;
 
 /// Refuses such a server. `end` is where what is on its disk ends: it has sent nothing beyond, so
 /// neither a crash nor an idle time lets it end before what was captured.
@@ -24,9 +24,7 @@ pub(crate) async fn refuse_ahead(
         return Ok(());
     };
     let (position, address) = (token.position(), config.address());
-    let sql = "SELECT pg_is_in_recovery()";
-    let standby = single(connection.query(sql, "ask whether it is a standby").await?);
-    if standby.as_deref() == Some("t") {
+    if is_standby(connection).await? {
         // One that was started anew takes in again what it had.
         return Err(SourceError::new(
             SourceErrorKind::Transient,

@@ -93,8 +93,10 @@ pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, SourceError>
 pub struct ServerState {
     /// Which database it is, and on which timeline.
     pub lineage: Lineage,
-    /// Where its log ends.
+    /// Where its log ends; on a standby, where what it has of its primary's log ends.
     pub end: Lsn,
+    /// It is a standby, or recovers: the log it has may reach further soon.
+    pub standby: bool,
     /// The slot, if it exists.
     pub slot: Option<SlotState>,
 }
@@ -108,12 +110,21 @@ pub async fn look(config: &PostgresConfig) -> Result<ServerState, SourceError> {
     let mut connection = Connection::open(config, Purpose::Replication).await?;
     let (info, end) = identify(&mut connection, config).await?;
     let slot = slot_state(&mut connection, &config.slot).await?;
+    let standby = is_standby(&mut connection).await?;
     connection.close().await;
     Ok(ServerState {
+        standby,
         lineage: info.lineage,
         end,
         slot,
     })
+}
+
+/// True of a standby, and of any server that still takes in a log that was written before.
+pub(super) async fn is_standby(connection: &mut Connection) -> Result<bool, SourceError> {
+    let sql = "SELECT pg_is_in_recovery()";
+    let found = single(connection.query(sql, "ask whether it is a standby").await?);
+    Ok(found.as_deref() == Some("t"))
 }
 
 async fn count(connection: &mut Connection, sql: &str) -> Result<u64, SourceError> {
