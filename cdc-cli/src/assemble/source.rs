@@ -1,5 +1,6 @@
 //! Configuration to a source.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,9 +33,7 @@ pub(crate) fn postgres(
 ) -> Result<PostgresConfig, CliError> {
     let mut postgres = PostgresConfig::parse(url.expose())?;
     if postgres.password.is_none() {
-        postgres.password = std::env::var("PGPASSWORD")
-            .ok()
-            .filter(|password| !password.is_empty());
+        postgres.password = password(std::env::var_os("PGPASSWORD"))?;
     }
     postgres.name.clone_from(&config.name);
     // What the configuration names goes before what the address names, and that before the default.
@@ -59,6 +58,18 @@ pub(crate) fn postgres(
         postgres.status_interval = STATUS_INTERVAL_ONCE;
     }
     Ok(postgres)
+}
+
+/// The password that the environment has. An empty one is none, as for `psql`.
+fn password(variable: Option<OsString>) -> Result<Option<String>, CliError> {
+    let text = variable.map(OsString::into_string).transpose();
+    let text = text.map_err(|_| {
+        CliError::new(
+            Exit::Configuration,
+            "read PGPASSWORD: it is not UTF-8 text, as a password for PostgreSQL has to be here; set it anew, or unset it",
+        )
+    })?;
+    Ok(text.filter(|password| !password.is_empty()))
 }
 
 /// The database a source names, as the runner connects to it.
@@ -230,6 +241,26 @@ mod tests {
         };
         let postgres = postgres(&config, url, false).expect("an address");
         (postgres.slot, postgres.publication)
+    }
+
+    #[test]
+    fn a_password_that_is_no_text_is_refused_by_its_variables_name() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for (bytes, expected) in [
+            (None, None),
+            (Some(&b""[..]), None),
+            (Some(b"gehe\xc3\xafm"), Some("gehe\u{ef}m")),
+        ] {
+            let variable = bytes.map(|bytes| OsString::from_vec(bytes.to_vec()));
+            assert_eq!(password(variable).unwrap().as_deref(), expected);
+        }
+        let error = password(Some(OsString::from_vec(b"gehe\xefm".to_vec()))).unwrap_err();
+        assert_eq!(error.code(), Exit::Configuration);
+        let said = format!("{error:?}");
+        assert!(
+            said.contains("PGPASSWORD") && !said.contains("gehe"),
+            "{said}"
+        );
     }
 
     #[test]

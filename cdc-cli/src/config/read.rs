@@ -99,8 +99,7 @@ impl Reading<'_> {
     pub(crate) fn interpolate(&mut self, path: &str, text: &str, at: &Origin) -> Option<String> {
         match interpolate(text, self.environment) {
             Ok(text) => Some(text),
-            Err(InterpolateError::Unset { name, empty }) => {
-                let state = if empty { "empty" } else { "not set" };
+            Err(InterpolateError::Unset { name, state }) => {
                 self.refuse(
                     Problem::new(
                         format!("`{path}` needs the environment variable {name}, which is {state}"),

@@ -155,12 +155,12 @@ fn split_number(text: &str) -> Option<(String, &str)> {
 /// Why `${NAME}` in a text could not be replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum InterpolateError {
-    /// The variable is not set, or is empty.
+    /// The variable is not set, or there is no text in it.
     Unset {
         /// Its name.
         name: String,
-        /// True if it is set to nothing.
-        empty: bool,
+        /// What it is instead: "not set", for people.
+        state: &'static str,
     },
     /// `${` without `}`, or what stands between is no name.
     Malformed,
@@ -191,10 +191,16 @@ pub(crate) fn interpolate(
         match environment.get(name) {
             Some(value) if !value.is_empty() => out.push_str(value),
             found => {
-                let empty = found.is_some();
+                let state = if found.is_some() {
+                    "empty"
+                } else if environment.others.contains(name) {
+                    "not UTF-8 text"
+                } else {
+                    "not set"
+                };
                 return Err(InterpolateError::Unset {
                     name: name.to_owned(),
-                    empty,
+                    state,
                 });
             }
         }
@@ -271,14 +277,15 @@ mod tests {
 
     #[test]
     fn variables_are_replaced() {
-        let environment: Environment = [("A", "x"), ("B", "${A}"), ("E", "")]
+        let mut environment: Environment = [("A", "x"), ("B", "${A}"), ("E", "")]
             .map(|(n, v)| (n.into(), v.into()))
             .into_iter()
             .collect();
-        let unset = |name: &str, empty| {
+        environment.others.insert("LATIN1".into());
+        let unset = |name: &str, state| {
             Err(InterpolateError::Unset {
                 name: name.into(),
-                empty,
+                state,
             })
         };
         for (text, expected) in [
@@ -286,8 +293,9 @@ mod tests {
             ("a${A}b${A}", Ok("axbx".to_owned())),
             ("${B}", Ok("${A}".to_owned())),
             ("$${A} $ {A}", Ok("${A} $ {A}".to_owned())),
-            ("${NO}", unset("NO", false)),
-            ("${E}", unset("E", true)),
+            ("${NO}", unset("NO", "not set")),
+            ("${E}", unset("E", "empty")),
+            ("${LATIN1}", unset("LATIN1", "not UTF-8 text")),
             ("${A", Err(InterpolateError::Malformed)),
             ("${}", Err(InterpolateError::Malformed)),
             ("${A-b}", Err(InterpolateError::Malformed)),
