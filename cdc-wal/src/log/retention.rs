@@ -236,8 +236,18 @@ fn remove_condemned(shared: &Shared) -> Result<(), LogError> {
     }
 }
 
+/// The oldest position a tail can resume after. Not to be asked for under the lock on the files: tails
+/// may be woken.
 pub(crate) fn oldest(shared: &Shared) -> Result<Position, LogError> {
-    let (segments, end) = {
+    // The commit of a transaction whose begin was trimmed may not be written yet. A log that died tells
+    // what it has.
+    let _what_is_written = shared.drain();
+    oldest_written(shared)
+}
+
+/// As [`oldest`], of what is written.
+fn oldest_written(shared: &Shared) -> Result<Position, LogError> {
+    let (segments, end, all) = {
         let state = shared.lock();
         if let Some(oldest) = state.oldest {
             return Ok(oldest);
@@ -245,12 +255,13 @@ pub(crate) fn oldest(shared: &Shared) -> Result<Position, LogError> {
         (
             state.segments.iter().copied().collect::<Vec<_>>(),
             state.written,
+            state.written == state.next,
         )
     };
     let mut frames = FrameReader::new(shared.storage.clone(), &shared.dir, shared.id, false);
     let oldest = locate::oldest(&mut frames, &segments, end)?;
     let mut state = shared.lock();
-    if state.segments.front().map(|s| s.base) == segments.first().map(|s| s.base) {
+    if all && state.segments.front().map(|s| s.base) == segments.first().map(|s| s.base) {
         state.oldest = Some(oldest);
     }
     Ok(oldest)
@@ -311,8 +322,9 @@ fn settled(shared: &Shared, position: Position) -> Result<MutexGuard<'_, State>,
 pub(crate) fn register(shared: &Shared, name: &str, position: Position) -> Result<(), LogError> {
     // Without the files: see `trim`.
     drop(settled(shared, position)?);
+    shared.drain()?;
     let _files = shared.lock_files();
-    let oldest = oldest(shared)?;
+    let oldest = oldest_written(shared)?;
     if position < oldest {
         return Err(TokenRefusal::Expired {
             token: position,

@@ -114,6 +114,43 @@ fn a_tail_with_everything_goes_on_behind_what_was_aborted_and_trimmed() {
     assert_eq!(lost.kind, LogErrorKind::Trimmed, "{lost}");
 }
 
+/// The commit of a transaction that began in front of what is retained is in memory when the position is asked
+/// for.
+#[test]
+fn what_is_not_written_yet_counts_for_the_oldest_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig {
+        retain_bytes: 0,
+        ..config(dir.path())
+    })
+    .unwrap();
+    let relation = relation();
+    let text = "x".repeat(10_000);
+    let mut long = log.begin(1);
+    for _ in 0..4 {
+        long.insert(&relation, &row(1, &text, "1")).unwrap();
+    }
+    let mut before = Position::ZERO;
+    for id in 2..10 {
+        let mut tx = log.begin(id);
+        tx.insert(&relation, &row(1, &text, "1")).unwrap();
+        before = tx.commit().unwrap();
+    }
+    let end = long.commit_unsynced().unwrap();
+    log.trim().unwrap();
+    assert!(log.retained_bytes() <= 64 << 10, "its begin is trimmed");
+    assert_eq!(log.oldest().unwrap(), end);
+    let refused = log.register_cursor("lane", before).unwrap_err();
+    assert!(
+        matches!(refused.kind, LogErrorKind::Refused(_)),
+        "{refused}"
+    );
+    log.flush().unwrap();
+    let mut tail = log.tail(StartAt::Earliest, clock()).unwrap();
+    assert!(drain(&mut tail, BatchLimit::default()).unwrap().is_empty());
+    assert_eq!(tail.end(), end);
+}
+
 /// Without it a log looks as if nothing were in it: an operator would be told that everything is
 /// retained.
 #[test]
