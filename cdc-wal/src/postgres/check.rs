@@ -5,7 +5,8 @@ use cdc_core::{Lineage, Lsn, SourceError};
 use super::catalog::partitions;
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose};
-use super::setup::{SlotState, identify, keyless, setting, single, slot_state};
+use super::keyless::{KEYLESS, keyless};
+use super::setup::{SlotState, TWO_PHASE, TWO_PHASE_REMEDY, identify, setting, single, slot_state};
 use super::sql;
 
 /// How bad a finding is.
@@ -257,7 +258,7 @@ async fn publication(
                     format!("table {table}"),
                     "no replica identity: once it is published, the server refuses its updates and deletes",
                     format!(
-                        "add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL; or publish other tables only",
+                        "add a primary key that is not deferrable, or ALTER TABLE {} REPLICA IDENTITY FULL; or publish other tables only",
                         sql::table(&table)
                     ),
                 );
@@ -332,21 +333,29 @@ pub(super) async fn left_out_of(
     Ok(found)
 }
 
+/// The condition that a table `c` is one a publication says it has.
+fn published(publication: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM pg_publication_tables t JOIN pg_namespace tn ON tn.nspname = t.schemaname \
+            WHERE t.pubname = {publication} AND tn.oid = c.relnamespace AND t.tablename = c.relname)"
+    )
+}
+
 /// Tables whose updates and deletes fail, or carry less than one may expect.
 async fn identity(
     connection: &mut Connection,
     findings: &mut Findings,
     publication: &str,
 ) -> Result<(), SourceError> {
+    // A partition of a table that is published as its root is not listed, and the server goes by it.
+    let published = published(publication);
     let sql = format!(
-        "SELECT n.nspname || '.' || c.relname, c.relpersistence = 'u' \
-         FROM pg_publication_tables p \
-         JOIN pg_namespace n ON n.nspname = p.schemaname \
-         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-         WHERE p.pubname = {publication} AND c.relkind = 'r' AND (c.relpersistence = 'u' OR c.relreplident = 'n' \
-            OR (c.relreplident = 'd' AND NOT EXISTS \
-                (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))) \
+        "{} SELECT n.nspname || '.' || c.relname, c.relpersistence = 'u' \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND ({published} OR c.oid IN (SELECT relid FROM partition)) \
+            AND (c.relpersistence = 'u' OR {KEYLESS}) \
          ORDER BY 1 LIMIT {}",
+        partitions(&published),
         TABLES_MAX + 1
     );
     let rows = connection.query(&sql, "look at the tables").await?;
@@ -365,7 +374,7 @@ async fn identity(
                 Severity::Warning,
                 format!("table {table}"),
                 "no replica identity: the server refuses its updates and deletes while it is published",
-                format!("add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL", sql::table(&table)),
+                format!("add a primary key that is not deferrable, or ALTER TABLE {} REPLICA IDENTITY FULL", sql::table(&table)),
             );
         }
     }
@@ -386,11 +395,7 @@ async fn partition_identity(
     findings: &mut Findings,
     publication: &str,
 ) -> Result<(), SourceError> {
-    let published = format!(
-        "c.relreplident = 'f' AND EXISTS (SELECT 1 FROM pg_publication_tables t \
-            JOIN pg_namespace n ON n.nspname = t.schemaname \
-            WHERE t.pubname = {publication} AND n.oid = c.relnamespace AND t.tablename = c.relname)"
-    );
+    let published = format!("c.relreplident = 'f' AND {}", published(publication));
     let sql = format!(
         "{} SELECT rn.nspname || '.' || r.relname, count(*), min(n.nspname || '.' || c.relname) \
          FROM partition p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -443,6 +448,10 @@ fn slot_findings(
         let remedy = "use another slot (postgres.slot): names of slots are the whole server's";
         findings.add(Severity::Error, &*subject, found, remedy);
         return;
+    }
+    if slot.two_phase {
+        // A start that goes on with it only warns.
+        findings.add(Severity::Warning, &*subject, TWO_PHASE, TWO_PHASE_REMEDY);
     }
     match slot.wal_status.as_str() {
         "lost" => findings.add(

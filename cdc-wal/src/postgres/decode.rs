@@ -431,6 +431,12 @@ pub(crate) fn message(bytes: &[u8]) -> Decoded<Message<'_>> {
             }
         }
         b'O' | b'Y' => return Ok(Message::Skipped),
+        b'b' | b'P' | b'K' | b'r' => {
+            return Err(DecodeError {
+                what: "a prepared transaction, which only a slot created with two_phase sends (use one created without)",
+                offset: 0,
+            });
+        }
         _ => {
             return Err(DecodeError {
                 what: "unknown kind of pgoutput message",
@@ -656,6 +662,13 @@ pub(crate) mod tests {
         );
         for skipped in [b'O', b'Y'] {
             assert!(matches!(message(&[skipped, 1, 2, 3]), Ok(Message::Skipped)));
+        }
+    }
+
+    #[test]
+    fn what_a_slot_for_two_phases_sends_is_named() {
+        for tag in [b'b', b'P', b'K', b'r'] {
+            assert!(message(&[tag]).unwrap_err().what.contains("two_phase"));
         }
     }
 

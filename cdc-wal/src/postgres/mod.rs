@@ -46,6 +46,7 @@ mod feedback;
 ))]
 pub(crate) mod fuzzing;
 mod key;
+mod keyless;
 mod pace;
 mod pump;
 mod relation;

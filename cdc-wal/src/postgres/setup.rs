@@ -13,6 +13,7 @@ use super::buffer::FrameBuffer;
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose, Row, Stream};
 use super::error::{GAP_REMEDY, protocol};
+use super::keyless::{refuse_keyless, without_keyless};
 use super::sql;
 
 /// Oldest server this reader speaks to.
@@ -49,6 +50,12 @@ impl std::fmt::Debug for Started {
     }
 }
 
+/// What is wrong with a slot of two phases.
+pub(super) const TWO_PHASE: &str = "it was created for two phases, and sends transactions when they are prepared, which ends capture";
+/// And what to do about it.
+pub(super) const TWO_PHASE_REMEDY: &str =
+    "use another slot (postgres.slot), which is created without";
+
 /// What the server says about a replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -67,6 +74,8 @@ pub struct SlotState {
     pub wal_status: String,
     /// Bytes of log until the slot is in danger of being lost; `None` without a limit.
     pub safe_wal_bytes: Option<i64>,
+    /// It sends transactions when they are prepared, which this reader cannot read.
+    pub two_phase: bool,
 }
 
 /// The first cell of the first row.
@@ -91,8 +100,10 @@ pub(crate) async fn slot_state(
     slot: &str,
 ) -> Result<Option<SlotState>, SourceError> {
     let sql = format!(
-        "SELECT plugin, database, active_pid, confirmed_flush_lsn, restart_lsn, wal_status, safe_wal_size \
-         FROM pg_replication_slots WHERE slot_name = {}",
+        // By its name: servers before version 14 have no such column.
+        "SELECT plugin, database, active_pid, confirmed_flush_lsn, restart_lsn, wal_status, safe_wal_size, \
+            to_jsonb(s) ->> 'two_phase' \
+         FROM pg_replication_slots s WHERE slot_name = {}",
         sql::literal(slot)
     );
     let rows = connection
@@ -101,8 +112,18 @@ pub(crate) async fn slot_state(
     let Some(row) = rows.into_iter().next() else {
         return Ok(None);
     };
-    let Ok([plugin, database, pid, confirmed, restart, wal_status, safe]) =
-        <[Option<String>; 7]>::try_from(row)
+    let Ok(
+        [
+            plugin,
+            database,
+            pid,
+            confirmed,
+            restart,
+            wal_status,
+            safe,
+            two_phase,
+        ],
+    ) = <[Option<String>; 8]>::try_from(row)
     else {
         return Err(protocol(
             "look at the replication slot",
@@ -118,6 +139,7 @@ pub(crate) async fn slot_state(
         restart: lsn(restart),
         wal_status: wal_status.unwrap_or_default(),
         safe_wal_bytes: safe.and_then(|s| s.parse().ok()),
+        two_phase: two_phase.as_deref() == Some("true"),
     }))
 }
 
@@ -161,7 +183,8 @@ pub(crate) async fn start(
     }
     let timeout = setting(&mut connection, "wal_sender_timeout").await?;
     let slot_wait = slot_wait(config.slot_wait, &timeout, again);
-    let (confirmed, fresh) = match ensure_slot(&mut connection, config, slot_wait).await {
+    let first = resume.is_none() && config.captured.is_none();
+    let (confirmed, fresh) = match ensure_slot(&mut connection, config, slot_wait, first).await {
         Ok(slot) => slot,
         Err(error) => {
             // Nothing is left of a start that came to nothing. What failed first is what is told.
@@ -405,128 +428,13 @@ async fn ensure_publication(
     }
 }
 
-/// Tables without replica identity that are named.
-const KEYLESS_MAX: usize = 5;
-/// Tables that a publication names one by one, at most.
-const NAMED_MAX: usize = 10_000;
-
-/// The tables whose rows are in the log.
-const PLAIN_TABLES: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
-
-/// Those of which updates and deletes cannot be told.
-const KEYLESS: &str = "(c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS \
-    (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)))";
-
-/// The tables that a publication is to name, where all but those without replica identity are asked for
-/// and there are some of these.
-async fn without_keyless(
-    connection: &mut Connection,
-    config: &PostgresConfig,
-) -> Result<Option<Vec<String>>, SourceError> {
-    let all = config.tables.is_empty() && config.schemas.is_empty();
-    if !config.without_keyless || !all {
-        return Ok(None);
-    }
-    let left_out = keyless(connection, config, KEYLESS_MAX + 1).await?;
-    if left_out.is_empty() {
-        return Ok(None);
-    }
-    let sql = format!(
-        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) {PLAIN_TABLES} AND NOT {KEYLESS} \
-         ORDER BY 1 LIMIT {}",
-        NAMED_MAX + 1
-    );
-    let rows = connection
-        .query(&sql, "look for tables with replica identity")
-        .await?;
-    let keyed = rows.into_iter().filter_map(|row| row.into_iter().next()?);
-    let keyed: Vec<String> = keyed.collect();
-    if keyed.is_empty() || keyed.len() > NAMED_MAX {
-        return Ok(None);
-    }
-    tracing::warn!(
-        tables = %named(left_out),
-        source = %config.address(),
-        "left out: tables without primary key or replica identity; name them to see their inserts"
-    );
-    Ok(Some(keyed))
-}
-
-/// The first few names.
-fn named(mut tables: Vec<String>) -> String {
-    let more = if tables.len() > KEYLESS_MAX {
-        ", ..."
-    } else {
-        ""
-    };
-    tables.truncate(KEYLESS_MAX);
-    tables.join(", ") + more
-}
-
-/// The tables of a publication that is created here whose updates and deletes the server refuses
-/// from then on, whoever does them; at most `max`.
-pub(crate) async fn keyless(
-    connection: &mut Connection,
-    config: &PostgresConfig,
-    max: usize,
-) -> Result<Vec<String>, SourceError> {
-    let list = |items: Vec<String>| format!("ARRAY[{}]", items.join(", "));
-    let tables = config.tables.iter().map(|table| {
-        // Null for a table that is not there: the publication's creation will say so.
-        format!("to_regclass({})", sql::literal(&sql::table(table)))
-    });
-    let schemas = config.schemas.iter().map(|schema| sql::literal(schema));
-    let published = if config.tables.is_empty() && config.schemas.is_empty() {
-        String::new()
-    } else {
-        format!(
-            " AND (c.oid = ANY ({}::oid[]) OR n.nspname = ANY ({}::name[]))",
-            list(tables.collect()),
-            list(schemas.collect())
-        )
-    };
-    let sql = format!(
-        "SELECT n.nspname || '.' || c.relname {PLAIN_TABLES} AND {KEYLESS}{published} ORDER BY 1 LIMIT {max}"
-    );
-    let rows = connection
-        .query(&sql, "look for tables without replica identity")
-        .await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| row.into_iter().next().flatten())
-        .collect())
-}
-
-/// A publication must not break the application that writes to its tables.
-async fn refuse_keyless(
-    connection: &mut Connection,
-    config: &PostgresConfig,
-) -> Result<(), SourceError> {
-    if config.accept_keyless {
-        return Ok(());
-    }
-    let tables = keyless(connection, config, KEYLESS_MAX + 1).await?;
-    if tables.is_empty() {
-        return Ok(());
-    }
-    Err(SourceError::new(
-        SourceErrorKind::Configuration,
-        format!(
-            "create publication {} on {}: from then on the server would refuse every UPDATE and DELETE of tables without replica identity: {}; \
-             give them a primary key or ALTER TABLE ... REPLICA IDENTITY FULL, publish other tables only (publish_tables, publish_schemas), or set accept_keyless if they are only inserted into",
-            config.publication,
-            config.address(),
-            named(tables)
-        ),
-    ))
-}
-
-/// The slot's confirmed position, and whether it was created just now.
+/// The slot's confirmed position, and whether it was created just now. `first` says that nothing was
+/// captured through it yet.
 async fn ensure_slot(
     connection: &mut Connection,
     config: &PostgresConfig,
     wait: Duration,
+    first: bool,
 ) -> Result<(Lsn, bool), SourceError> {
     let slot = &config.slot;
     let address = config.address();
@@ -535,6 +443,16 @@ async fn ensure_slot(
     let mut pause = SLOT_PAUSE;
     while let Some(state) = slot_state(connection, slot).await? {
         refuse_others_slot(&state, config, "use")?;
+        if state.two_phase && !first {
+            tracing::warn!(%slot, source = %address, remedy = TWO_PHASE_REMEDY, "the slot: {TWO_PHASE}");
+        } else if state.two_phase {
+            return Err(error(
+                SourceErrorKind::Configuration,
+                format!(
+                    "use replication slot {slot} on {address}: {TWO_PHASE}; {TWO_PHASE_REMEDY}"
+                ),
+            ));
+        }
         if state.wal_status == "lost" {
             if !config.accept_gap {
                 return Err(error(

@@ -2,7 +2,7 @@
 
 use cdc_core::{Lsn, Position, SourceErrorKind, WalSource};
 use cdc_wal::postgres::{
-    PostgresConfig, PostgresSource, Severity, check, drop_slot_and_publication,
+    PostgresConfig, PostgresSource, Severity, check, drop_slot_and_publication, look,
 };
 
 use super::{Db, server};
@@ -370,13 +370,101 @@ async fn a_publication_that_would_break_the_application_is_not_created() {
     db.remove().await;
 }
 
+/// What the server goes by is not what one sees at the table that is named: an index that is checked at
+/// once, of each partition and each table that inherits.
+#[tokio::test]
+async fn tables_that_seem_to_have_an_identity_are_found() {
+    let mut db = Db::new("failures_seeming").await;
+    db.config.accept_keyless = false;
+    db.run(
+        "CREATE SCHEMA elsewhere; CREATE SCHEMA other; \
+         CREATE TABLE public.later (id int PRIMARY KEY DEFERRABLE); \
+         CREATE TABLE public.gone (id int NOT NULL); CREATE UNIQUE INDEX of_gone ON public.gone (id); \
+         ALTER TABLE public.gone REPLICA IDENTITY USING INDEX of_gone; DROP INDEX public.of_gone; \
+         CREATE TABLE public.root (id int) PARTITION BY RANGE (id); \
+         CREATE TABLE elsewhere.leaf PARTITION OF public.root FOR VALUES FROM (0) TO (9); \
+         CREATE TABLE public.parent (id int PRIMARY KEY); CREATE TABLE elsewhere.child () INHERITS (public.parent); \
+         CREATE TABLE other.root (id int) PARTITION BY RANGE (id); \
+         CREATE TABLE elsewhere.leaf2 PARTITION OF other.root FOR VALUES FROM (0) TO (9); \
+         CREATE TABLE public.good (id int NOT NULL); CREATE UNIQUE INDEX of_good ON public.good (id); \
+         ALTER TABLE public.good REPLICA IDENTITY USING INDEX of_good",
+    )
+    .await;
+    for (table, found) in [
+        ("later", "public.later"),
+        ("gone", "public.gone"),
+        ("root", "elsewhere.leaf;"),
+        ("parent", "elsewhere.child"),
+        ("", "elsewhere.leaf2"),
+    ] {
+        db.config.tables = vec![table.to_owned()];
+        db.config.schemas = Vec::new();
+        if table.is_empty() {
+            db.config.tables = Vec::new();
+            db.config.schemas = vec!["other".to_owned()];
+        }
+        let error = refused(db.config.clone(), None).await;
+        assert_says(&error, &SourceErrorKind::Configuration, &[found]);
+    }
+    // Where somebody made the publication, `check` names the same.
+    db.run(&format!(
+        "CREATE PUBLICATION {} FOR ALL TABLES WITH (publish_via_partition_root = true)",
+        db.config.publication
+    ))
+    .await;
+    let findings = check(&db.config).await.unwrap();
+    let mut named: Vec<_> = findings
+        .iter()
+        .filter_map(|f| f.subject.strip_prefix("table "))
+        .collect();
+    named.sort_unstable();
+    assert_eq!(
+        named,
+        [
+            "elsewhere.child",
+            "elsewhere.leaf",
+            "elsewhere.leaf2",
+            "public.gone",
+            "public.later"
+        ]
+    );
+    db.remove().await;
+}
+
+/// A slot for two phases sends what this reader cannot read, once somebody prepares a transaction.
+#[tokio::test]
+async fn a_slot_for_two_phases_is_refused_by_name() {
+    let mut db = Db::new("failures_two_phase").await;
+    let slot = db.config.slot.clone();
+    db.run(&format!(
+        "SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', false, true)"
+    ))
+    .await;
+    let error = refused(db.config.clone(), None).await;
+    assert_says(
+        &error,
+        &SourceErrorKind::Configuration,
+        &["two phases", "postgres.slot"],
+    );
+    let findings = check(&db.config).await.unwrap();
+    let subject = format!("slot {slot}");
+    let finding = findings.iter().find(|f| f.subject == subject).unwrap();
+    assert_eq!(finding.severity, Severity::Warning);
+    // Where it has done so far, nobody may ever prepare a transaction.
+    let state = look(&db.config).await.unwrap();
+    db.config.captured = Some(state.lineage);
+    let source = db.connect(None).await;
+    db.finish(source).await;
+}
+
 /// What only looks leaves out the tables a publication would harm, and nothing of theirs is refused.
 #[tokio::test]
 async fn tables_without_identity_are_left_out_where_that_is_asked_for() {
     let mut db = Db::new("failures_without_keyless").await;
     db.run(
         "CREATE TABLE public.keyed (id int PRIMARY KEY); CREATE TABLE public.\"No key\" (a int); \
-         CREATE SCHEMA \"Other\"; CREATE TABLE \"Other\".whole (a int); ALTER TABLE \"Other\".whole REPLICA IDENTITY FULL",
+         CREATE SCHEMA \"Other\"; CREATE TABLE \"Other\".whole (a int); ALTER TABLE \"Other\".whole REPLICA IDENTITY FULL; \
+         CREATE TABLE public.inherits () INHERITS (public.keyed)",
     )
     .await;
     db.config.accept_keyless = false;
