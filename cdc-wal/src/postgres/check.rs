@@ -330,6 +330,24 @@ pub(super) async fn left_out_of(
             ),
         ));
     }
+    // Its partitions may have one: then the server refuses nothing, and does not say which row it was.
+    let sql = format!(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'p' AND {KEYLESS} AND {} ORDER BY 1 LIMIT {TABLES_MAX}",
+        published(&name)
+    );
+    for row in connection.query(&sql, ATTEMPTED).await? {
+        let table = row.into_iter().next().flatten().unwrap_or_default();
+        found.push((
+            format!(
+                "publishes {table} as the root of its partitions, and that has no replica identity of its own: their updates and deletes come without a key"
+            ),
+            format!(
+                "give it a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL, and so its partitions; or ALTER PUBLICATION {identifier} SET (publish_via_partition_root = false)",
+                sql::table(&table)
+            ),
+        ));
+    }
     Ok(found)
 }
 

@@ -51,16 +51,29 @@ impl OwnedDef {
     }
 }
 
+/// What an old row holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OldForm {
+    /// The key.
+    Key,
+    /// Every column.
+    Full,
+    /// Some columns.
+    Partial,
+}
+
 /// A table with what decoding its rows needs.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) relation: Arc<Relation>,
     pub(super) kinds: Vec<Kind>,
-    /// Columns of the replica identity: what an old key row holds.
-    pub(super) identity: Vec<bool>,
+    /// The key's columns: what an old key row holds.
+    pub(super) in_key: Vec<bool>,
     /// What changes come with that may be older than the key.
     pub(super) unkeyed: Option<Unkeyed>,
-    /// Old rows are sent as whole and need not be: what is null in one may not be in the log.
+    /// Old rows are sent as whole and need not be: what is null in one may not be in the log. So it is
+    /// if the server sends whole ones of a table that it did not describe so: of a partitioned table
+    /// published as its root, it looks up the identity at each change and does not describe it anew.
     pub(crate) lacking: bool,
 }
 
@@ -92,12 +105,13 @@ impl Table {
             columns.push(Column::new(name.as_str(), type_name));
             kinds.push(kind);
         }
-        let identity: Vec<bool> = def.columns.iter().map(|c| c.0).collect();
         let key = if def.needs_primary_key() {
             primary_key.to_vec()
         } else {
-            (0..identity.len()).filter(|&n| identity[n]).collect()
+            let flagged = |&n: &usize| def.columns.get(n).is_some_and(|column| column.0);
+            (0..def.columns.len()).filter(flagged).collect()
         };
+        let in_key = (0..def.columns.len()).map(|n| key.contains(&n)).collect();
         // PostgreSQL allows 1600 columns, the message 65535.
         let mut key: Vec<u16> = key.into_iter().filter_map(|n| n.try_into().ok()).collect();
         key.sort_unstable();
@@ -123,9 +137,9 @@ impl Table {
         Self {
             relation: Arc::new(relation),
             kinds,
-            identity,
+            in_key,
             unkeyed,
-            lacking: false,
+            lacking: !def.needs_primary_key(),
         }
     }
 
@@ -201,33 +215,34 @@ impl Table {
         full
     }
 
-    /// The cell of the old row's key, if it is one of its columns.
+    /// The cell of the old row's key, if it has one there.
     #[cold]
     fn old_cell<'a>(&self, old: Option<&Old<'a>>, n: usize) -> Cell<'a> {
         let known = match old {
-            Some(Old::Key(tuple)) if self.identity.get(n) == Some(&true) => tuple.cells().nth(n),
+            Some(Old::Key(tuple)) => tuple.cells().nth(n),
             _ => None,
         };
-        known.unwrap_or(Cell::Unchanged)
+        known.map_or(Cell::Unchanged, large)
     }
 
-    /// Writes an old row; what a key row does not hold is unavailable. True if every column has a
-    /// value.
+    /// Writes an old row; what it does not hold is unavailable.
     #[inline]
     pub(crate) fn write_old(
         &self,
         buffer: &mut Vec<u8>,
         scratch: &mut Scratch,
         old: &Old<'_>,
-    ) -> bool {
-        let key_only = matches!(old, Old::Key(_));
+    ) -> OldForm {
+        let old = match old {
+            Old::Key(key) => return self.write_key(buffer, scratch, key),
+            Old::Full(old) => old,
+        };
         let mut row = RowWriter::new(buffer);
         let mut full = true;
         scratch.ends.clear();
         scratch.ends.push(row.at());
-        for ((cell, &kind), &identity) in old.tuple().cells().zip(&self.kinds).zip(&self.identity) {
+        for (cell, &kind) in old.cells().zip(&self.kinds) {
             let cell = match cell {
-                _ if key_only && !identity => Cell::Unchanged,
                 Cell::Null if self.lacking => Cell::Unchanged,
                 sent => sent,
             };
@@ -235,7 +250,34 @@ impl Table {
             scratch.ends.push(row.at());
         }
         row.finish();
-        full
+        if full {
+            OldForm::Full
+        } else {
+            OldForm::Partial
+        }
+    }
+
+    /// Writes the key of an old row. It is that of the table whose row was logged: where that is a
+    /// partition and the table its root, the root's may be another, or none. Then all there is is shown.
+    fn write_key(&self, buffer: &mut Vec<u8>, scratch: &mut Scratch, key: &Tuple<'_>) -> OldForm {
+        let start = buffer.len();
+        let mut row = RowWriter::new(buffer);
+        let mut whole = !self.relation.key.is_empty();
+        for ((cell, &kind), &in_key) in key.cells().zip(&self.kinds).zip(&self.in_key) {
+            let cell = if in_key { large(cell) } else { Cell::Unchanged };
+            whole &= write_cell(&mut row, scratch, kind, cell) || !in_key;
+        }
+        row.finish();
+        if whole {
+            return OldForm::Key;
+        }
+        buffer.truncate(start);
+        let mut row = RowWriter::new(buffer);
+        for (cell, &kind) in key.cells().zip(&self.kinds) {
+            write_cell(&mut row, scratch, kind, large(cell));
+        }
+        row.finish();
+        OldForm::Partial
     }
 }
 
@@ -252,7 +294,8 @@ impl Unkeyed {
     }
 }
 
-/// The old cell of a value that is too large to be sent again: so it is none that is null.
+/// The old cell of a key, or of a value that is too large to be sent again: neither is null, so what is
+/// null there was not logged.
 const fn large(old: Cell<'_>) -> Cell<'_> {
     match old {
         Cell::Null => Cell::Unchanged,

@@ -329,10 +329,8 @@ impl PostgresSource {
                 lacking = lookup.lacking;
             }
         }
-        let table = Table {
-            lacking,
-            ..Table::new(def, &self.types, &primary_key, since)
-        };
+        let mut table = Table::new(def, &self.types, &primary_key, since);
+        table.lacking |= lacking;
         self.assembler.define(def, table);
         if let Link::Up(session) = &mut self.link
             && let Some(chunk) = &mut session.chunk

@@ -11,7 +11,7 @@ use cdc_core::{
 };
 
 use super::decode::{Message, Oids, Old, Tuple};
-use super::relation::{OwnedDef, Table, message_relation};
+use super::relation::{OldForm, OwnedDef, Table, message_relation};
 use super::value::Scratch;
 
 /// Which form an image has; its bytes are a range of the arena.
@@ -307,12 +307,12 @@ impl Assembler {
         let mut before = Part::ABSENT;
         if let Some(old) = old {
             let start = arena.len();
-            let full = table.write_old(arena, scratch, old);
+            let form = table.write_old(arena, scratch, old);
             before = Part {
-                form: match (old, full) {
-                    (Old::Key(_), _) => Form::Key,
-                    (Old::Full(_), true) => Form::Full,
-                    (Old::Full(_), false) => Form::Partial,
+                form: match form {
+                    OldForm::Key => Form::Key,
+                    OldForm::Full => Form::Full,
+                    OldForm::Partial => Form::Partial,
                 },
                 start,
                 len: arena.len() - start,
