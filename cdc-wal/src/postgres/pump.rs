@@ -164,8 +164,7 @@ async fn pump(
     let mut reader = Reader {
         read,
         buffer: started.buffer,
-        // The server is asked to answer every status update: three without are a dead connection.
-        silence_max: (interval * 3).max(Duration::from_secs(30)),
+        silence_max: started.silence_max,
         quiet: true,
         pace: Pace::new(config.host.starts_with('/')),
     };

@@ -20,6 +20,8 @@ use super::sql;
 const MAJOR_VERSION_MIN: u32 = 13;
 /// Longest wait for a new slot: it is ready when the transactions then open have ended.
 const SLOT_CREATE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Shortest silence of the server that is taken for the end of the connection.
+const SILENCE_MIN: Duration = Duration::from_secs(30);
 /// Between two looks at a slot that is in use, at first; it doubles.
 const SLOT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks at most.
@@ -38,6 +40,8 @@ pub(crate) struct Started {
     pub(crate) confirmed: Lsn,
     /// How often the server must hear from us.
     pub(crate) status_interval: Duration,
+    /// How long we may hear nothing from it.
+    pub(crate) silence_max: Duration,
     /// The publication was created just now.
     pub(crate) created_publication: bool,
     /// Where the server's log ended when we connected.
@@ -216,6 +220,7 @@ pub(crate) async fn start(
         floor,
         confirmed,
         status_interval,
+        silence_max: silence_max(status_interval, &timeout),
         created_publication,
     })
 }
@@ -242,6 +247,17 @@ fn status_interval(configured: Duration, wal_sender_timeout_ms: &str) -> Duratio
         }
         _ => configured,
     }
+}
+
+/// How long the server may say nothing until the connection counts as dead. It is asked to answer every
+/// status update, and three without are one. But while it decodes a large transaction of which nothing is
+/// published it hears nothing until half its timeout is over, and answers then: given up before, such a
+/// transaction would be begun anew for ever.
+fn silence_max(status_interval: Duration, wal_sender_timeout_ms: &str) -> Duration {
+    let half = Duration::from_millis(wal_sender_timeout_ms.parse::<u64>().unwrap_or(0) / 2);
+    (status_interval * 3)
+        .max(SILENCE_MIN)
+        .max(half.saturating_add(SILENCE_MIN))
 }
 
 /// How long a slot may be in use by somebody else. A connection that only we know to be broken holds
@@ -661,6 +677,21 @@ mod tests {
             (Duration::ZERO, "60000", Duration::from_millis(100)),
         ] {
             assert_eq!(status_interval(configured, server_ms), expected);
+        }
+    }
+
+    #[test]
+    fn a_server_that_decodes_what_nobody_reads_is_not_given_up_before_it_can_answer() {
+        let seconds = Duration::from_secs;
+        for (interval, server_ms, expected) in [
+            (seconds(10), "60000", seconds(60)),
+            (seconds(10), "600000", seconds(330)),
+            (seconds(1), "3000", Duration::from_millis(31_500)),
+            // It hears us all the time then.
+            (seconds(10), "0", seconds(30)),
+            (seconds(20), "", seconds(60)),
+        ] {
+            assert_eq!(silence_max(interval, server_ms), expected, "{server_ms}");
         }
     }
 
