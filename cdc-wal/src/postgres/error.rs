@@ -85,6 +85,14 @@ impl ServerError {
             {
                 (Transient, "it is tried again")
             }
+            "25006" => (
+                Configuration,
+                "a standby creates nothing, nor does a role or database that is set to read only: name the primary",
+            ),
+            "0A000" if says("recovery") => (
+                Unsupported,
+                "a standby before version 16 decodes nothing: name the primary",
+            ),
             code if code.starts_with("0A") => (Unsupported, "use PostgreSQL 13 or later"),
             _ => (Configuration, "see the server's log"),
         }
@@ -214,6 +222,18 @@ mod tests {
                 "again",
             ),
             ("53300", "too many clients already", Transient, "again"),
+            (
+                "25006",
+                "cannot execute CREATE PUBLICATION in a read-only transaction",
+                Configuration,
+                "name the primary",
+            ),
+            (
+                "0A000",
+                "logical decoding cannot be used while in recovery",
+                Unsupported,
+                "name the primary",
+            ),
             ("XX000", "odd", Configuration, "log"),
         ] {
             let error = server(code, message).into_source("do it");
