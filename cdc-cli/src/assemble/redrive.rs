@@ -171,7 +171,7 @@ impl<'a> Offline<'a> {
             Some(sending) => sending,
             None => {
                 self.end()?;
-                self.start(history, source)?
+                self.start(history, &source)?
             }
         };
         let control = sending.lane.controlled.control.clone();
@@ -187,12 +187,12 @@ impl<'a> Offline<'a> {
     }
 
     /// Starts the lane of a history.
-    fn start(&self, history: History, source: Arc<SourceInfo>) -> Result<Sending, CliError> {
+    fn start(&self, history: History, source: &SourceInfo) -> Result<Sending, CliError> {
         let Some(ours) = self.ours else {
             return Err(self.no_position());
         };
         let name = &*self.emitter.name;
-        let mut source = SourceInfo::clone(&source);
+        let mut source = source.clone();
         source.lineage = history.lineage;
         let source = Arc::new(source);
         let checkpoints: Arc<dyn CheckpointStore> = if history == ours {
