@@ -184,7 +184,9 @@ impl Layout {
     }
 
     /// Which columns of `old` the columns of this layout were: those of the same name; with equal
-    /// numbers of columns, one of a new name was the column at its place that has no other heir.
+    /// numbers of columns, one of a new name was the column at its place that has no other heir and is
+    /// declared alike: a renaming leaves all but the name. One that was dropped and one that was added
+    /// in the same transaction, at the end of the table and declared alike, are taken for a renaming.
     pub(crate) fn projection(&self, old: &Self) -> Projection {
         let (before, after) = (&old.relation.columns, &self.relation.columns);
         let named = |name: &str| {
@@ -195,7 +197,11 @@ impl Layout {
         let mut projection: Projection = after.iter().map(|column| named(&column.name)).collect();
         if before.len() == after.len() {
             for n in 0..after.len() {
-                if projection[n].is_none() && !projection.contains(&Some(n)) {
+                if projection[n].is_none()
+                    && !projection.contains(&Some(n))
+                    && before[n].type_name == after[n].type_name
+                    && old.columns.get(n) == self.columns.get(n)
+                {
                     projection[n] = Some(n);
                 }
             }

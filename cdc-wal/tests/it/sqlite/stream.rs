@@ -95,6 +95,55 @@ async fn the_shape_of_tables_is_followed() {
     source.close().await.unwrap();
 }
 
+/// In one transaction, so that only the two ends are seen.
+#[tokio::test]
+async fn a_column_that_is_dropped_and_one_that_is_added_are_no_renaming() {
+    let mut stage = Stage::new(ORDERS);
+    let run = |stage: &mut Stage, statements: &str| {
+        stage
+            .application
+            .run(&format!("BEGIN; {statements}; COMMIT;"));
+    };
+    run(&mut stage, "INSERT INTO orders VALUES (1, 'a', 1.5)");
+    let mut source = SqliteSource::connect(stage.look(), None).await.unwrap();
+    for (statements, expected) in [
+        // Other types, and other defaults.
+        (
+            "ALTER TABLE orders DROP COLUMN total; ALTER TABLE orders ADD COLUMN count INTEGER",
+            None,
+        ),
+        (
+            "ALTER TABLE orders DROP COLUMN count; ALTER TABLE orders ADD COLUMN state INTEGER DEFAULT 7",
+            None,
+        ),
+        // The column at that place has another heir.
+        (
+            "ALTER TABLE orders DROP COLUMN name; ALTER TABLE orders ADD COLUMN words TEXT",
+            None,
+        ),
+        (
+            "UPDATE orders SET state = 8; ALTER TABLE orders RENAME COLUMN state TO standing",
+            Some("update orders 1,7,NULL -> 1,8,NULL ."),
+        ),
+    ] {
+        run(&mut stage, statements);
+        run(&mut stage, "INSERT INTO orders(id) VALUES (9)");
+        run(&mut stage, "DELETE FROM orders WHERE id = 9");
+        let count = 3 + usize::from(expected.is_some());
+        let found = events(&mut source, count).await;
+        let shown: Vec<String> = found.iter().map(show).collect();
+        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+        let end = ["insert", "delete"];
+        let (rows, last) = shown.split_at(count - end.len());
+        assert!(rows[0].starts_with("schema orders alter"), "{shown:?}");
+        assert_eq!(rows.get(1).copied(), expected, "{statements}: {shown:?}");
+        for (shown, op) in last.iter().zip(end) {
+            assert!(shown.starts_with(op), "{statements}: {shown}");
+        }
+    }
+    source.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_snapshot_joins_the_stream_without_seam() {
     let mut stage = Stage::new(ORDERS);
