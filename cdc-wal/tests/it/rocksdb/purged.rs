@@ -10,8 +10,11 @@ use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
 use super::{batch, file};
 use crate::support::{as_the_real_disk, clock};
 
+/// What happens, once.
+type Act = Box<dyn FnOnce() + Send>;
+
 /// A disk at which something happens before the n-th file is opened, or looked for.
-struct Meanwhile(Mutex<(usize, Option<Box<dyn FnOnce() + Send>>)>);
+struct Meanwhile(Mutex<(usize, Option<Act>)>);
 
 impl std::fmt::Debug for Meanwhile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
