@@ -117,7 +117,7 @@ impl<'a> Offline<'a> {
     pub(crate) fn redrive(&mut self, ids: &[EventId], as_was: bool) -> Result<Redriven, CliError> {
         let mut sum = Redriven::default();
         for (history, source) in self.histories(ids)? {
-            let report = match self.send(history, source, ids, as_was) {
+            let report = match self.send(history, &source, ids, as_was) {
                 Ok(report) => report,
                 // What has gone is to be said.
                 Err(error) if sum.delivered > 0 || sum.failed > 0 => {
@@ -162,7 +162,7 @@ impl<'a> Offline<'a> {
     fn send(
         &mut self,
         history: History,
-        source: Arc<SourceInfo>,
+        source: &SourceInfo,
         ids: &[EventId],
         as_was: bool,
     ) -> Result<Redriven, CliError> {
@@ -171,7 +171,7 @@ impl<'a> Offline<'a> {
             Some(sending) => sending,
             None => {
                 self.end()?;
-                self.start(history, &source)?
+                self.start(history, source)?
             }
         };
         let control = sending.lane.controlled.control.clone();
