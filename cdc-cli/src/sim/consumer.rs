@@ -27,6 +27,7 @@ pub(crate) fn spawn(
     for of_many in 0..consumers.count.max(1) {
         let seed = group << 32 | (number as u64) << 16 | of_many;
         let worker = Worker {
+            name: plan.name.clone(),
             outside: outside.clone(),
             destination: outside.destinations[number].clone(),
             alive: alive.clone(),
@@ -45,6 +46,7 @@ pub(crate) fn spawn(
 }
 
 struct Worker {
+    name: String,
     outside: Outside,
     destination: SimDestination,
     alive: Alive,
@@ -95,17 +97,25 @@ impl Worker {
                 }
                 return;
             };
+            let moves = self.moves();
             let (wait, works) = self.destination.consume();
             self.outside.clock.wait(wait).await;
             self.alive.or_wait().await;
             if works {
-                self.destination.take(batch.batch(), Way::Asked);
+                // Another consumer may have had it since, and have acknowledged it.
+                let moved = self.moves() != moves;
+                let way = if moved { Way::Late } else { Way::Asked };
+                self.destination.take(batch.batch(), way);
                 held.push(batch);
             }
             if held.len() >= self.plan.held_max {
                 self.acknowledge(&consumer, &mut held);
             }
         }
+    }
+
+    fn moves(&self) -> u64 {
+        self.outside.oracle.moves(&self.name)
     }
 
     async fn wait_up_to(&mut self, longest: Duration) {

@@ -145,6 +145,12 @@ impl Oracle {
         }
     }
 
+    /// How often an operator has moved an emitter: what was handed out before is late.
+    pub fn moves(&self, emitter: &str) -> u64 {
+        let inner = locked(&self.inner);
+        inner.emitters.get(emitter).map_or(0, |judged| judged.moves)
+    }
+
     /// The counters of a lane, at any moment, or when it has `ended`. One that drained may leave
     /// events in flight if its emitter `takes` events before they are durable.
     pub fn counted(&self, emitter: &str, counts: &LaneCounts, ended: bool, takes: bool) {

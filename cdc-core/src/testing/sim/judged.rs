@@ -65,6 +65,8 @@ pub(super) struct Judged {
     /// All events before this number are done.
     pub(super) done: usize,
     pub(super) reset: bool,
+    /// How often an operator has moved it.
+    pub(super) moves: u64,
     /// One more than the number of the furthest event that arrived in this life.
     pub(super) furthest: usize,
     /// Where this life began, unless the lane has been moved since.
@@ -102,6 +104,7 @@ impl Judged {
             maybe_moved: None,
             done: 0,
             reset: false,
+            moves: 0,
             furthest: 0,
             began: None,
             replay: None,

@@ -275,6 +275,7 @@ impl Oracle {
             judged.checkpointed(position);
             judged.attempted = position;
             judged.reset = true;
+            judged.moves += 1;
             judged.began = None;
         }
     }
