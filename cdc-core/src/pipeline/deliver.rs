@@ -97,8 +97,9 @@ impl Running {
 
     /// A single event was refused.
     fn culprit(&mut self, w: usize, slice: Slice, cause: EmitError) -> Result<(), LaneError> {
-        self.culprits = self.culprits.saturating_add(1);
-        if self.culprits >= self.config.culprits_max {
+        let new = self.new_culprits(w, &slice);
+        self.culprits = self.culprits.saturating_add(new);
+        if new > 0 && self.culprits >= self.config.culprits_max {
             // Nothing but refusals: the destination is broken, not the events.
             self.refuse(w, slice, &cause);
             return Ok(());
@@ -220,11 +221,9 @@ impl Running {
             .culprits_max
             .saturating_sub(1)
             .saturating_sub(self.culprits);
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        self.culprits = self
-            .culprits
-            .saturating_add(u32::try_from(rejected.len()).unwrap_or(u32::MAX));
-        if rejected.len() <= room {
+        let new = self.new_culprits(w, &slice);
+        self.culprits = self.culprits.saturating_add(new);
+        if new <= room {
             self.breaker.answered();
             self.show();
             self.workers[w].failures = 0;
@@ -243,6 +242,14 @@ impl Running {
         cause.status = rejected.first().and_then(|first| first.status);
         self.refuse(w, slice, &cause);
         Ok(())
+    }
+
+    /// How many events of a refused slice are refused for the first time: what goes out again, because its
+    /// letter had no room, says nothing new about the destination.
+    fn new_culprits(&self, w: usize, slice: &Slice) -> u32 {
+        let job = self.workers[w].job.as_ref();
+        let new = job.map_or(slice.batch.len(), |job| job.not_refused(slice));
+        u32::try_from(new).unwrap_or(u32::MAX)
     }
 
     /// Events that worker `w` gave away are safe through a position; after a `barrier` whatever it was given.
@@ -333,9 +340,6 @@ impl Running {
         self.block(error)?;
         self.workers[w].blocked = true;
         indices.drain(..stored);
-        // They are refused once more when they are sent once more.
-        let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
-        self.culprits = self.culprits.saturating_sub(count);
         // The emitter's mark may come to stand behind them, which it has refused.
         if let Some(last) = slice.batch.events().last() {
             let ahead = &mut self.workers[w].ahead;
@@ -345,6 +349,8 @@ impl Running {
             return Ok(());
         };
         self.queued += indices.len();
+        // They are refused once more when they are sent once more.
+        job.refuse_again(&indices);
         for &index in indices.iter().rev() {
             self.queued_bytes += job.batch.events()[index].encoded_len();
             job.ranges.push(index..index + 1);

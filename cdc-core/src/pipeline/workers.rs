@@ -67,6 +67,9 @@ pub(super) struct Job {
     suspect: Option<Range<usize>>,
     /// Events that were parked meanwhile; empty if none.
     pub(super) gone: Vec<bool>,
+    /// Events that were refused and go out again, because there was no room for their letters; empty if
+    /// none.
+    refused: Vec<bool>,
     pub(super) generation: u64,
     pub(super) fence: Option<u64>,
 }
@@ -88,6 +91,7 @@ impl Job {
             size,
             suspect: None,
             gone: Vec::new(),
+            refused: Vec::new(),
             generation: pending.generation,
             fence: pending.fence,
         }
@@ -104,8 +108,28 @@ impl Job {
         self.gone.get(index).copied().unwrap_or(false)
     }
 
+    /// These events were refused and go out again.
+    pub(super) fn refuse_again(&mut self, indices: &[usize]) {
+        self.refused.resize(self.batch.len(), false);
+        for &index in indices {
+            self.refused[index] = true;
+        }
+    }
+
+    /// How many events of a slice have not been refused before.
+    pub(super) fn not_refused(&self, slice: &Slice) -> usize {
+        let indices = (0..slice.batch.len()).filter_map(|nth| slice.index(nth));
+        indices.filter(|&index| !self.is_refused(index)).count()
+    }
+
+    fn is_refused(&self, index: usize) -> bool {
+        self.refused.get(index).copied().unwrap_or(false)
+    }
+
     /// What is to go out next. Of a half that must hold a culprit, for the half before it held none, its
-    /// own first half at once; and what is left behind a culprit goes out together again.
+    /// own first half at once; and what is left behind a culprit goes out together again. An event that was
+    /// refused goes out alone: while there is no room for its letter, what comes behind it would be taken
+    /// each time.
     pub(super) fn next_range(&mut self) -> Option<Range<usize>> {
         let mut range = self.ranges.pop()?;
         match self.suspect.take() {
@@ -124,6 +148,7 @@ impl Job {
                 while let Some(next) = self.ranges.last()
                     && next.start == range.end
                     && next.end - range.start <= self.size
+                    && !self.is_refused(range.start)
                 {
                     range.end = next.end;
                     self.ranges.pop();

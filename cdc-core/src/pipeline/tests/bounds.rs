@@ -289,6 +289,31 @@ async fn of_rows_that_are_rejected_together_those_that_fit_have_letters() {
     assert_eq!(rig.emitter.taken(), all(1..2, 5));
 }
 
+/// That each of them is refused once more when it goes out again says nothing about the destination.
+#[tokio::test(start_paused = true)]
+async fn many_rows_that_are_rejected_together_have_letters_when_there_is_room() {
+    let rig = Rig::new();
+    let culprits: Vec<_> = all(1..2, 30).into_iter().skip(1).step_by(2).collect();
+    assert!(culprits.len() > 10);
+    rig.emitter.state().poison = culprits.clone();
+    rig.emitter
+        .state()
+        .script
+        .push_back(Answer::Reject(culprits.clone()));
+    full(&rig, true);
+    rig.log.push(transaction(1, 1, 30));
+    with_lane(&rig, async |_| {
+        wait(3).await;
+        blocked_by(&rig);
+        full(&rig, false);
+        wait(100).await;
+        assert_eq!(rig.metrics.counts().health, LaneHealth::Running);
+    })
+    .await;
+    assert_eq!(rig.letters(LetterState::Pending), culprits);
+    assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
+}
+
 /// What waits is stored in groups; a group may be larger than the whole queue.
 #[tokio::test(start_paused = true)]
 async fn of_events_that_wait_together_those_that_fit_have_letters() {

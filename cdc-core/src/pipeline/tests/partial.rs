@@ -97,6 +97,36 @@ async fn without_room_for_the_letter_it_goes_out_again_behind_the_rejected_one()
     assert_eq!(rig.metrics.counts().delivered, 6);
 }
 
+/// A blocked lane looks again and again: what was taken too early must not come each time.
+#[tokio::test(start_paused = true)]
+async fn while_there_is_no_room_nothing_is_sent_again_behind_the_rejected_one() {
+    let rig = Rig::new();
+    rig.dlq.lock().unwrap().full = true;
+    // For ever, as one that no encoder can read.
+    for _ in 0..1000 {
+        reject(&rig, &[0]);
+    }
+    let events = (0..3).map(|ordinal| insert(1, ordinal, 7)).collect();
+    let end = Position::end_of(Lsn(1));
+    rig.log.push(EventBatch::new(source(), events, end));
+    let (trigger, shutdown) = Shutdown::new();
+    let (lane, _control) = rig.lane(&shutdown);
+    let watch = async {
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        let counts = rig.metrics.counts();
+        assert!(matches!(counts.health, LaneHealth::Blocked { .. }));
+        assert_eq!(rig.emitter.taken(), [at(1, 1), at(1, 2)], "once");
+        rig.dlq.lock().unwrap().full = false;
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(watch, lane);
+    end.unwrap();
+    assert_eq!(rig.letters(LetterState::Pending), [at(1, 0)]);
+    assert_eq!(rig.letters(LetterState::Parked), [at(1, 1), at(1, 2)]);
+    assert_eq!(rig.emitter.taken(), [at(1, 1), at(1, 2)], "once");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_lets_pass_what_is_behind_a_dead_letter_has_it_delivered() {
     let rig = Rig {
