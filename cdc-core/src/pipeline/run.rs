@@ -471,7 +471,10 @@ impl Running {
                 "take in a mark: an emitter with several workers cannot have a state of its own; set concurrency = 1",
             )));
         }
-        self.durable_through(w, mark.through, barrier);
+        // What was refused and came again, as a letter that is redriven, may have left the mark behind others.
+        let last = self.workers[w].accepted.back().map(|taken| taken.last);
+        let all = last.filter(|_| barrier).unwrap_or(mark.through);
+        self.durable_through(w, all.max(mark.through), barrier);
         self.marked = self.marked.max(mark.through);
         if self.lost_at.is_some_and(|at| mark.through > at) {
             self.recovered();

@@ -2,7 +2,7 @@
 //! rejected is not in order there, and comes once more behind that one.
 
 use super::*;
-use crate::{Image, Op};
+use crate::{Checkpoint, Delivery, DurableMark, EmitError, Emitter, Image, Op, Receipt, Rejection};
 
 /// Row 7, row 8, row 7, row 9, row 7 becomes row 9, row 8.
 fn push(rig: &Rig) {
@@ -95,6 +95,80 @@ async fn without_room_for_the_letter_it_goes_out_again_behind_the_rejected_one()
     assert_eq!(rig.stored(), Position::end_of(Lsn(1)));
     assert!(rig.dlq.lock().unwrap().letters.is_empty());
     assert_eq!(rig.metrics.counts().delivered, 6);
+}
+
+/// One stream whose mark is where it was given something last, as a file's.
+struct Stream {
+    refuses: Position,
+    end: Position,
+}
+
+impl Emitter for Stream {
+    async fn resume(&mut self, _: Option<&Checkpoint>) -> Result<(), EmitError> {
+        Ok(())
+    }
+
+    async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
+        self.end = batch.end();
+        let events = batch.events().iter().enumerate();
+        let refused = events.filter(|(_, event)| event.position == self.refuses);
+        let rejected = refused.map(|(index, _)| Rejection {
+            index,
+            message: "it cannot be encoded".into(),
+            status: None,
+        });
+        Ok(Receipt {
+            delivery: Delivery::Accepted,
+            rejected: rejected.collect(),
+        })
+    }
+
+    fn durable(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        Ok(Some(DurableMark {
+            through: self.end,
+            state: bytes::Bytes::from_static(b"state"),
+        }))
+    }
+
+    async fn flush(&mut self) -> Result<Option<DurableMark>, EmitError> {
+        self.durable()
+    }
+}
+
+/// The refused one goes out again behind what was taken with it, and the mark stands at it then. A barrier
+/// tells of all that was taken.
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_before_the_refused_one_came_again_is_durable_after_a_barrier() {
+    let rig = Rig::new();
+    rig.dlq.lock().unwrap().full = true;
+    let events = (0..4).map(|row| insert(1, row, row.into())).collect();
+    rig.log.push(EventBatch::new(source(), events, at(1, 3)));
+    let (trigger, shutdown) = Shutdown::new();
+    let mut config = LaneConfig::new("hook", source().lineage, Position::ZERO);
+    // There is room before anybody asks how far the stream is safe.
+    config.checkpoint_interval = Duration::from_secs(100);
+    config.retry.probe_interval = Duration::from_secs(10);
+    let stream = Stream {
+        refuses: at(1, 1),
+        end: Position::ZERO,
+    };
+    let (lane, _control) = rig.lane_to(BoxEmitter::new(stream), config, &shutdown);
+    let watch = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(matches!(
+            rig.metrics.counts().health,
+            LaneHealth::Blocked { .. }
+        ));
+        rig.dlq.lock().unwrap().full = false;
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 1)]);
+        let counts = rig.metrics.counts();
+        assert_eq!((counts.delivered, counts.in_flight), (3, 0));
+        assert_eq!(rig.stored(), at(1, 3));
+        trigger.trigger();
+    };
+    let ((), end) = tokio::join!(watch, lane);
+    end.unwrap();
 }
 
 /// A blocked lane looks again and again: what was taken too early must not come each time.
