@@ -250,7 +250,9 @@ impl Follower {
     /// Takes a new mark, processes everything up to it, and lets the old one go.
     pub(crate) fn cycle(&mut self, collector: &mut Collector) -> Result<(), SourceError> {
         let before = index(&self.pins)?;
-        self.pins.begin_next()?;
+        if !self.pins.begin_next()? {
+            return Ok(());
+        }
         let head = index(&self.pins)?;
         if head.salts != self.head.salts {
             self.generation = next_generation(self.generation)?;

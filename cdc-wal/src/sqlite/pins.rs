@@ -21,6 +21,9 @@ use super::log_file::io_error;
 /// Pause between attempts to copy the log back while the application's checkpoint runs.
 const RETRY: Duration = Duration::from_micros(500);
 
+/// How long a file may be no database while another is copied over it. Its first page comes at once.
+const COMING: Duration = Duration::from_secs(10);
+
 /// Connections and the descriptors they share their locks with, dropped in this order.
 #[derive(Debug)]
 pub(crate) struct Pins {
@@ -30,6 +33,7 @@ pub(crate) struct Pins {
     pub(crate) main: Arc<File>,
     pub(crate) index: Arc<File>,
     pub(crate) place: Place,
+    coming: Coming,
     config: SqliteConfig,
 }
 
@@ -144,6 +148,7 @@ impl Pins {
             main,
             index,
             place,
+            coming: Coming::default(),
             config: config.clone(),
         })
     }
@@ -152,11 +157,22 @@ impl Pins {
         sqlite_error("hold the log of", &self.config.shown(), cause)
     }
 
-    /// Begins a second read transaction beside the one that is held.
-    pub(crate) fn begin_next(&self) -> Result<(), SourceError> {
-        match &self.other {
-            Some(other) => begin(other).map_err(|cause| self.failed(cause)),
-            None => Ok(()),
+    /// Begins a second read transaction beside the one that is held; false if that cannot be said yet, for
+    /// another file is being copied over this one.
+    pub(crate) fn begin_next(&mut self) -> Result<bool, SourceError> {
+        let Some(other) = &self.other else {
+            return Ok(true);
+        };
+        match begin(other) {
+            Ok(()) => {
+                self.coming.came();
+                Ok(true)
+            }
+            Err(cause) if self.coming.explains(&cause) => {
+                forget(other);
+                Ok(false)
+            }
+            Err(cause) => Err(self.failed(cause)),
         }
     }
 
@@ -206,6 +222,10 @@ impl Pins {
         match locked {
             Ok(()) => Ok(true),
             Err(error) if is_busy(&error) => Ok(false),
+            Err(error) if self.coming.explains(&error) => {
+                self.writer.as_ref().inspect(|writer| forget(writer));
+                Ok(false)
+            }
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -238,6 +258,7 @@ pub(crate) struct Checkpointer {
     config: SqliteConfig,
     place: Place,
     connection: Option<Connection>,
+    coming: Coming,
 }
 
 impl Checkpointer {
@@ -247,6 +268,7 @@ impl Checkpointer {
             config: config.clone(),
             place,
             connection: None,
+            coming: Coming::default(),
         }
     }
 
@@ -270,6 +292,7 @@ impl Checkpointer {
         });
         match outcome {
             Ok((busy, log, copied)) => {
+                self.coming.came();
                 let (busy, log, copied): (i64, i64, i64) = (busy, log, copied);
                 Ok(Copied {
                     busy: busy != 0,
@@ -277,11 +300,14 @@ impl Checkpointer {
                     whole: busy == 0 && log >= 0 && log == copied,
                 })
             }
-            Err(error) if is_busy(&error) => Ok(Copied {
-                busy: true,
-                frames: 0,
-                whole: false,
-            }),
+            Err(error) if is_busy(&error) || self.coming.explains(&error) => {
+                forget(connection);
+                Ok(Copied {
+                    busy: true,
+                    frames: 0,
+                    whole: false,
+                })
+            }
             Err(error) => Err(sqlite_error("checkpoint", &self.config.shown(), error)),
         }
     }
@@ -308,6 +334,33 @@ impl Checkpointer {
     }
 }
 
+/// Since when the file has been no database: somebody may be copying another over it. Which one it is
+/// then, the next looks say.
+#[derive(Debug, Default)]
+struct Coming(Option<Instant>);
+
+impl Coming {
+    /// True if an error comes from that, unless it has been coming for too long.
+    fn explains(&mut self, error: &rusqlite::Error) -> bool {
+        let odd = [ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt];
+        let code = error.sqlite_error_code();
+        code.is_some_and(|code| odd.contains(&code))
+            && self.0.get_or_insert_with(Instant::now).elapsed() < COMING
+    }
+
+    /// It is one.
+    const fn came(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Has a connection read its pages anew. To open another is no way: one that finds an empty file removes its
+/// log.
+fn forget(connection: &Connection) {
+    // It has read nothing since, if it cannot.
+    let _ = connection.execute_batch("PRAGMA shrink_memory");
+}
+
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -318,14 +371,45 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 /// Begins a read transaction; it holds its mark from the first read on.
 fn begin(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("BEGIN")?;
-    let mut statement = connection.prepare("SELECT 1 FROM sqlite_schema LIMIT 1")?;
-    let mut rows = statement.query([])?;
-    let outcome = rows.next().map(|_| ());
-    drop(rows);
-    drop(statement);
+    let read = || {
+        let mut statement = connection.prepare("SELECT 1 FROM sqlite_schema LIMIT 1")?;
+        statement.query([])?.next().map(|_| ())
+    };
+    let outcome = read();
     if outcome.is_err() {
         // The error matters, not that there is nothing to end.
         let _ = connection.execute_batch("ROLLBACK");
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cp backup.db shop.db` while it is followed: that it is no database for a moment says nothing of what
+    /// it will be.
+    #[test]
+    fn a_file_that_another_is_copied_over_is_looked_at_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shop.db");
+        let application = Connection::open(&path).unwrap();
+        let run = |sql| application.execute_batch(sql).unwrap();
+        run("PRAGMA journal_mode = WAL; CREATE TABLE t (x); PRAGMA wal_checkpoint(TRUNCATE)");
+        run("INSERT INTO t VALUES (1)");
+        let whole = std::fs::read(&path).unwrap();
+        let config = SqliteConfig::new(&path);
+        let mut pins = Pins::open(&config).unwrap();
+        let mut checkpointer = Checkpointer::new(&config, pins.place);
+        assert!(pins.begin_next().unwrap());
+        pins.end_next().unwrap();
+        run("INSERT INTO t VALUES (2)");
+        std::fs::write(&path, [0xff; 8192]).unwrap();
+        assert!(!pins.begin_next().unwrap(), "it cannot be said yet");
+        assert!(checkpointer.passive().unwrap().busy);
+        std::fs::write(&path, whole).unwrap();
+        assert!(pins.begin_next().unwrap());
+        pins.end_next().unwrap();
+        assert!(!checkpointer.passive().unwrap().busy);
+    }
 }
