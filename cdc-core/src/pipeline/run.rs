@@ -457,7 +457,8 @@ impl Running {
         Ok(())
     }
 
-    /// Takes in a mark of worker `w`; after a `barrier` it covers all that the worker has taken.
+    /// Takes in a mark of worker `w`; after a `barrier` it covers, too, what was taken before an event that came
+    /// again out of its order.
     pub(super) fn apply(
         &mut self,
         w: usize,
@@ -471,10 +472,12 @@ impl Running {
                 "take in a mark: an emitter with several workers cannot have a state of its own; set concurrency = 1",
             )));
         }
-        // What was refused and came again, as a letter that is redriven, may have left the mark behind others.
-        let last = self.workers[w].accepted.back().map(|taken| taken.last);
-        let all = last.filter(|_| barrier).unwrap_or(mark.through);
-        self.durable_through(w, all.max(mark.through), barrier);
+        // What was refused and came again, or a letter, may have left the mark behind what was taken before it.
+        let through = match barrier {
+            true => mark.through.max(self.workers[w].ahead),
+            false => mark.through,
+        };
+        self.durable_through(w, through, barrier);
         self.marked = self.marked.max(mark.through);
         if self.lost_at.is_some_and(|at| mark.through > at) {
             self.recovered();
