@@ -73,17 +73,21 @@ impl LogError {
     }
 
     pub(crate) fn io(what: &str, path: &std::path::Path, cause: std::io::Error) -> Self {
-        let full = match cause.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                "; the disk is full: free some space, then start again"
-            }
-            _ => "",
+        let full = if is_full(&cause) {
+            "; the disk is full: free some space, then start again"
+        } else {
+            ""
         };
         Self {
             kind: LogErrorKind::Io,
             message: format!("{what} {}{full}", path.display()),
             cause: Some(cause),
         }
+    }
+
+    /// True if its disk is full.
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        self.cause.as_ref().is_some_and(is_full)
     }
 
     pub(crate) fn corrupt(path: &std::path::Path, offset: u64, what: impl fmt::Display) -> Self {
@@ -96,6 +100,13 @@ impl LogError {
             ),
         )
     }
+}
+
+fn is_full(cause: &std::io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl fmt::Display for LogError {

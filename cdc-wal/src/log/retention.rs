@@ -416,7 +416,13 @@ pub(crate) fn confirm(shared: &Shared, name: &str, position: Position) -> Result
     let moved = need(&state, position) > need(&state, before);
     drop(state);
     if moved {
-        trim(shared)?;
+        match trim(shared) {
+            Err(error) if error.is_for_want_of_room() => {
+                tracing::warn!(%error, "the log is trimmed later; what was confirmed stays confirmed");
+                shared.lock().trim_due = true;
+            }
+            trimmed => drop(trimmed?),
+        }
     }
     Ok(())
 }

@@ -169,3 +169,23 @@ fn a_tail_that_begins_behind_a_commit_that_is_not_durable_makes_it_so() {
         assert_eq!(log.flushed_lsn() > end.commit, start.is_none());
     }
 }
+
+/// A lane that works off its backlog while the disk is full must not end over a file that tells of it.
+#[test]
+fn what_is_confirmed_on_a_full_disk_is_trimmed_when_there_is_room() {
+    let disk = SimStorage::new();
+    let log = open(&disk);
+    log.register_cursor("lane", Position::ZERO).unwrap();
+    fill(&log);
+    disk.fill_mount("/log", 0, false);
+    log.confirm("lane", log.end()).unwrap();
+    assert_eq!(log.confirmed(), Some(log.end()));
+    disk.empty_mounts();
+    let end = commit(&log, 61);
+    log.confirm("lane", end).unwrap();
+    log.trim().unwrap();
+    assert!(log.oldest().unwrap() > Position::ZERO);
+    let files = cdc_core::storage::Storage::list(&disk, "/log".as_ref()).unwrap();
+    let first = "0000000000000000.wal";
+    assert!(!files.iter().any(|name| name == first), "{files:?}");
+}
