@@ -102,9 +102,17 @@ impl Worker {
             self.outside.clock.wait(wait).await;
             self.alive.or_wait().await;
             if works {
-                // Another consumer may have had it since, and have acknowledged it.
+                // Another consumer may have had it since, and have acknowledged it; or an operator has given up
+                // what a redrive had given to the queue.
+                let oracle = &self.outside.oracle;
+                let mut events = batch.batch().events().iter();
+                let given_up = events.any(|event| oracle.is_discarded(&self.name, event.position));
                 let moved = self.moves() != moves;
-                let way = if moved { Way::Late } else { Way::Asked };
+                let way = if moved || given_up {
+                    Way::Late
+                } else {
+                    Way::Asked
+                };
                 self.destination.take(batch.batch(), way);
                 held.push(batch);
             }

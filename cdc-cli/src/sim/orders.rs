@@ -57,9 +57,14 @@ impl World {
 
     /// How long an order to a lane may wait.
     pub(super) fn waits_for(&self, emitter: usize) -> Duration {
-        let name = &self.plan.config.emitters[emitter].name;
-        let letters = self.outside.oracle.open_letters(name).len();
-        ANSWERED + LETTER * u32::try_from(letters).unwrap_or(u32::MAX)
+        let plan = &self.plan.config.emitters[emitter];
+        let letters = self.outside.oracle.open_letters(&plan.name).len();
+        // What is under way is waited for, one after the other.
+        let process = self.process.as_ref();
+        let metrics = process.and_then(|process| process.seen().metrics.get(emitter).cloned());
+        let sent = metrics.map_or(0, |metrics| metrics.counts().in_flight);
+        let times = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        ANSWERED + LETTER * times(letters as u64) + plan.destination.latency * 2 * times(sent)
     }
 
     pub(super) fn orders_are_answered(&self) {

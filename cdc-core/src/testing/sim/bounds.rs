@@ -151,6 +151,14 @@ impl Oracle {
         inner.emitters.get(emitter).map_or(0, |judged| judged.moves)
     }
 
+    /// True if an operator gave up the letter of an event.
+    pub fn is_discarded(&self, emitter: &str, position: Position) -> bool {
+        let inner = locked(&self.inner);
+        let index = inner.find(position);
+        let judged = inner.emitters.get(emitter).zip(index);
+        judged.is_some_and(|(judged, index)| judged.discarded.contains(&index))
+    }
+
     /// The counters of a lane, at any moment, or when it has `ended`. One that drained may leave
     /// events in flight if its emitter `takes` events before they are durable.
     pub fn counted(&self, emitter: &str, counts: &LaneCounts, ended: bool, takes: bool) {
