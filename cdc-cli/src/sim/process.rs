@@ -288,7 +288,8 @@ impl Inside {
             Arc::new(checkpoints.map_err(|error| checkpoint_failed(&error))?);
         let mut bounds = DlqOptions::default();
         if config.extras.small_segments {
-            bounds.bytes_max = 2 << 20;
+            // As small as they may be; the bound itself must not be reached: it would block the lanes.
+            bounds.bytes_max = 8 << 20;
             bounds.segment_bytes = 8 << 10;
         }
         if let Some(letters_max) = config.letters_max
