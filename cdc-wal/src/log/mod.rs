@@ -364,7 +364,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogErrorKind::NotFound`], [`LogErrorKind::Invalidated`], [`LogErrorKind::Refused`] ahead of
-    /// the log, or the disk's.
+    /// the log, or the disk's. A full disk is none: what can be trimmed is trimmed later.
     pub fn confirm(&self, name: &str, position: Position) -> Result<(), LogError> {
         confirm(self.shared(), name, position)
     }

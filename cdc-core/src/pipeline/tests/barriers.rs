@@ -1,7 +1,7 @@
 //! Marks and barriers of emitters that are not ours.
 
 use super::*;
-use crate::{DurableMark, EmitError, Emitter, Receipt, Rejection};
+use crate::{DurableMark, EmitError, Emitter, Receipt};
 
 /// Takes everything; its marks are what the test says.
 #[derive(Clone, Default)]
@@ -23,15 +23,8 @@ impl Foreign {
 impl Emitter for Foreign {
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
         let marks = self.marks();
-        let rejected = batch.events().iter().enumerate();
-        let rejected = rejected.filter(|(_, event)| marks.refuses.contains(&event.position));
-        let rejected = rejected.map(|(index, _)| Rejection {
-            index,
-            message: "no".into(),
-            status: None,
-        });
         Ok(Receipt {
-            rejected: rejected.collect(),
+            rejected: rejections(batch, &marks.refuses),
             ..Receipt::ACCEPTED
         })
     }

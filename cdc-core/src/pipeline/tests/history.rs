@@ -2,7 +2,7 @@
 
 use super::bounds::{wait, with_lane};
 use super::*;
-use crate::{DeadLetter, DeadLetterQueue as _, Failure, Lineage, SourceInfo, SourceKind, Stage};
+use crate::{DeadLetterQueue as _, Lineage, SourceInfo, SourceKind};
 
 fn lineage(id: u8, timeline: u32) -> Lineage {
     Lineage::new(SourceKind::Wal, [id; 16], timeline)
@@ -11,22 +11,8 @@ fn lineage(id: u8, timeline: u32) -> Lineage {
 /// A queue with one letter of this history, of row 7 at `(5, 0)`.
 fn with_letter_of(lineage: Lineage) -> Rig {
     let rig = Rig::new();
-    let letter = DeadLetter {
-        emitter: "hook".into(),
-        source: Arc::new(SourceInfo::new("shop", "shop", lineage)),
-        event: insert(5, 0, 7),
-        failure: Failure {
-            stage: Stage::Deliver,
-            class: "event".into(),
-            message: "no".into(),
-            status: Some(400),
-            response: None,
-        },
-        attempts: 1,
-        first_failed_micros: 0,
-        last_failed_micros: 0,
-        state: LetterState::Pending,
-    };
+    let source = Arc::new(SourceInfo::new("shop", "shop", lineage));
+    let letter = dead_letter(source, insert(5, 0, 7));
     rig.dlq.lock().unwrap().append(&[letter]).unwrap();
     rig
 }

@@ -10,6 +10,7 @@ use crate::{
     BoxEmitter, ChangeEvent, CheckpointStore, EmitErrorKind, EventBatch, EventId, LetterState, Lsn,
     Position, SystemClock, Transform, TransformError,
 };
+use refused::{dead_letter, rejections};
 
 /// A lane with everything around it that outlives a crash.
 struct Rig {
@@ -649,6 +650,7 @@ mod moves;
 mod orders;
 mod partial;
 mod redrive;
+mod refused;
 mod replay;
 mod tables;
 

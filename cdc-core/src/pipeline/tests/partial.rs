@@ -2,7 +2,7 @@
 //! rejected is not in order there, and comes once more behind that one.
 
 use super::*;
-use crate::{Checkpoint, Delivery, DurableMark, EmitError, Emitter, Image, Op, Receipt, Rejection};
+use crate::{Checkpoint, Delivery, DurableMark, EmitError, Emitter, Image, Op, Receipt};
 
 /// Row 7, row 8, row 7, row 9, row 7 becomes row 9, row 8.
 fn push(rig: &Rig) {
@@ -110,16 +110,9 @@ impl Emitter for Stream {
 
     async fn emit(&mut self, batch: &EventBatch) -> Result<Receipt, EmitError> {
         self.end = batch.end();
-        let events = batch.events().iter().enumerate();
-        let refused = events.filter(|(_, event)| event.position == self.refuses);
-        let rejected = refused.map(|(index, _)| Rejection {
-            index,
-            message: "it cannot be encoded".into(),
-            status: None,
-        });
         Ok(Receipt {
             delivery: Delivery::Accepted,
-            rejected: rejected.collect(),
+            rejected: rejections(batch, &[self.refuses]),
         })
     }
 

@@ -3,7 +3,7 @@
 
 use super::bounds::{blocked_by, wait, with_lane};
 use super::*;
-use crate::{DurableMark, EmitError, Emitter, Receipt, Rejection};
+use crate::{DurableMark, EmitError, Emitter, Receipt};
 
 #[derive(Default)]
 struct Consumed {
@@ -37,15 +37,8 @@ impl Emitter for Consumer {
         if now.by_itself {
             now.acknowledged = now.given.len();
         }
-        let rejected = batch.events().iter().enumerate();
-        let rejected = rejected.filter(|(_, event)| now.refuses.contains(&event.position));
-        let rejected = rejected.map(|(index, _)| Rejection {
-            index,
-            message: "no".into(),
-            status: None,
-        });
         Ok(Receipt {
-            rejected: rejected.collect(),
+            rejected: rejections(batch, &now.refuses),
             ..Receipt::ACCEPTED
         })
     }

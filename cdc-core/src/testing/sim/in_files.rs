@@ -112,7 +112,8 @@ impl Inner {
         Ok(())
     }
 
-    /// A transaction stands in one file, but for what was redriven, or written again.
+    /// A transaction stands in one file, but for what was redriven, written again, or refused and without room
+    /// for its letter when the file had the transaction's end.
     fn divided(&self, emitter: &str, lines: &Lines) -> Result<(), String> {
         let Some(judged) = self.emitters.get(emitter) else {
             return Ok(());
@@ -123,7 +124,9 @@ impl Inner {
         let mut files = HashMap::new();
         for (position, file) in lines.positions.iter().zip(&lines.files) {
             let index = self.find(*position);
-            if index.is_none_or(|index| judged.ever_letter.contains(&index)) {
+            let is_late =
+                |index| judged.ever_letter.contains(&index) || judged.came_again.contains(&index);
+            if index.is_none_or(is_late) {
                 continue;
             }
             if files.insert(position.commit, *file).unwrap_or(*file) != *file {

@@ -49,6 +49,8 @@ pub(super) struct Judged {
     /// Appends that were not acknowledged: they may be there or not.
     pub(super) maybe_letters: BTreeMap<usize, LetterState>,
     pub(super) ever_letter: HashSet<usize>,
+    /// Had no room to be letters, and came again behind what was sent after them.
+    pub(super) came_again: HashSet<usize>,
     pub(super) refused: HashSet<usize>,
     /// Of those, what the file emitter itself refuses, behind which it writes what came with it.
     pub(super) spoiled: HashSet<usize>,
@@ -95,6 +97,7 @@ impl Judged {
             letters: BTreeMap::new(),
             maybe_letters: BTreeMap::new(),
             ever_letter: HashSet::new(),
+            came_again: HashSet::new(),
             refused: HashSet::new(),
             spoiled: HashSet::new(),
             discarded: HashSet::new(),

@@ -332,6 +332,7 @@ impl Oracle {
             for index in new {
                 judged.maybe_letters.remove(index);
             }
+            judged.came_again.extend(new);
         }
     }
 

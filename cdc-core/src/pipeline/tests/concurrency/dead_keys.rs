@@ -1,7 +1,7 @@
 //! Rows that fail beside rows that do not, with several workers.
 
 use super::*;
-use crate::{DeadLetter, DeadLetterQueue as _, Failure, Stage};
+use crate::DeadLetterQueue as _;
 
 /// Ten thousand rows, one in a hundred poison, eight workers.
 #[tokio::test(start_paused = true)]
@@ -214,22 +214,7 @@ async fn a_redrive_makes_room_with_letters_ahead_of_the_blocked_worker() {
         insert(1, 2, quick[1]),
         insert(1, 3, slow),
     ];
-    let letter = DeadLetter {
-        emitter: "hook".into(),
-        source: source(),
-        event: events[3].clone(),
-        failure: Failure {
-            stage: Stage::Deliver,
-            class: "event".into(),
-            message: "no".into(),
-            status: Some(400),
-            response: None,
-        },
-        attempts: 1,
-        first_failed_micros: 0,
-        last_failed_micros: 0,
-        state: LetterState::Pending,
-    };
+    let letter = dead_letter(source(), events[3].clone());
     {
         let mut dlq = bench.rig.dlq.lock().unwrap();
         dlq.append(&[letter]).unwrap();
