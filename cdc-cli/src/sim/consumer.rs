@@ -57,11 +57,13 @@ struct Worker {
 impl Worker {
     async fn one_by_one(self, consumer: QueueConsumer) {
         while let Some(batch) = consumer.recv().await {
+            let moves = self.moves();
             let (wait, works) = self.destination.consume();
             self.outside.clock.wait(wait).await;
             self.alive.or_wait().await;
             if works {
-                self.destination.take(batch.batch(), Way::Asked);
+                let way = self.way(&batch, moves);
+                self.destination.take(batch.batch(), way);
                 self.outside.clock.wait(wait).await;
                 batch.ack();
             }
@@ -102,23 +104,26 @@ impl Worker {
             self.outside.clock.wait(wait).await;
             self.alive.or_wait().await;
             if works {
-                // Another consumer may have had it since, and have acknowledged it; or an operator has given up
-                // what a redrive had given to the queue.
-                let oracle = &self.outside.oracle;
-                let mut events = batch.batch().events().iter();
-                let given_up = events.any(|event| oracle.is_discarded(&self.name, event.position));
-                let moved = self.moves() != moves;
-                let way = if moved || given_up {
-                    Way::Late
-                } else {
-                    Way::Asked
-                };
+                let way = self.way(&batch, moves);
                 self.destination.take(batch.batch(), way);
                 held.push(batch);
             }
             if held.len() >= self.plan.held_max {
                 self.acknowledge(&consumer, &mut held);
             }
+        }
+    }
+
+    /// Another consumer may have had it since, and have acknowledged it; or an operator has given up what a
+    /// redrive had given to the queue.
+    fn way(&self, batch: &QueueBatch, moves: u64) -> Way {
+        let oracle = &self.outside.oracle;
+        let mut events = batch.batch().events().iter();
+        let given_up = events.any(|event| oracle.is_discarded(&self.name, event.position));
+        if given_up || self.moves() != moves {
+            Way::Late
+        } else {
+            Way::Asked
         }
     }
 

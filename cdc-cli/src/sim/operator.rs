@@ -112,13 +112,13 @@ impl World {
         };
         let (timeline, clock) = (self.outside.timeline.clone(), self.outside.clock.clone());
         let asked = self.ask(emitter, "a pause");
-        let (waiting, end) = (self.waiting.clone(), self.waits_for(emitter));
+        let waiting = self.waiting.clone();
         self.executor.spawn("pause", group, async move {
             let paused = control.pause().await;
             drop(asked);
             timeline.note("operator", || format!("pause: {paused:?}"));
             clock.wait(time).await;
-            let asked = waiting.ask("the end of a pause", clock.now() + end);
+            let asked = waiting.ask(emitter, "the end of a pause", clock.now());
             let resumed = control.resume().await;
             drop(asked);
             timeline.note("operator", || format!("resume: {resumed:?}"));

@@ -20,18 +20,23 @@ pub(crate) struct Waiting(Arc<Mutex<Vec<Asked>>>);
 #[derive(Debug)]
 struct Asked {
     what: &'static str,
-    until: Duration,
+    emitter: usize,
+    at: Duration,
+    /// The longest that it had to wait at any look: what it waits behind comes and goes.
+    patience: Duration,
     /// Gone when it is answered, or the process that was asked.
     held: Weak<()>,
 }
 
 impl Waiting {
-    /// An order is given; what this gives is dropped with the answer.
-    pub(crate) fn ask(&self, what: &'static str, until: Duration) -> Arc<()> {
+    /// An order is given to a lane; what this gives is dropped with the answer.
+    pub(crate) fn ask(&self, emitter: usize, what: &'static str, at: Duration) -> Arc<()> {
         let held = Arc::new(());
         let asked = Asked {
             what,
-            until,
+            emitter,
+            at,
+            patience: ANSWERED,
             held: Arc::downgrade(&held),
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,36 +44,41 @@ impl Waiting {
         held
     }
 
-    /// One that should have been answered.
-    fn overdue(&self, now: Duration) -> Option<&'static str> {
+    /// One that should have been answered, if an order to each lane must wait so long now.
+    fn overdue(&self, now: Duration, wait: impl Fn(usize) -> Duration) -> Option<&'static str> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|asked| asked.held.strong_count() > 0);
+        for asked in all.iter_mut() {
+            asked.patience = asked.patience.max(wait(asked.emitter));
+        }
         all.iter()
-            .find(|asked| now > asked.until)
+            .find(|asked| now > asked.at + asked.patience)
             .map(|asked| asked.what)
     }
 }
 
 impl World {
     pub(super) fn ask(&self, emitter: usize, what: &'static str) -> Arc<()> {
-        let until = self.now() + self.waits_for(emitter);
-        self.waiting.ask(what, until)
+        self.waiting.ask(emitter, what, self.now())
     }
 
     /// How long an order to a lane may wait.
-    pub(super) fn waits_for(&self, emitter: usize) -> Duration {
+    fn waits_for(&self, emitter: usize) -> Duration {
         let plan = &self.plan.config.emitters[emitter];
-        let letters = self.outside.oracle.open_letters(&plan.name).len();
+        let letters = self.outside.oracle.count_letters(&plan.name);
         // What is under way is waited for, one after the other.
         let process = self.process.as_ref();
         let metrics = process.and_then(|process| process.seen().metrics.get(emitter).cloned());
         let sent = metrics.map_or(0, |metrics| metrics.counts().in_flight);
         let times = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        ANSWERED + LETTER * times(letters as u64) + plan.destination.latency * 2 * times(sent)
+        ANSWERED + LETTER * times(letters) + plan.destination.latency * 2 * times(sent)
     }
 
     pub(super) fn orders_are_answered(&self) {
-        if let Some(what) = self.waiting.overdue(self.now()) {
+        if let Some(what) = self
+            .waiting
+            .overdue(self.now(), |emitter| self.waits_for(emitter))
+        {
             let what = format!("{what} was asked for, and nobody answers");
             self.outside.oracle.violated(what);
         }

@@ -122,6 +122,17 @@ impl Judged {
             || self.discarded.contains(&index)
     }
 
+    /// True if it came again because its letter had no room, behind what the file emitter refused: that
+    /// one wrote it with the batch in which it refused the other.
+    pub(super) fn wrote_behind_a_refused_one(&self, events: &[Known], index: usize) -> bool {
+        let known = &events[index];
+        self.came_again.contains(&index)
+            && self
+                .spoiled
+                .iter()
+                .any(|&before| before < index && events[before].may_wait_behind(known))
+    }
+
     /// Number of the first event that is not done.
     pub(super) fn advance(&mut self) -> usize {
         while self.done < self.kept.len() && self.is_done(self.done) {

@@ -536,6 +536,13 @@ impl Oracle {
             .collect()
     }
 
+    /// How many they are.
+    pub fn count_letters(&self, emitter: &str) -> u64 {
+        let inner = locked(&self.inner);
+        let letters = inner.emitters.get(emitter).map(|judged| &judged.letters);
+        letters.map_or(0, |letters| letters.len() as u64)
+    }
+
     /// Events that arrived more than once at an emitter, repeats counted.
     pub fn repeats(&self, emitter: &str) -> u64 {
         let inner = locked(&self.inner);
@@ -588,8 +595,10 @@ impl Inner {
         let letter =
             judged.letters.contains_key(&index) || judged.maybe_letters.contains_key(&index);
         if !judged.kept[index] {
-            // Parked events have not been through the transforms, and may be redriven as they were.
-            if letter && (judged.rules.keep)(event) {
+            // Parked events have not been through the transforms, and may be redriven as they were. One
+            // that is given up meanwhile may be on its way.
+            let redriven = letter || (way == Way::Late && judged.discarded.contains(&index));
+            if redriven && (judged.rules.keep)(event) {
                 judged.arrived[index] += 1;
                 return Ok(false);
             }
