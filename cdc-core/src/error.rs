@@ -397,6 +397,20 @@ pub enum CheckpointError {
         /// Bytes there are.
         max: usize,
     },
+    /// An emitter's name or state is longer than a checkpoint can hold. Nothing is stored.
+    #[error(
+        "store a checkpoint of {emitter:.40}: its {what} has {len} bytes, and at most {max} fit"
+    )]
+    TooLong {
+        /// The emitter.
+        emitter: String,
+        /// Its name or its state.
+        what: &'static str,
+        /// Bytes it has.
+        len: usize,
+        /// Bytes that fit.
+        max: usize,
+    },
     /// The handle is dead after an earlier failure.
     #[error(
         "store checkpoints at {path}: an earlier write failed, so what is on disk is unknown; restart"

@@ -1,11 +1,20 @@
 //! Waking tails of the same process, without a runtime.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use crate::threads::{AtomicU64, AtomicUsize, Mutex, MutexGuard, fence};
+
+/// Calls another's code, a hook's or a waker's: one that panics must not take the thread away that everybody
+/// waits for, nor keep others from being told.
+pub(crate) fn guarded(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!("a hook or a waker of the log panicked");
+    }
+}
 
 /// Wakers of waiting tails. Waking costs a fence and one atomic load while nobody waits.
 ///
@@ -76,7 +85,7 @@ impl Notify {
         self.waiting.store(0, Ordering::SeqCst);
         drop(wakers);
         for (_, waker) in due.drain() {
-            waker.wake();
+            guarded(|| waker.wake());
         }
         let mut wakers = self.lock();
         if wakers.spare.capacity() < due.capacity() {

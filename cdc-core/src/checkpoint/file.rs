@@ -156,6 +156,7 @@ impl CheckpointStore for FileCheckpoints {
     }
 
     fn advance(&self, emitter: &str, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        fits(emitter, checkpoint)?;
         self.change(|entries| {
             if let Some(stored) = entries.get(emitter) {
                 if stored.lineage != checkpoint.lineage {
@@ -179,6 +180,9 @@ impl CheckpointStore for FileCheckpoints {
     }
 
     fn reset(&self, emitter: &str, checkpoint: Option<&Checkpoint>) -> Result<(), CheckpointError> {
+        if let Some(checkpoint) = checkpoint {
+            fits(emitter, checkpoint)?;
+        }
         self.change(|entries| {
             match checkpoint {
                 Some(checkpoint) => entries.insert(emitter.to_owned(), checkpoint.clone()),
@@ -195,6 +199,24 @@ impl CheckpointStore for FileCheckpoints {
             .iter()
             .map(|(name, entry)| (name.clone(), entry.clone()))
             .collect())
+    }
+}
+
+/// Refuses what a slot has no room for: cut off, another emitter would be found by its name, or half a
+/// state be given back.
+fn fits(emitter: &str, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    let limits = [
+        ("name", emitter.len(), FileCheckpoints::NAME_MAX),
+        ("state", checkpoint.state.len(), Checkpoint::STATE_MAX),
+    ];
+    match limits.into_iter().find(|(_, len, max)| len > max) {
+        None => Ok(()),
+        Some((what, len, max)) => Err(CheckpointError::TooLong {
+            emitter: emitter.to_owned(),
+            what,
+            len,
+            max,
+        }),
     }
 }
 
@@ -256,8 +278,7 @@ fn encode(generation: u64, entries: &BTreeMap<String, Checkpoint>) -> Vec<u8> {
     let count = u16::try_from(entries.len()).unwrap_or(u16::MAX);
     body.extend_from_slice(&count.to_le_bytes());
     for (name, entry) in entries.iter().take(count.into()) {
-        let name = &name.as_bytes()[..name.len().min(FileCheckpoints::NAME_MAX)];
-        let state = &entry.state[..entry.state.len().min(Checkpoint::STATE_MAX)];
+        let (name, state) = (name.as_bytes(), &entry.state);
         body.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
         body.extend_from_slice(name);
         body.push(entry.lineage.kind as u8);
@@ -306,6 +327,9 @@ fn decode(slot: &[u8]) -> Option<(u64, BTreeMap<String, Checkpoint>)> {
         let (state, after) = body.split_at_checked(state_len.into())?;
         body = after;
         let state = Bytes::copy_from_slice(state);
+        if name.len() > FileCheckpoints::NAME_MAX || state.len() > Checkpoint::STATE_MAX {
+            return None;
+        }
         let entry = Checkpoint {
             lineage,
             position,
@@ -397,6 +421,43 @@ mod tests {
             FileCheckpoints::peek(&StdStorage, &path).unwrap(),
             vec![("a".to_owned(), checkpoint(1))]
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_nothing_changes() {
+        let storage = crate::testing::sim_storage::SimStorage::new().shared();
+        let store = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+        store.advance("a", &checkpoint(5)).unwrap();
+        let mut large = checkpoint(6);
+        large.state = vec![7; Checkpoint::STATE_MAX].into();
+        let longest = "n".repeat(FileCheckpoints::NAME_MAX);
+        store.advance(&longest, &large).unwrap();
+        let two = [
+            (format!("{longest}n"), checkpoint(6)),
+            ("a".to_owned(), {
+                let mut larger = large.clone();
+                larger.state = vec![7; Checkpoint::STATE_MAX + 1].into();
+                larger
+            }),
+        ];
+        for (name, checkpoint) in two {
+            let refused = [
+                store.advance(&name, &checkpoint),
+                store.reset(&name, Some(&checkpoint)),
+            ];
+            for refused in refused {
+                assert!(matches!(refused, Err(CheckpointError::TooLong { .. })));
+            }
+        }
+        store.advance("b", &checkpoint(7)).unwrap();
+        let found = FileCheckpoints::open(&storage, "/checkpoints").unwrap();
+        let expected = [
+            ("a", checkpoint(5)),
+            ("b", checkpoint(7)),
+            (&longest, large),
+        ];
+        let expected = expected.map(|(name, checkpoint)| (name.to_owned(), checkpoint));
+        assert_eq!(found.list().unwrap(), expected);
     }
 
     #[test]

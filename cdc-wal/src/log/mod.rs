@@ -304,7 +304,8 @@ impl Log {
     }
 
     /// Calls the hook after each sync with the new durable end, from the thread that synced: a
-    /// committer, or the log's own. It must only notify.
+    /// committer, or the log's own. It must only notify; one that panics is logged, and the commit and the
+    /// other hooks go on.
     pub fn add_hook(&self, hook: Arc<dyn WalHook>) {
         let mut hooks = self
             .shared()

@@ -6,7 +6,6 @@
 //! same breath in which one ends, as long as somebody waits: a committer that had to be woken
 //! first would leave the disk idle for as long as that takes, behind all the others that are woken.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -16,6 +15,7 @@ use cdc_core::Lsn;
 use super::closing;
 use super::state::{Shared, State};
 use crate::LogError;
+use crate::notify::guarded;
 use crate::segment::Segment;
 use crate::threads::{Builder, JoinHandle, MutexGuard};
 
@@ -284,14 +284,14 @@ impl Shared {
     }
 
     /// Tells of a sync that ended, without the lock: the first of those who committed, the hooks,
-    /// the tails.
+    /// the tails. A hook that panics, against its contract, keeps nothing from the others.
     fn announce(&self, told: &Told) {
         if let Some(half) = told.half {
             self.synced[half].notify_one();
         }
         let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner);
         for hook in hooks.iter() {
-            hook.on_commit(Lsn(told.end));
+            guarded(|| hook.on_commit(Lsn(told.end)));
         }
         drop(hooks);
         if told.tails {
@@ -342,7 +342,7 @@ impl Shared {
                 // over they would take the processor for their next transactions, and the disk
                 // would wait.
                 if let Some(told) = before.take() {
-                    self.announce_guarded(&told);
+                    self.announce(&told);
                 }
                 let result = handed.and_then(|()| self.complete(&job));
                 let Ok((ended, more)) = self.end(self.lock(), &job, result) else {
@@ -358,21 +358,12 @@ impl Shared {
                 }
                 drop(state);
                 if !again {
-                    self.announce_guarded(&told);
+                    self.announce(&told);
                     state = self.lock();
                     break;
                 }
                 before = Some(told);
             }
-        }
-    }
-
-    /// As [`announce`](Self::announce): a hook that panics, against its contract, must not take
-    /// the thread away that everybody waits for.
-    fn announce_guarded(&self, told: &Told) {
-        let called = catch_unwind(AssertUnwindSafe(|| self.announce(told)));
-        if called.is_err() {
-            tracing::error!(dir = %self.dir.display(), "a hook or a waker of the log panicked");
         }
     }
 

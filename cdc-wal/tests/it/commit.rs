@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cdc_core::testing::sim_storage::SimStorage;
 use cdc_core::testing::{relation, row};
@@ -104,41 +105,44 @@ impl WalHook for Panics {
 }
 
 #[test]
-fn a_hook_that_panics_does_not_stop_the_commits_of_others() {
-    let log = Log::open(LogConfig {
-        background: true,
-        storage: Arc::new(SimStorage::new()),
-        ..config(std::path::Path::new("/log"))
-    })
-    .unwrap();
-    log.add_hook(Arc::new(Panics));
-    let relation = relation();
-    let committed: u64 = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4)
-            .map(|worker| {
+fn a_hook_that_panics_keeps_nothing_from_anybody() {
+    let policies = [
+        (SyncPolicy::Always, true),
+        (SyncPolicy::Always, false),
+        (SyncPolicy::Group(Duration::ZERO), true),
+    ];
+    for (sync, background) in policies {
+        let log = Log::open(LogConfig {
+            background,
+            sync,
+            storage: Arc::new(SimStorage::new()),
+            ..config(std::path::Path::new("/log"))
+        })
+        .unwrap();
+        let after = Arc::new(Told::default());
+        log.add_hook(Arc::new(Panics));
+        log.add_hook(after.clone());
+        let relation = relation();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
                 let (log, relation) = (&log, &relation);
                 scope.spawn(move || {
                     for n in 0..40 {
-                        // Whoever syncs for itself gets the panic.
-                        let _caught =
-                            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                                let mut tx = log.begin(worker * 40 + n);
-                                tx.insert(relation, &row(1, "x", "1")).expect("insert");
-                                tx.commit().expect("commit");
-                            }));
+                        let mut tx = log.begin(worker * 40 + n);
+                        tx.insert(relation, &row(1, "x", "1")).expect("insert");
+                        tx.commit().expect("commit");
                     }
-                    40
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().expect("no panic"))
-            .sum()
-    });
-    let events = drain(
-        &mut log.tail(StartAt::Earliest, clock()).unwrap(),
-        BatchLimit::default(),
-    );
-    assert_eq!(events.unwrap().len() as u64, committed);
+                });
+            }
+        });
+        log.flush().unwrap();
+        let events = drain(
+            &mut log.tail(StartAt::Earliest, clock()).unwrap(),
+            BatchLimit::default(),
+        );
+        assert_eq!(events.unwrap().len(), 160);
+        let flushed = log.flushed_lsn().0;
+        drop(log);
+        assert_eq!(after.0.load(Ordering::SeqCst), flushed, "{sync:?}");
+    }
 }
