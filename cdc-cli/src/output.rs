@@ -34,6 +34,25 @@ pub(crate) fn answer(
     }
 }
 
+/// As [`answer`], but to standard error where events have gone to standard output: who reads those finds
+/// nothing else among them.
+pub(crate) fn answer_beside(
+    events: bool,
+    output: OutputFormat,
+    text: impl FnOnce() -> String,
+    json: impl FnOnce() -> serde_json::Value,
+) -> Result<(), CliError> {
+    if !events {
+        return answer(output, text, json);
+    }
+    let text = match output {
+        OutputFormat::Text => text(),
+        OutputFormat::Json => format!("{:#}\n", json()),
+    };
+    let _closed = io::stderr().lock().write_all(text.as_bytes());
+    Ok(())
+}
+
 /// The outcome of writing to standard output.
 pub(crate) fn finish(written: io::Result<()>) -> Result<(), CliError> {
     match written {

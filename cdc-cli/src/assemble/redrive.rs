@@ -105,6 +105,11 @@ impl<'a> Offline<'a> {
         })
     }
 
+    /// True if the letters go to this process's standard output.
+    pub(crate) const fn prints(&self) -> bool {
+        self.emitter.destination.prints()
+    }
+
     fn queue(&self) -> MutexGuard<'_, FileDlq> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

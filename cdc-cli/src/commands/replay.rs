@@ -17,7 +17,7 @@ use crate::assemble::state::StatePaths;
 use crate::assemble::{runner, stages};
 use crate::config::{Config, Destination, EmitterConfig, Source};
 use crate::exit::Exit;
-use crate::output::answer;
+use crate::output::{answer, answer_beside};
 use crate::progress::Bar;
 use crate::report::CliError;
 
@@ -67,7 +67,8 @@ pub(crate) fn run(args: &ReplayArgs, global: &Global) -> Result<Exit, CliError> 
     let emitter = &own_destination(emitter, args.path.as_deref())?;
     let (report, token) = deliver(&config, emitter, &view, &extent, range, global)?;
     let complete = report.is_complete();
-    answer(
+    answer_beside(
+        emitter.destination.prints(),
         global.output,
         || text(&args.emitter, &report, &token),
         || {

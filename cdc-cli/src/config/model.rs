@@ -260,6 +260,11 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
+    /// True if a process that delivers to it writes events to its own standard output.
+    pub(crate) const fn prints(&self) -> bool {
+        matches!(self, Self::Queue(_))
+    }
+
     /// The value of `emitter` that selects it.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {

@@ -362,6 +362,29 @@ fn letters_of_another_source_or_emitter_are_told_apart() {
     refused(&dlq(&fresh, &["redrive"]), 3, &["no emitter of this name"]);
 }
 
+/// Who reads the events of a redrive from a pipe finds nothing else among them.
+#[test]
+fn a_redrive_to_standard_output_reports_beside_it() {
+    let shop = poisoned();
+    let config = std::fs::read_to_string(shop.tool.path("cdc.toml")).unwrap();
+    let config = config.replace("emitter = \"custom\"\n", "").replace(
+        "[cdc.custom]\ncommand = [\"sh\", \"consumer.sh\"]",
+        "[[cdc.emitters]]\nname = \"custom\"\nemitter = \"queue\"",
+    );
+    shop.tool.write("cdc.toml", &config);
+    let run = dlq(&shop, &["-q", "redrive"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    let sent: Vec<Value> = run.out.lines().map(json).collect();
+    let ids: Vec<_> = sent.iter().map(|event| &event["after"]["id"]).collect();
+    assert_eq!(ids, [1, 1, 2, 1, 2]);
+    assert_eq!(
+        run.err,
+        "custom: 5 delivered, 0 failed again, 0 left alone\n"
+    );
+    let run = dlq(&shop, &["redrive"]);
+    assert_eq!(run.out, "no dead letters\n");
+}
+
 /// At the bound the stream waits, loudly; giving letters up makes room.
 #[test]
 fn a_full_queue_holds_the_emitter_until_there_is_room() {

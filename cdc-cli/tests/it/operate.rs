@@ -49,13 +49,12 @@ fn a_replay_delivers_a_range_and_moves_nothing() {
     {
         assert!(first.out.contains(line));
     }
-    assert!(
-        again
-            .out
-            .contains("10 events read, 0 filtered out, 10 delivered"),
-        "{}",
-        again.out
-    );
+    let said = "10 events read, 0 filtered out, 10 delivered";
+    assert!(again.err.contains(said), "{}", again.err);
+    assert_eq!(again.out.lines().count(), 10, "events and nothing else");
+    let machine = run(&[&from, "--to", &to, "-o", "json"]);
+    assert_eq!(machine.out, again.out);
+    assert_eq!(json(&machine.err)["delivered"], 10);
     assert_eq!(printed(&run(&["time:-1h"]).out), shop.committed());
     let count = run(&["earliest", "--dry-run", "--set", "where=after.id > 25"]);
     assert_eq!(count.out, "queue: 5 of 30 events would be replayed\n");

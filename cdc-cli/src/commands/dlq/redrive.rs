@@ -12,7 +12,7 @@ use crate::assemble::control::{Redriven, Reply, Request};
 use crate::assemble::redrive::Offline;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::output::answer;
+use crate::output::answer_beside;
 use crate::progress::Bar;
 use crate::report::CliError;
 
@@ -37,11 +37,13 @@ pub(super) fn run(
     let (mut errors, mut broken) = (Vec::new(), None);
     let mut seen: HashSet<(String, EventId)> = HashSet::new();
     let mut bar = Bar::new(global);
+    let mut printed = false;
     for _ in 0..ROUNDS_MAX {
         for (emitter, ids) in found {
             let report = reports.entry(emitter.clone()).or_default();
             if report.stopped.is_none()
-                && let Err(error) = redrive(config, &emitter, &ids, args, report, &mut bar)
+                && let Err(error) =
+                    redrive(config, &emitter, &ids, args, report, &mut bar, &mut printed)
             {
                 // The others' letters can go, and what has gone is to be said.
                 report.stopped = Some(error.line());
@@ -79,7 +81,8 @@ pub(super) fn run(
     let failed = reports
         .values()
         .any(|r| r.failed > 0 || r.stopped.is_some());
-    answer(
+    answer_beside(
+        printed,
         global.output,
         || {
             if reports.is_empty() {
@@ -115,6 +118,7 @@ fn redrive(
     args: &DlqRedriveArgs,
     sum: &mut Redriven,
     bar: &mut Bar,
+    printed: &mut bool,
 ) -> Result<(), CliError> {
     let (part, every) = match args.rate {
         None => (PART, Duration::ZERO),
@@ -154,6 +158,7 @@ fn redrive(
     // Each part leaves the letters of all others alone: what counts is what nobody dealt with.
     let dealt = sum.delivered - before.0 + sum.failed - before.1;
     sum.skipped += (ids.len() as u64).saturating_sub(dealt);
+    *printed |= offline.as_ref().is_some_and(Offline::prints);
     let ended = offline.map_or(Ok(()), Offline::finish);
     failed.map_or(ended, Err)
 }
