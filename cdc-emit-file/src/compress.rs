@@ -92,6 +92,10 @@ impl Compressor {
         match thread.join() {
             Ok(Ok(())) => info!(file = %name, "file compressed"),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Should its whole directory be away, the next start finds it again.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                warn!(file = %name, "a closed file is gone, somebody has removed it; nothing is compressed");
+            }
             Ok(Err(error)) => {
                 warn!(file = %name, %error, "compress a closed file; it stays as it is until another is closed");
                 self.waiting.push_back(name);

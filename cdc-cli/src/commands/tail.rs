@@ -11,7 +11,7 @@ use cdc_core::{
     WalSource,
 };
 use cdc_filter::{EventFilter, FilterConfig};
-use cdc_wal::postgres::{PostgresConfig, PostgresSource};
+use cdc_wal::postgres::{PostgresConfig, PostgresSource, SqlSession};
 use cdc_wal::rocksdb::{RocksDbConfig, RocksDbSource, RocksDbStart};
 use cdc_wal::sqlite::{Mode, SqliteConfig, SqliteSource};
 use cdc_wal::{StartAt, WalTail};
@@ -59,7 +59,9 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 if args.schemas.is_empty() && args.tables.iter().all(plain) {
                     postgres.tables.clone_from(&args.tables);
                 }
-                let mut source = PostgresSource::connect(postgres, None).await?;
+                let Some(mut source) = connect(postgres).await? else {
+                    return Ok(Exit::Done);
+                };
                 let outcome = follow(&mut source, &mut shown, args.count).await;
                 // Also after an error: the publication must not stay behind.
                 let closed = source.close().await;
@@ -102,6 +104,29 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
         }
         Ok(Exit::Done)
     })?
+}
+
+/// Connects, unless somebody asks to end before: a slot is ready only when the transactions that are open
+/// have ended, which may take hours. Nothing stays behind then either.
+async fn connect(config: PostgresConfig) -> Result<Option<PostgresSource>, CliError> {
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        connected = PostgresSource::connect(config.clone(), None) => return Ok(Some(connected?)),
+        _ = signals.next() => {}
+    }
+    let mut session = SqlSession::open(&config).await?;
+    // The server does not see that we are gone while it waits, and holds the slot.
+    let waiting = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}' \
+         AND temporary AND database = current_database()",
+        config.slot
+    );
+    session.query(&waiting).await?;
+    // Plain names, made above.
+    let publication = format!("DROP PUBLICATION IF EXISTS {}", config.publication);
+    session.query(&publication).await?;
+    session.close().await;
+    Ok(None)
 }
 
 /// Follows an SQLite database. Without a lock that takes a copy of it, which is removed afterwards.

@@ -219,6 +219,22 @@ fn a_full_disk_leaves_files_as_they_are_and_tries_again() {
     );
 }
 
+/// It is nothing to do any more, and holds up nothing.
+#[test]
+fn a_closed_file_that_somebody_removed_is_forgotten() {
+    let disk = SimStorage::new();
+    let mut emitter = open(packing(&disk), None);
+    emit(&mut emitter, &transaction(1, 50)).unwrap();
+    let storage = shared(&disk);
+    disk.set_capacity(Some(1));
+    assert!(!emitter.finish_compression());
+    disk.set_capacity(None);
+    storage.remove(&dir().join(name(1))).unwrap();
+    emit(&mut emitter, &transaction(2, 2)).unwrap();
+    assert!(emitter.finish_compression());
+    assert_eq!(names(&*storage), [MANIFEST.to_owned(), packed(2)]);
+}
+
 #[test]
 fn a_start_compresses_what_an_earlier_one_left() {
     let disk = SimStorage::new();

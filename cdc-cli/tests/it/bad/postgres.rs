@@ -420,6 +420,39 @@ fn a_slot_that_is_gone_is_a_gap_until_a_person_accepts_it() {
     db.remove(&server());
 }
 
+/// A slot is ready when the transactions that are open have ended. Who does not wait for that leaves nothing
+/// behind.
+#[test]
+fn a_tail_that_is_ended_before_it_begins_leaves_nothing() {
+    let db = Db::new("tail");
+    let count = |of: &str| {
+        let found = format!("SELECT 1 FROM {of}");
+        sql(&db.config, &found).len()
+    };
+    let slots = "pg_replication_slots WHERE database = current_database()";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut session = runtime.block_on(SqlSession::open(&db.config)).unwrap();
+    let begin = "BEGIN; INSERT INTO public.t VALUES (1)";
+    runtime.block_on(session.query(begin)).unwrap();
+
+    let password = db.config.password.clone().unwrap_or_default();
+    let url = url(&db.config, &db.config.user, &password);
+    let tail = Running::start(db.tool.command(&["-q", "tail", &url]));
+    until("it waits for the transaction", || {
+        (count(slots) == 1).then_some(())
+    });
+    assert_eq!(count("pg_publication"), 1);
+    tail.ask_to_stop();
+    let run = tail.end();
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    assert_eq!(count("pg_publication"), 0);
+    until("the slot is gone", || (count(slots) == 0).then_some(()));
+    runtime.block_on(session.query("ROLLBACK")).unwrap();
+}
+
 #[test]
 fn what_may_not_be_created_is_asked_for() {
     let mut db = Db::new("create");
