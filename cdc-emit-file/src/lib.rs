@@ -61,6 +61,7 @@ mod manifest;
 mod name;
 mod restart;
 mod state;
+mod take_back;
 mod take_over;
 mod verify;
 mod writer;

@@ -1,7 +1,7 @@
 //! Going back to a checkpoint, and finishing what a crash interrupted. Every step may be
 //! interrupted and done again from the same checkpoint.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, Scan, scan};
-use crate::manifest::{self, Entry, Line, Manifest};
+use crate::manifest::{self, Line, Manifest};
 use crate::name::{FileName, PART};
 use crate::state::{FileState, OpenState};
 use crate::writer::{OpenFile, Output, Writer, state_of};
@@ -54,8 +54,8 @@ pub(crate) struct Listed {
     /// Where the last of them begins.
     last_line: u64,
     pub(crate) state: FileState,
-    pub(crate) names: BTreeSet<String>,
-    last: Option<Entry>,
+    /// The files they name, with their lengths.
+    pub(crate) names: BTreeMap<String, u64>,
 }
 
 impl Writer {
@@ -120,10 +120,13 @@ impl Writer {
     }
 
     /// Has every closed file compressed that is not.
-    pub(crate) fn compress_closed(&mut self, listed: &BTreeSet<String>) -> Result<(), EmitError> {
+    pub(crate) fn compress_closed(
+        &mut self,
+        listed: &BTreeMap<String, u64>,
+    ) -> Result<(), EmitError> {
         if self.config.compress == Compress::Gzip {
             for found in self.found()? {
-                if found.form == Form::Closed && listed.contains(&found.text) {
+                if found.form == Form::Closed && listed.contains_key(&found.text) {
                     self.compressor.add(found.text);
                 }
             }
@@ -178,31 +181,10 @@ impl Writer {
         let later = match self.listed(u64::MAX) {
             Ok(all) => all.names,
             // Damage behind the mark: those lines are cut off anyway.
-            Err(error) if error.kind == EmitErrorKind::Fatal => BTreeSet::new(),
+            Err(error) if error.kind == EmitErrorKind::Fatal => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        let open_name = state.open.as_ref().map(|open| open.name.as_str());
-        // The newest first: a crash in between leaves no hole in what is still there.
-        for found in self.found()?.into_iter().rev() {
-            if Some(found.text.as_str()) == open_name || listed.names.contains(&found.text) {
-                continue;
-            }
-            let path = self.path_of(&found);
-            let came_later = found.form == Form::Part || later.contains(&found.text);
-            if found.name.first > state.last || came_later {
-                info!(file = %path.display(), "removing a file behind the checkpoint; its events come again");
-                self.config
-                    .storage
-                    .remove(&path)
-                    .map_err(|cause| io_error("remove", &path, cause))?;
-            } else {
-                warn!(file = %path.display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
-            }
-        }
-        // Before the lines that name them, or power lost in between brings back files that no line explains. An
-        // earlier try may have removed them without getting this far.
-        self.sync_dir()?;
-        self.cut_manifest(state.manifest_len)?;
+        self.take_back(state, &listed.names, &later)?;
         self.finish_renames(&listed)?;
         let mut open = match &state.open {
             Some(open) => self.reopen(open, state.last)?,
@@ -343,28 +325,44 @@ impl Writer {
         open.opened_at = clock.elapsed().saturating_sub(age);
     }
 
-    /// A crash between manifest and rename leaves the last listed file with its open name.
+    /// A crash between manifest and rename leaves the last listed file with its open name, and one while files
+    /// are taken back leaves several so.
     pub(crate) fn finish_renames(&self, listed: &Listed) -> Result<(), EmitError> {
-        let Some(last) = &listed.last else {
-            return Ok(());
-        };
         let storage = &*self.config.storage;
-        let part = self.part_path(&last.name);
-        let failed = |cause| io_error("open", &part, cause);
-        let Some(file) = open_if_there(storage, &part, OpenMode::Read).map_err(failed)? else {
-            return Ok(());
+        let found = self.found()?;
+        let is_there = |name: &str, form| {
+            let mut same = found.iter().filter(|found| found.text == name);
+            same.any(|found| found.form == form)
         };
-        if self.is_there(&self.config.path.join(&last.name))? {
-            return Ok(());
+        for part in found.iter().filter(|found| found.form == Form::Part) {
+            let name = &part.text;
+            let Some(length) = listed.names.get(name) else {
+                continue;
+            };
+            if is_there(name, Form::Closed) {
+                continue;
+            }
+            let path = self.path_of(part);
+            if is_there(name, Form::Packed) {
+                // Only a mark that this one was about to be taken back.
+                storage
+                    .remove(&path)
+                    .map_err(|cause| io_error("remove", &path, cause))?;
+                continue;
+            }
+            let len = storage
+                .open(&path, OpenMode::Read)
+                .and_then(|file| file.len())
+                .map_err(|cause| io_error("open", &path, cause))?;
+            if len != *length {
+                return Err(contradiction(
+                    &path,
+                    "it is closed in the manifest with another length",
+                ));
+            }
+            self.rename_closed(name)?;
         }
-        let len = file.len().map_err(failed)?;
-        if len != last.bytes {
-            return Err(contradiction(
-                &part,
-                "it is closed in the manifest with another length",
-            ));
-        }
-        self.rename_closed(&last.name)
+        Ok(())
     }
 
     pub(crate) fn rename_closed(&self, name: &str) -> Result<(), EmitError> {
@@ -434,8 +432,7 @@ impl Writer {
             length: 0,
             last_line: 0,
             state: FileState::default(),
-            names: BTreeSet::new(),
-            last: None,
+            names: BTreeMap::new(),
         };
         loop {
             match manifest.next().map_err(failed)? {
@@ -457,8 +454,7 @@ impl Writer {
                     listed.last_line = std::mem::replace(&mut listed.length, manifest.length);
                     listed.state.sequence = number;
                     listed.state.chain = read.chain;
-                    listed.names.insert(read.entry.name.clone());
-                    listed.last = Some(read.entry);
+                    listed.names.insert(read.entry.name, read.entry.bytes);
                 }
                 Line::Endless => return Err(contradiction(&path, "it holds an endless line")),
             }

@@ -32,11 +32,11 @@ impl Writer {
         self.out.last = state.map(|state| state.last).unwrap_or_default();
         let known = state.and_then(|state| state.open.as_ref());
         let mut found = self.found()?;
-        found.retain(|found| !listed.names.contains(&found.text));
+        found.retain(|found| !listed.names.contains_key(&found.text));
         let mut found = self.unpacked(found, known)?;
         if let Some(known) = known
             && known.length > 0
-            && !listed.names.contains(&known.name)
+            && !listed.names.contains_key(&known.name)
             && !found.iter().any(|found| found.text == known.name)
         {
             self.short_of(&self.part_path(&known.name), "it is gone")?;

@@ -15,6 +15,7 @@ mod files;
 mod looks;
 mod power;
 mod restart;
+mod taken_back;
 mod tamper;
 mod thread;
 mod verify;
