@@ -313,20 +313,23 @@ fn check(
         }
         check_open(storage, dir, stream, state, &listed, &mut verified)?;
     }
-    for file in names {
-        // A compressed file has been read under its own name; one that is being made is nobody's yet.
-        let file = match file.strip_suffix(GZ) {
-            Some(text) if listed.contains(text) => continue,
+    let opened: BTreeSet<_> = names.iter().filter_map(|n| n.strip_suffix(PART)).collect();
+    for file in &names {
+        // A compressed file has been read under its own name, or is being opened again; one that is being made
+        // is nobody's yet.
+        match file.strip_suffix(GZ) {
+            Some(text) if listed.contains(text) || opened.contains(text) => continue,
             _ if file.ends_with(GZ_TMP) => continue,
-            _ => file,
-        };
-        let plain = file.strip_suffix(GZ).unwrap_or(&file);
+            _ => {}
+        }
+        let plain = file.strip_suffix(GZ).unwrap_or(file);
         if let Some(text) = file.strip_suffix(PART) {
             if FileName::parse(stream, text).is_some() && !listed.contains(text) {
-                verified.open.push(file);
+                verified.open.push(file.clone());
             }
         } else if FileName::parse(stream, plain).is_some() && !listed.contains(plain) {
-            verified.problem(Problem::Unlisted { name: file });
+            let name = file.clone();
+            verified.problem(Problem::Unlisted { name });
         }
     }
     Ok(verified)
@@ -348,7 +351,11 @@ fn check_open(
     let framing = name.map(|name| Framing::of(name.format));
     // Closed since then: its line is younger than the checkpoint, and proves nothing by it.
     let is_listed = listed.contains(&open.name);
-    let forms: &[&str] = if is_listed { &["", PART, GZ] } else { &[PART] };
+    let forms: &[&str] = if is_listed {
+        &["", GZ, PART]
+    } else {
+        &[GZ, PART]
+    };
     let read = |framing| begins_with(storage, dir, open, forms, framing);
     let whole = match framing {
         // One that is compressed meanwhile is there in another form at the second look.
@@ -417,7 +424,7 @@ fn contents(
     framing: Framing,
 ) -> Result<Option<Contents>, VerifyError> {
     let mut contents = None;
-    for end in ["", PART, GZ] {
+    for end in ["", GZ, PART] {
         let path = dir.join(format!("{}{end}", entry.name));
         let failed = |cause| VerifyError {
             path: path.display().to_string(),
@@ -426,6 +433,10 @@ fn contents(
         };
         let there = open_if_there(storage, &path, OpenMode::Read).map_err(failed)?;
         let Some(file) = there else { continue };
+        if end == PART && contents.is_some() {
+            // An empty one beside a compressed file says that a start is taking that back.
+            break;
+        }
         let packed = end == GZ;
         let read = if packed {
             // One byte more than there should be tells a longer one, whatever it claims to hold.

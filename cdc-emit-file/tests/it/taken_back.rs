@@ -60,6 +60,8 @@ fn interrupted(failure: Failure, then: impl Fn(&SimStorage, FileConfig, &Checkpo
                 drop(emitter);
                 disk.clear_failure();
                 disk.crash(seed);
+                let looked = verified(&*shared(&disk));
+                assert!(looked.is_whole(), "{:?}", looked.problems);
                 then(&disk, config, &stored);
             }
             if ended {
