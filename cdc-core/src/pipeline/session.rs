@@ -538,10 +538,11 @@ impl Running {
                         return Ok(Some(SessionEnd::Rewind));
                     }
                     drop(reply.send(report));
-                    self.unblock()?;
                     if settled == Settled::Lost {
+                        // What waited for room is read again, and counts then.
                         return Ok(Some(SessionEnd::Rewind));
                     }
+                    self.unblock()?;
                 }
             }
             LaneCommand::Seek { to, reply } => {
