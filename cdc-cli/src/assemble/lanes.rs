@@ -174,6 +174,19 @@ pub(crate) fn build(emitter: &EmitterConfig) -> Result<Built, CliError> {
     }
 }
 
+/// Makes the destination as a start would, as far as that asks nobody else: files it needs are read.
+///
+/// # Errors
+/// Exit code 3; a start stops the emitter for it.
+pub(crate) fn can_be_made(emitter: &EmitterConfig) -> Result<(), CliError> {
+    let Destination::Webhook(hook) = &emitter.destination else {
+        return Ok(());
+    };
+    let made = WebhookEmitter::new(webhook_config(emitter, hook)?);
+    made.map(drop)
+        .map_err(|error| CliError::from_error(Exit::Configuration, error))
+}
+
 fn webhook_config(
     emitter: &EmitterConfig,
     hook: &crate::config::WebhookConfig,

@@ -18,10 +18,10 @@ use super::validate;
 use crate::args::{CheckArgs, Global, require_source};
 use crate::assemble::control;
 use crate::assemble::outlook::{self, Held, Row, SourceState};
-use crate::assemble::source;
 use crate::assemble::stages;
 use crate::assemble::start::{LogView, Start};
 use crate::assemble::state::StatePaths;
+use crate::assemble::{lanes, source};
 use crate::config::{Config, EmitterConfig, Source};
 use crate::exit::Exit;
 use crate::output::{answer, bytes_text};
@@ -204,6 +204,7 @@ fn examine(config: &Config, source: &Source) -> Result<Examined, CliError> {
     }
     rows.extend(tables.iter().flat_map(|tables| unmatched(config, tables)));
     rows.extend(directories(config));
+    rows.extend(config.emitters.iter().filter_map(destination));
     rows.extend(dead_letters(config, held.as_ref(), state.as_ref()));
     Ok(Examined { rows, held, tables })
 }
@@ -541,6 +542,20 @@ fn dead_letters(config: &Config, held: Option<&Held>, source: Option<&SourceStat
         }
     }
     None
+}
+
+/// A destination that a start could not make: certificates that cannot be read, say.
+fn destination(emitter: &EmitterConfig) -> Option<Row> {
+    let error = lanes::can_be_made(emitter).err()?;
+    let subject = format!("{} of {}", emitter.destination.kind(), emitter.name);
+    let remedy = "mend that, or the key that names it; `run` would stop this emitter";
+    Some(Row::new(
+        Severity::Error,
+        Exit::EmitterStopped,
+        subject,
+        error.line(),
+        remedy,
+    ))
 }
 
 /// The directories `run` writes to: there and writable, or creatable.

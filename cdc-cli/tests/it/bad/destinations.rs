@@ -274,6 +274,32 @@ fn a_destination_that_says_gone_stops_its_emitter() {
 
 /// A child that dies, talks nonsense, hangs, and at last does its work: each time it is started again
 /// and gets what it has not answered.
+/// Before a start, not by it.
+#[test]
+fn certificates_that_cannot_be_read_are_found_by_a_check() {
+    let webhook = "[cdc.webhook]\nurl = \"https://cdc.example/in\"\n";
+    let config = file_config("wal:wal")
+        .replace("emitter = \"file\"", "emitter = \"webhook\"")
+        .replace("[cdc.file]\npath = \"out\"\n", webhook);
+    let mut shop = Shop::with_config(&config);
+    shop.commit(1);
+    shop.tool.write("empty.pem", "");
+    for file in ["absent.pem", "empty.pem"] {
+        let ca = format!("webhook.ca_file={file}");
+        for command in [&["check"][..], &["run", "--dry-run"]] {
+            let run = shop.tool.run(&[command, &["--set", &ca]].concat());
+            assert_eq!(run.code, 6, "{}", run.out);
+            let named = run
+                .out
+                .lines()
+                .find(|line| line.contains("error    webhook of webhook"));
+            assert!(named.is_some_and(|line| line.contains(file)), "{}", run.out);
+        }
+        let started = shop.tool.run(&["-q", "run", "--once", "--set", &ca]);
+        refused(&started, 6, &[file]);
+    }
+}
+
 #[test]
 fn a_child_of_every_bad_habit_gets_everything_in_the_end() {
     let config = r#"[cdc]
