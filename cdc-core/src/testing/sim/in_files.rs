@@ -72,7 +72,7 @@ impl Inner {
                 && !judged.rules.repeats
                 && !judged.reset
                 && !judged.ever_letter.contains(&index)
-                && !judged.wrote_behind_a_refused_one(events, index)
+                && !judged.wrote_behind_a_refused_one(index)
             {
                 return Err(format!("{emitter}: its files hold {} twice", at(index)));
             }

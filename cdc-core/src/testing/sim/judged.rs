@@ -123,14 +123,10 @@ impl Judged {
     }
 
     /// True if it came again because its letter had no room, behind what the file emitter refused: that
-    /// one wrote it with the batch in which it refused the other.
-    pub(super) fn wrote_behind_a_refused_one(&self, events: &[Known], index: usize) -> bool {
-        let known = &events[index];
-        self.came_again.contains(&index)
-            && self
-                .spoiled
-                .iter()
-                .any(|&before| before < index && events[before].may_wait_behind(known))
+    /// one wrote it with the batch in which it refused the other. It may have waited behind that one by way of
+    /// others, of other keys.
+    pub(super) fn wrote_behind_a_refused_one(&self, index: usize) -> bool {
+        self.came_again.contains(&index) && self.spoiled.iter().any(|&before| before < index)
     }
 
     /// Number of the first event that is not done.
