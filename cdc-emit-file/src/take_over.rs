@@ -156,8 +156,9 @@ impl Writer {
         let failed = |cause| io_error("cut the torn end of", &path, cause);
         if file.len().map_err(failed)? > scan.whole {
             warn!(file = %path.display(), "cutting off a torn end");
-            file.set_len(scan.whole).map_err(failed)?;
         }
+        // Also one that ends there: an earlier start may have cut it, and the power take that back.
+        file.set_len(scan.whole).map_err(failed)?;
         write_again(&*file, durable, scan.whole)
             .and_then(|()| file.sync_data())
             .map_err(|cause| io_error("write again the end of", &path, cause))?;
