@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use cdc_core::storage::{OpenMode, Storage, StorageFile};
+use cdc_core::storage::{OpenMode, Storage, StorageFile, open_if_there};
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
@@ -94,7 +94,7 @@ impl Compressor {
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             // Should its whole directory be away, the next start finds it again.
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                warn!(file = %name, "a closed file is gone, somebody has removed it; nothing is compressed");
+                warn!(file = %name, "a file is gone that was to be compressed; it is looked for again at the next start");
             }
             Ok(Err(error)) => {
                 warn!(file = %name, %error, "compress a closed file; it stays as it is until another is closed");
@@ -165,11 +165,15 @@ pub(crate) fn inflate(
     into: &Path,
     length: u64,
 ) -> io::Result<()> {
-    if storage.exists(into) {
-        storage.remove(into)?;
-    }
     let source = storage.open(packed, OpenMode::Read)?;
-    let target = storage.open(into, OpenMode::CreateNew)?;
+    // What is there stays, empty: it says that the compressed one is being opened.
+    let target = match open_if_there(storage, into, OpenMode::ReadWrite)? {
+        Some(target) => {
+            target.set_len(0)?;
+            target
+        }
+        None => storage.open(into, OpenMode::CreateNew)?,
+    };
     let reader = GzDecoder::new(BufReader::with_capacity(CHUNK, FileReader::new(&*source)));
     let mut out = Appender::new(&*target);
     io::copy(&mut reader.take(length), &mut out)?;

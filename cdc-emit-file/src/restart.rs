@@ -49,6 +49,7 @@ impl Form {
 }
 
 /// The whole lines of the manifest.
+#[derive(Default)]
 pub(crate) struct Listed {
     pub(crate) length: u64,
     /// Where the last of them begins.
@@ -178,13 +179,14 @@ impl Writer {
         }
         // Redriven letters, and what follows a move backwards, stand in files whose names begin before
         // the mark. What was not closed then, or is closed behind the mark, came after it all the same.
-        let later = match self.listed(u64::MAX) {
-            Ok(all) => all.names,
+        let mut all = Listed::default();
+        let damaged = match self.list(u64::MAX, &mut all) {
+            Ok(()) => false,
             // Damage behind the mark: those lines are cut off anyway.
-            Err(error) if error.kind == EmitErrorKind::Fatal => BTreeMap::new(),
+            Err(error) if error.kind == EmitErrorKind::Fatal => true,
             Err(error) => return Err(error),
         };
-        self.take_back(state, &listed.names, &later)?;
+        self.take_back(state, &listed.names, &all.names, damaged)?;
         self.finish_renames(&listed)?;
         let mut open = match &state.open {
             Some(open) => self.reopen(open, state.last)?,
@@ -343,17 +345,19 @@ impl Writer {
                 continue;
             }
             let path = self.path_of(part);
-            if is_there(name, Form::Packed) {
-                // Only a mark that this one was about to be taken back.
+            let len = storage
+                .open(&path, OpenMode::Read)
+                .and_then(|file| file.len())
+                .map_err(|cause| io_error("open", &path, cause))?;
+            let marks = len == 0 && *length > 0 && self.config.fsync != Fsync::None;
+            if is_there(name, Form::Packed) || marks {
+                // Only a mark that the compressed one, which may have been carried off since, was about to be
+                // taken back.
                 storage
                     .remove(&path)
                     .map_err(|cause| io_error("remove", &path, cause))?;
                 continue;
             }
-            let len = storage
-                .open(&path, OpenMode::Read)
-                .and_then(|file| file.len())
-                .map_err(|cause| io_error("open", &path, cause))?;
             if len != *length {
                 return Err(contradiction(
                     &path,
@@ -424,19 +428,20 @@ impl Writer {
 
     /// Reads the first bytes of the manifest. A torn last line is left out.
     pub(crate) fn listed(&self, limit: u64) -> Result<Listed, EmitError> {
+        let mut listed = Listed::default();
+        self.list(limit, &mut listed)?;
+        Ok(listed)
+    }
+
+    /// As [`listed`](Self::listed); what is read before damage is in `listed`.
+    fn list(&self, limit: u64, listed: &mut Listed) -> Result<(), EmitError> {
         let dir = &self.config.path;
         let path = manifest::path(dir);
         let failed = |cause| io_error("read", &path, cause);
         let mut manifest = Manifest::open(&*self.config.storage, dir, limit).map_err(failed)?;
-        let mut listed = Listed {
-            length: 0,
-            last_line: 0,
-            state: FileState::default(),
-            names: BTreeMap::new(),
-        };
         loop {
             match manifest.next().map_err(failed)? {
-                Line::End | Line::Torn => return Ok(listed),
+                Line::End | Line::Torn => return Ok(()),
                 Line::Whole(text) => {
                     let number = listed.state.sequence + 1;
                     let read = manifest::parse(&text, &listed.state.chain)
@@ -447,7 +452,7 @@ impl Writer {
                             && matches!(manifest.next().map_err(failed)?, Line::End | Line::Torn);
                         if last {
                             warn!(file = %path.display(), line = number, "dropping the manifest's torn last line");
-                            return Ok(listed);
+                            return Ok(());
                         }
                         return Err(contradiction(&path, &format!("line {number} is damaged")));
                     };

@@ -9,26 +9,26 @@
 //! after an operator has moved the emitter: that finds whole files and keeps them.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
 use cdc_core::EmitError;
 use cdc_core::storage::OpenMode;
 use tracing::{info, warn};
 
-use crate::error::io_error;
+use crate::error::{io_error, is_full};
 use crate::restart::{Form, Found};
 use crate::state::FileState;
 use crate::writer::Writer;
 
 impl Writer {
     /// Removes every file of ours that came after the mark: neither `listed` up to it nor open then. `later` is all
-    /// that the manifest lists.
+    /// that the manifest lists, up to damage, if it is `damaged`.
     pub(crate) fn take_back(
         &self,
         state: &FileState,
         listed: &BTreeMap<String, u64>,
         later: &BTreeMap<String, u64>,
+        damaged: bool,
     ) -> Result<(), EmitError> {
         let storage = &*self.config.storage;
         let found = self.found()?;
@@ -37,42 +37,41 @@ impl Writer {
             same.any(|found| found.form == form)
         };
         let open = state.open.as_ref().map(|open| open.name.as_str());
+        let is_open = |found: &Found| Some(found.text.as_str()) == open;
         let mut behind = Vec::new();
         for found in &found {
             let name = &found.text;
-            if Some(name.as_str()) == open || listed.contains_key(name) {
+            if is_open(found) || listed.contains_key(name) {
                 continue;
             }
+            // Of a compressed one that is neither listed nor marked nothing is known.
+            let by_name = found.name.first > state.last && (found.form != Form::Packed || damaged);
             let came_later = is_there(name, Form::Part) || later.contains_key(name);
-            if found.name.first > state.last || came_later {
+            if by_name || came_later {
                 behind.push(found);
             } else {
                 warn!(file = %self.path_of(found).display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
             }
         }
-        let packed = |found: &&Found| found.form == Form::Packed;
-        for found in &behind {
-            if found.form == Form::Closed {
-                let path = self.path_of(found);
-                storage
-                    .rename(&path, &self.part_path(&found.text))
-                    .map_err(|cause| io_error("open again", &path, cause))?;
-            }
-        }
-        // A compressed one cannot have that name: an empty file beside it says so.
-        let opened_again = found
-            .iter()
-            .filter(|found| Some(found.text.as_str()) == open);
-        for found in behind.iter().copied().chain(opened_again).filter(packed) {
-            let name = &found.text;
-            if !is_there(name, Form::Closed) && !is_there(name, Form::Part) {
-                let path = self.part_path(name);
-                match storage.open(&path, OpenMode::CreateNew) {
-                    // To remove files makes room. Interrupted without this one, a compressed file may stay
-                    // that no line explains.
-                    Err(cause) if cause.kind() == io::ErrorKind::StorageFull => {}
-                    made => drop(made.map_err(|cause| io_error("create", &path, cause))?),
+        // The file that was open then is not removed, and gets its open name as well.
+        let opened_again: Vec<_> = found.iter().filter(|found| is_open(found)).collect();
+        for found in behind.iter().chain(&opened_again) {
+            let (name, path) = (&found.text, self.path_of(found));
+            let part = self.part_path(name);
+            match found.form {
+                Form::Closed if is_open(found) && is_there(name, Form::Part) => {}
+                Form::Closed => match storage.rename(&path, &part) {
+                    // A longer name may need room, and to remove makes some.
+                    Err(cause) if is_full(&cause) && !is_open(found) => {}
+                    renamed => renamed.map_err(|cause| io_error("open again", &path, cause))?,
+                },
+                // A compressed one cannot have that name: an empty file beside it says so.
+                Form::Packed if !is_there(name, Form::Closed) && !is_there(name, Form::Part) => {
+                    storage
+                        .open(&part, OpenMode::CreateNew)
+                        .map_err(|cause| io_error("create", &part, cause))?;
                 }
+                _ => {}
             }
         }
         self.sync_dir()?;
@@ -83,10 +82,11 @@ impl Writer {
                 .remove(path)
                 .map_err(|cause| io_error("remove", path, cause))
         };
-        for found in behind.iter().copied().filter(packed) {
+        let packed: Vec<_> = behind.iter().filter(|f| f.form == Form::Packed).collect();
+        for found in &packed {
             remove(&self.path_of(found))?;
         }
-        if behind.iter().any(packed) {
+        if !packed.is_empty() {
             // Before what says that it is to go.
             self.sync_dir()?;
         }
@@ -94,9 +94,10 @@ impl Writer {
         names.dedup();
         // The newest first: a crash in between leaves no hole in what is still there.
         for name in names.into_iter().rev() {
-            let path = self.part_path(name);
-            if self.is_there(&path)? {
-                remove(&path)?;
+            for path in [self.config.path.join(name), self.part_path(name)] {
+                if self.is_there(&path)? {
+                    remove(&path)?;
+                }
             }
         }
         self.sync_dir()
