@@ -46,12 +46,15 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
     super::block_on(async move {
         match &source {
             Source::Postgres(url) => {
+                // Slots and publications of two tails beside each other must not meet, in two containers
+                // neither, where a process has the same number.
+                let moment = cdc_core::wall_micros();
+                let name = format!("weftkit_tail_{}_{moment:x}", std::process::id());
                 let mut postgres = PostgresConfig {
                     temporary: true,
                     without_keyless: true,
-                    // Slots and publications of two tails beside each other must not meet.
-                    slot: format!("weftkit_tail_{}", std::process::id()),
-                    publication: format!("weftkit_tail_{}", std::process::id()),
+                    slot: name.clone(),
+                    publication: name,
                     ..source::postgres(&config, url, false)?
                 };
                 // A publication for some tables takes no superuser, one for all does.
@@ -59,10 +62,11 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 if args.schemas.is_empty() && args.tables.iter().all(plain) {
                     postgres.tables.clone_from(&args.tables);
                 }
-                let Some(mut source) = connect(postgres).await? else {
+                let mut signals = Signals::new()?;
+                let Some(mut source) = connect(postgres, &mut signals).await? else {
                     return Ok(Exit::Done);
                 };
-                let outcome = follow(&mut source, &mut shown, args.count).await;
+                let outcome = follow(&mut source, &mut shown, args.count, &mut signals).await;
                 // Also after an error: the publication must not stay behind.
                 let closed = source.close().await;
                 outcome?;
@@ -88,7 +92,7 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 let clock = Arc::new(SystemClock::new());
                 let mut source =
                     RocksDbSource::connect(StdStorage::shared(), clock, rocksdb, None)?;
-                follow(&mut source, &mut shown, args.count).await?;
+                follow(&mut source, &mut shown, args.count, &mut Signals::new()?).await?;
             }
             Source::Wal(dir) => {
                 let start = if args.earliest {
@@ -99,7 +103,7 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
                 let clock = Arc::new(SystemClock::new());
                 let mut tail = WalTail::open(StdStorage::shared(), dir, start, clock)
                     .map_err(|error| source::wal_error(dir, error))?;
-                follow(&mut tail, &mut shown, args.count).await?;
+                follow(&mut tail, &mut shown, args.count, &mut Signals::new()?).await?;
             }
         }
         Ok(Exit::Done)
@@ -108,13 +112,30 @@ pub(crate) fn run(args: &TailArgs, global: &Global) -> Result<Exit, CliError> {
 
 /// Connects, unless somebody asks to end before: a slot is ready only when the transactions that are open
 /// have ended, which may take hours. Nothing stays behind then either.
-async fn connect(config: PostgresConfig) -> Result<Option<PostgresSource>, CliError> {
-    let mut signals = Signals::new()?;
+async fn connect(
+    config: PostgresConfig,
+    signals: &mut Signals,
+) -> Result<Option<PostgresSource>, CliError> {
     tokio::select! {
+        biased;
         connected = PostgresSource::connect(config.clone(), None) => return Ok(Some(connected?)),
         _ = signals.next() => {}
     }
-    let mut session = SqlSession::open(&config).await?;
+    tokio::select! {
+        cleared = clear_away(&config) => match cleared {
+            // Nothing can have been made where nobody answers.
+            Err(error) if error.kind != SourceErrorKind::Unreachable && error.kind != SourceErrorKind::Transient => {
+                Err(error.into())
+            }
+            _ => Ok(None),
+        },
+        _ = signals.next() => Ok(None),
+    }
+}
+
+/// Removes what a connection that was given up may have made.
+async fn clear_away(config: &PostgresConfig) -> Result<(), SourceError> {
+    let mut session = SqlSession::open(config).await?;
     // The server does not see that we are gone while it waits, and holds the slot.
     let waiting = format!(
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}' \
@@ -126,7 +147,7 @@ async fn connect(config: PostgresConfig) -> Result<Option<PostgresSource>, CliEr
     let publication = format!("DROP PUBLICATION IF EXISTS {}", config.publication);
     session.query(&publication).await?;
     session.close().await;
-    Ok(None)
+    Ok(())
 }
 
 /// Follows an SQLite database. Without a lock that takes a copy of it, which is removed afterwards.
@@ -149,7 +170,10 @@ async fn sqlite(
     config.state_dir = copy.as_ref().map(|copy| copy.path().to_path_buf());
     let outcome = match SqliteSource::connect(config, None).await {
         Ok(mut source) => {
-            let outcome = follow(&mut source, shown, limit).await;
+            let outcome = match Signals::new() {
+                Ok(mut signals) => follow(&mut source, shown, limit, &mut signals).await,
+                Err(error) => Err(error),
+            };
             let closed = source.close().await;
             outcome.and(closed.map_err(CliError::from))
         }
@@ -170,8 +194,8 @@ async fn follow(
     source: &mut impl WalSource,
     shown: &mut Shown,
     limit: Option<u64>,
+    signals: &mut Signals,
 ) -> Result<(), CliError> {
-    let mut signals = Signals::new()?;
     shown.note(&format!(
         "tailing {} (ctrl-c ends it)",
         source.source().name

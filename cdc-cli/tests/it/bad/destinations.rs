@@ -272,8 +272,6 @@ fn a_destination_that_says_gone_stops_its_emitter() {
     assert_eq!(*receiver.taken.lock().unwrap(), shop.committed());
 }
 
-/// A child that dies, talks nonsense, hangs, and at last does its work: each time it is started again
-/// and gets what it has not answered.
 /// Before a start, not by it.
 #[test]
 fn certificates_that_cannot_be_read_are_found_by_a_check() {
@@ -300,6 +298,8 @@ fn certificates_that_cannot_be_read_are_found_by_a_check() {
     }
 }
 
+/// A child that dies, talks nonsense, hangs, and at last does its work: each time it is started again
+/// and gets what it has not answered.
 #[test]
 fn a_child_of_every_bad_habit_gets_everything_in_the_end() {
     let config = r#"[cdc]
