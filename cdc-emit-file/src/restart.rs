@@ -57,6 +57,8 @@ pub(crate) struct Listed {
     pub(crate) state: FileState,
     /// The files they name, with their lengths.
     pub(crate) names: BTreeMap<String, u64>,
+    /// As much of a damaged line.
+    doubtful: BTreeMap<String, u64>,
 }
 
 impl Writer {
@@ -186,8 +188,10 @@ impl Writer {
             Err(error) if error.kind == EmitErrorKind::Fatal => true,
             Err(error) => return Err(error),
         };
+        all.names.append(&mut all.doubtful);
         self.take_back(state, &listed.names, &all.names, damaged)?;
-        self.finish_renames(&listed)?;
+        let open_name = state.open.as_ref().map(|open| open.name.as_str());
+        self.finish_renames(&listed, open_name)?;
         let mut open = match &state.open {
             Some(open) => self.reopen(open, state.last)?,
             None => None,
@@ -201,6 +205,7 @@ impl Writer {
         self.out.manifest_len = state.manifest_len;
         self.out.chain = state.chain;
         self.out.last = state.last;
+        self.out.begun_to = self.begun_to(&listed.names);
         self.out.open = open;
         Ok(())
     }
@@ -328,8 +333,12 @@ impl Writer {
     }
 
     /// A crash between manifest and rename leaves the last listed file with its open name, and one while files
-    /// are taken back leaves several so.
-    pub(crate) fn finish_renames(&self, listed: &Listed) -> Result<(), EmitError> {
+    /// are taken back leaves several so. `open` is one that is open in the checkpoint.
+    pub(crate) fn finish_renames(
+        &self,
+        listed: &Listed,
+        open: Option<&str>,
+    ) -> Result<(), EmitError> {
         let storage = &*self.config.storage;
         let found = self.found()?;
         let is_there = |name: &str, form| {
@@ -341,7 +350,7 @@ impl Writer {
             let Some(length) = listed.names.get(name) else {
                 continue;
             };
-            if is_there(name, Form::Closed) {
+            if is_there(name, Form::Closed) || Some(name.as_str()) == open {
                 continue;
             }
             let path = self.path_of(part);
@@ -349,8 +358,7 @@ impl Writer {
                 .open(&path, OpenMode::Read)
                 .and_then(|file| file.len())
                 .map_err(|cause| io_error("open", &path, cause))?;
-            let marks = len == 0 && *length > 0 && self.config.fsync != Fsync::None;
-            if is_there(name, Form::Packed) || marks {
+            if is_there(name, Form::Packed) || (len == 0 && *length > 0) {
                 // Only a mark that the compressed one, which may have been carried off since, was about to be
                 // taken back.
                 storage
@@ -376,6 +384,23 @@ impl Writer {
             .rename(&part, &self.config.path.join(name))
             .map_err(|cause| io_error("rename", &part, cause))?;
         self.sync_dir()
+    }
+
+    /// Behind which no listed file begins.
+    pub(crate) fn begun_to(&self, names: &BTreeMap<String, u64>) -> Position {
+        let stream = &self.config.stream;
+        let firsts = names
+            .keys()
+            .filter_map(|name| Some(FileName::parse(stream, name)?.first));
+        firsts.max().unwrap_or_default()
+    }
+
+    /// True if a file that is there has no bytes.
+    pub(crate) fn is_empty(&self, path: &Path) -> Result<bool, EmitError> {
+        let file = self.config.storage.open(path, OpenMode::Read);
+        let length = file.and_then(|file| file.len());
+        let length = length.map_err(|cause| io_error("look at", path, cause))?;
+        Ok(length == 0)
     }
 
     /// True if there is a file of this name. One that cannot be looked at is an error, not absent: its
@@ -444,8 +469,16 @@ impl Writer {
                 Line::End | Line::Torn => return Ok(()),
                 Line::Whole(text) => {
                     let number = listed.state.sequence + 1;
-                    let read = manifest::parse(&text, &listed.state.chain)
-                        .filter(|read| read.chained && read.entry.sequence == number);
+                    let fits =
+                        |read: &manifest::Read| read.chained && read.entry.sequence == number;
+                    let read = match manifest::parse(&text, &listed.state.chain) {
+                        Some(read) if fits(&read) => Some(read),
+                        Some(manifest::Read { entry, .. }) => {
+                            listed.doubtful.insert(entry.name, entry.bytes);
+                            None
+                        }
+                        None => None,
+                    };
                     let Some(read) = read else {
                         // A power cut may leave a line in pieces, but only the last one.
                         let last = limit == u64::MAX

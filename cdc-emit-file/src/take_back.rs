@@ -8,14 +8,14 @@
 //! one. So the next start may be one from the same checkpoint, which goes on, or one that knows nothing of it, as
 //! after an operator has moved the emitter: that finds whole files and keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use cdc_core::EmitError;
 use cdc_core::storage::OpenMode;
 use tracing::{info, warn};
 
-use crate::error::{io_error, is_full};
+use crate::error::io_error;
 use crate::restart::{Form, Found};
 use crate::state::FileState;
 use crate::writer::Writer;
@@ -31,23 +31,25 @@ impl Writer {
         damaged: bool,
     ) -> Result<(), EmitError> {
         let storage = &*self.config.storage;
-        let found = self.found()?;
+        let open = state.open.as_ref().map(|open| open.name.as_str());
+        let is_open = |found: &Found| Some(found.text.as_str()) == open;
+        // Of one that is neither listed nor open nothing is known, unless its line may be damaged.
+        let is_behind = |found: &Found| {
+            !is_open(found)
+                && !listed.contains_key(&found.text)
+                && (later.contains_key(&found.text) || damaged && found.name.first > state.last)
+        };
+        let found = self.in_one_form(|found| is_open(found) || is_behind(found))?;
         let is_there = |name: &str, form| {
             let mut same = found.iter().filter(|found| found.text == name);
             same.any(|found| found.form == form)
         };
-        let open = state.open.as_ref().map(|open| open.name.as_str());
-        let is_open = |found: &Found| Some(found.text.as_str()) == open;
         let mut behind = Vec::new();
         for found in &found {
-            let name = &found.text;
-            if is_open(found) || listed.contains_key(name) {
+            if is_open(found) || listed.contains_key(&found.text) {
                 continue;
             }
-            // Of a compressed one that is neither listed nor marked nothing is known.
-            let by_name = found.name.first > state.last && (found.form != Form::Packed || damaged);
-            let came_later = is_there(name, Form::Part) || later.contains_key(name);
-            if by_name || came_later {
+            if is_behind(found) || is_there(&found.text, Form::Part) {
                 behind.push(found);
             } else {
                 warn!(file = %self.path_of(found).display(), "a file is neither in the manifest nor in the checkpoint; leaving it alone");
@@ -59,14 +61,14 @@ impl Writer {
             let (name, path) = (&found.text, self.path_of(found));
             let part = self.part_path(name);
             match found.form {
-                Form::Closed if is_open(found) && is_there(name, Form::Part) => {}
-                Form::Closed => match storage.rename(&path, &part) {
-                    // A longer name may need room, and to remove makes some.
-                    Err(cause) if is_full(&cause) && !is_open(found) => {}
-                    renamed => renamed.map_err(|cause| io_error("open again", &path, cause))?,
-                },
+                // Two that hold something contradict each other; an empty one is a mark.
+                Form::Closed
+                    if is_open(found) && is_there(name, Form::Part) && !self.is_empty(&part)? => {}
+                Form::Closed => storage
+                    .rename(&path, &part)
+                    .map_err(|cause| io_error("open again", &path, cause))?,
                 // A compressed one cannot have that name: an empty file beside it says so.
-                Form::Packed if !is_there(name, Form::Closed) && !is_there(name, Form::Part) => {
+                Form::Packed if !is_there(name, Form::Part) => {
                     storage
                         .open(&part, OpenMode::CreateNew)
                         .map_err(|cause| io_error("create", &part, cause))?;
@@ -94,12 +96,32 @@ impl Writer {
         names.dedup();
         // The newest first: a crash in between leaves no hole in what is still there.
         for name in names.into_iter().rev() {
-            for path in [self.config.path.join(name), self.part_path(name)] {
-                if self.is_there(&path)? {
-                    remove(&path)?;
-                }
-            }
+            remove(&self.part_path(name))?;
         }
         self.sync_dir()
+    }
+
+    /// Our data files; of those that `goes` says are taken back, each in one form: a crash while one was
+    /// compressed leaves both, and the one goes that nobody has read yet.
+    fn in_one_form(&self, goes: impl Fn(&Found) -> bool) -> Result<Vec<Found>, EmitError> {
+        let mut found = self.found()?;
+        let closed: BTreeSet<_> = found
+            .iter()
+            .filter(|found| found.form == Form::Closed && goes(found))
+            .map(|found| found.text.clone())
+            .collect();
+        let is_second = |f: &mut Found| f.form == Form::Packed && closed.contains(&f.text);
+        let second: Vec<_> = found.extract_if(.., is_second).collect();
+        for found in &second {
+            let path = self.path_of(found);
+            self.config
+                .storage
+                .remove(&path)
+                .map_err(|cause| io_error("remove", &path, cause))?;
+        }
+        if !second.is_empty() {
+            self.sync_dir()?;
+        }
+        Ok(found)
     }
 }

@@ -25,7 +25,8 @@ impl Writer {
         let listed = self.listed(u64::MAX)?;
         self.cut_manifest(listed.length)?;
         self.secure_manifest(&listed)?;
-        self.finish_renames(&listed)?;
+        self.finish_renames(&listed, None)?;
+        self.out.begun_to = self.begun_to(&listed.names);
         self.out.sequence = listed.state.sequence;
         self.out.manifest_len = listed.length;
         self.out.chain = listed.state.chain;
@@ -41,10 +42,19 @@ impl Writer {
         {
             self.short_of(&self.part_path(&known.name), "it is gone")?;
         }
-        let continued = found.iter().rposition(|found| found.form == Form::Part);
-        let continued = continued
-            .filter(|_| state.is_some())
-            .map(|index| found.remove(index));
+        let mut continued = None;
+        for (index, found) in found.iter().enumerate().rev() {
+            // An empty one may be no more than the mark of a compressed one that was taken back.
+            let is_known = known.is_some_and(|known| known.name == found.text);
+            if state.is_some()
+                && found.form == Form::Part
+                && (is_known || !self.is_empty(&self.path_of(found))?)
+            {
+                continued = Some(index);
+                break;
+            }
+        }
+        let continued = continued.map(|index| found.remove(index));
         for found in found {
             self.adopt(&found, known)?;
         }
@@ -131,6 +141,7 @@ impl Writer {
             self.rename_closed(&found.text)?;
         }
         self.out.sequence += 1;
+        self.out.begun_to = self.out.begun_to.max(found.name.first);
         self.out.manifest_len += line.len() as u64;
         self.out.chain = chain;
         Ok(())

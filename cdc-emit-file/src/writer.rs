@@ -3,6 +3,7 @@
 //! It does what it is told in the order it is told ([`Command`]), whether the emitter's own thread or
 //! the one beside it ([`crate::beside`]) calls.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -96,6 +97,8 @@ pub(crate) struct Output {
     pub(crate) manifest_len: u64,
     pub(crate) chain: Hash,
     pub(crate) last: Position,
+    /// No listed file begins behind this.
+    pub(crate) begun_to: Position,
     pub(crate) lineage: Option<Lineage>,
     pub(crate) open: Option<OpenFile>,
 }
@@ -291,6 +294,11 @@ impl Writer {
 
     fn create(&self, first: Position) -> Result<OpenFile, EmitError> {
         let storage = &self.config.storage;
+        // A name that a line has is never used again, also if its file was carried off.
+        let listed = match first <= self.out.begun_to {
+            true => self.listed(u64::MAX)?.names,
+            false => BTreeMap::new(),
+        };
         for repeat in 0..=REPEAT_MAX {
             let name = FileName {
                 first,
@@ -301,6 +309,9 @@ impl Writer {
             let part = self.part_path(&name);
             let closed = self.config.path.join(&name);
             let packed = with_end(&closed, GZ);
+            if listed.contains_key(&name) {
+                continue;
+            }
             if self.is_there(&part)? || self.is_there(&closed)? || self.is_there(&packed)? {
                 continue;
             }
@@ -326,7 +337,7 @@ impl Writer {
         Err(EmitError::new(
             EmitErrorKind::Fatal,
             format!(
-                "create a file in {} that begins at {first}: there are {REPEAT_MAX} already; move old files away",
+                "create a file in {} that begins at {first}: there are {REPEAT_MAX} already; set another stream, or another path",
                 self.config.path.display()
             ),
         ))
@@ -474,6 +485,7 @@ impl Writer {
             self.compressor.add(closable.entry.name.clone());
         }
         self.out.sequence += 1;
+        self.out.begun_to = self.out.begun_to.max(closable.first);
         self.out.manifest_len += closable.line.len() as u64;
         self.out.chain = closable.chain;
     }
@@ -543,6 +555,7 @@ struct Closable {
     dir: PathBuf,
     file: Arc<dyn StorageFile>,
     name_dirty: bool,
+    first: Position,
     entry: Entry,
     /// Its line in the manifest, where that line begins, and the chain hash behind it.
     line: String,
@@ -565,6 +578,7 @@ impl Closable {
         Self {
             storage: config.storage.clone(),
             dir: config.path.clone(),
+            first: open.first,
             file: open.file.clone(),
             name_dirty: open.name_dirty,
             entry,
