@@ -12,6 +12,7 @@ use cdc_core::{BoxEmitter, Checkpoint, CheckpointStore, Position, ResumeToken, T
 use cdc_wal::StartAt;
 
 use super::kept;
+use super::orders::ANSWERED;
 use super::plan::{Kind, Order};
 use super::process::{self, Paths};
 use super::world::World;
@@ -118,7 +119,7 @@ impl World {
             drop(asked);
             timeline.note("operator", || format!("pause: {paused:?}"));
             clock.wait(time).await;
-            let asked = waiting.ask(emitter, "the end of a pause", clock.now());
+            let asked = waiting.ask(emitter, "the end of a pause", clock.now(), ANSWERED);
             let resumed = control.resume().await;
             drop(asked);
             timeline.note("operator", || format!("resume: {resumed:?}"));

@@ -9,7 +9,7 @@ use super::plan::Trouble;
 use super::world::World;
 
 /// Virtual time in which an order is answered, but for letters that it, or one before it, sends.
-const ANSWERED: Duration = Duration::from_secs(20);
+pub(super) const ANSWERED: Duration = Duration::from_secs(20);
 /// The same for each letter.
 const LETTER: Duration = Duration::from_secs(1);
 
@@ -30,13 +30,19 @@ struct Asked {
 
 impl Waiting {
     /// An order is given to a lane; what this gives is dropped with the answer.
-    pub(crate) fn ask(&self, emitter: usize, what: &'static str, at: Duration) -> Arc<()> {
+    pub(crate) fn ask(
+        &self,
+        emitter: usize,
+        what: &'static str,
+        at: Duration,
+        patience: Duration,
+    ) -> Arc<()> {
         let held = Arc::new(());
         let asked = Asked {
             what,
             emitter,
             at,
-            patience: ANSWERED,
+            patience,
             held: Arc::downgrade(&held),
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +65,8 @@ impl Waiting {
 
 impl World {
     pub(super) fn ask(&self, emitter: usize, what: &'static str) -> Arc<()> {
-        self.waiting.ask(emitter, what, self.now())
+        let patience = self.waits_for(emitter);
+        self.waiting.ask(emitter, what, self.now(), patience)
     }
 
     /// How long an order to a lane may wait.
