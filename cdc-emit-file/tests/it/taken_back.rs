@@ -1,11 +1,13 @@
 //! Files closed behind the checkpoint are taken back at the next start, and that is interrupted.
 
+use cdc_core::storage::OpenMode;
 use cdc_core::testing::sim_storage::{Failure, SimStorage};
 use cdc_core::{Checkpoint, Position};
 use cdc_emit_file::{Compress, FileConfig, FileEmitter, Problem};
 
 use crate::{
-    all, checkpoint, config, emit, flush, open, positions, resume, shared, transaction, verified,
+    all, checkpoint, config, content, dir, emit, flush, names, open, positions, resume, shared,
+    transaction, verified,
 };
 
 /// Behind the checkpoint: one whose name sorts before its position, as of a redriven letter, and more.
@@ -141,7 +143,7 @@ fn a_compressed_file_that_no_line_explains_is_left_alone() {
     drop(closed_behind(&config));
     let storage = shared(&disk);
     storage
-        .remove(&crate::dir().join(cdc_emit_file::MANIFEST))
+        .remove(&dir().join(cdc_emit_file::MANIFEST))
         .unwrap();
     let before = positions(&*storage);
     let moved = Checkpoint {
@@ -155,4 +157,113 @@ fn a_compressed_file_that_no_line_explains_is_left_alone() {
     drop(emitter);
     drop(open(config, Some(&stored)));
     assert_eq!(positions(&*storage), before);
+}
+
+/// Files are carried off by name: one of that name that is another would be taken for it.
+#[test]
+fn a_name_that_a_line_has_is_never_used_again() {
+    for compress in [Compress::None, Compress::Gzip] {
+        let disk = SimStorage::new();
+        let config = FileConfig {
+            rotate_bytes: 1,
+            compress,
+            ..config(&disk)
+        };
+        let stored = closed_behind(&config);
+        let storage = shared(&disk);
+        let carried = names(&*storage)
+            .into_iter()
+            .find(|name| name.contains("-00000000000000000005-"))
+            .unwrap();
+        storage.remove(&dir().join(&carried)).unwrap();
+        let moved = Checkpoint {
+            position: transaction(1, 3).end(),
+            state: bytes::Bytes::new(),
+            ..stored
+        };
+        let again = FileConfig {
+            rotate_bytes: 1 << 20,
+            ..config.clone()
+        };
+        let mut emitter = open(again.clone(), Some(&moved));
+        emit(&mut emitter, &transaction(5, 3)).unwrap();
+        let stored = checkpoint(&flush(&mut emitter));
+        drop(emitter);
+        assert!(!names(&*storage).contains(&carried));
+        let mut emitter = open(again, Some(&stored));
+        emit(&mut emitter, &transaction(6, 3)).unwrap();
+        flush(&mut emitter);
+        let name = carried.trim_end_matches(".gz").to_owned();
+        assert_eq!(
+            verified(&*storage).problems,
+            [Problem::Missing { name }],
+            "only what was carried off is missing"
+        );
+    }
+}
+
+/// Anybody may decompress a file, also between two starts that are interrupted.
+#[test]
+fn a_file_decompressed_by_hand_beside_its_mark_is_gone_on_with() {
+    let disk = SimStorage::new();
+    let config = FileConfig {
+        rotate_bytes: 2500,
+        compress: Compress::Gzip,
+        ..config(&disk)
+    };
+    let stored = closed_behind(&config);
+    let storage = shared(&disk);
+    let packed = names(&*storage)
+        .into_iter()
+        .find(|name| name.contains("-00000000000000000001-") && name.ends_with(".gz"))
+        .unwrap();
+    let name = packed.trim_end_matches(".gz");
+    let plain = content(&*storage, &packed);
+    let make = |name: &str, bytes: &[u8]| {
+        let file = storage.open(&dir().join(name), OpenMode::CreateNew);
+        file.unwrap().write_all_at(bytes, 0).unwrap();
+    };
+    make(name, &plain);
+    make(&format!("{name}.part"), &[]);
+    storage.remove(&dir().join(&packed)).unwrap();
+    let mut emitter = open(config, Some(&stored));
+    let found = goes_on(&disk, &mut emitter, &BEHIND);
+    let expected = [1, 3, 5, 6, 7, 8].map(|commit| transaction(commit, 3));
+    assert_eq!(found, all(&expected));
+}
+
+/// Killed between the two steps that end compressing: both forms are there, and one cannot be read.
+#[test]
+fn a_whole_file_is_not_given_up_for_its_compressed_form() {
+    for behind in [false, true] {
+        let disk = SimStorage::new();
+        let config = FileConfig {
+            rotate_bytes: if behind { 1 } else { 2500 },
+            ..config(&disk)
+        };
+        let stored = closed_behind(&config);
+        let storage = shared(&disk);
+        for name in names(&*storage) {
+            if name.ends_with(".ndjson") {
+                let packed = dir().join(format!("{name}.gz"));
+                let file = storage.open(&packed, OpenMode::CreateNew).unwrap();
+                file.write_all_at(b"damaged", 0).unwrap();
+            }
+        }
+        let mut emitter = open(config, Some(&stored));
+        for commit in BEHIND {
+            emit(&mut emitter, &transaction(commit, 3)).unwrap();
+        }
+        flush(&mut emitter);
+        drop(emitter);
+        for name in names(&*storage) {
+            if name.ends_with(".gz") {
+                storage.remove(&dir().join(name)).unwrap();
+            }
+        }
+        let mut found = positions(&*storage);
+        found.sort_unstable();
+        let expected = [1, 3, 5, 6, 7, 8].map(|commit| transaction(commit, 3));
+        assert_eq!(found, all(&expected), "{behind}");
+    }
 }
