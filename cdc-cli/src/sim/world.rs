@@ -541,8 +541,11 @@ impl World {
         for (emitter, metrics) in emitters.zip(&process.seen().metrics) {
             let counts = metrics.counts();
             let takes = emitter.kind != Kind::Hook;
+            // After a failed sync it may go back to its checkpoint with nothing in flight.
+            let failed = self.outside.disk.failures() > process.disk_failures;
+            let straight = !(failed && matches!(emitter.kind, Kind::File { .. }));
             let oracle = &self.outside.oracle;
-            oracle.counted(&emitter.name, &counts, ended, takes);
+            oracle.counted(&emitter.name, &counts, ended, takes, straight);
         }
     }
 

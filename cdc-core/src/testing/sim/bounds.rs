@@ -160,8 +160,16 @@ impl Oracle {
     }
 
     /// The counters of a lane, at any moment, or when it has `ended`. One that drained may leave
-    /// events in flight if its emitter `takes` events before they are durable.
-    pub fn counted(&self, emitter: &str, counts: &LaneCounts, ended: bool, takes: bool) {
+    /// events in flight if its emitter `takes` events before they are durable. One that went `straight` on has read
+    /// each event once.
+    pub fn counted(
+        &self,
+        emitter: &str,
+        counts: &LaneCounts,
+        ended: bool,
+        takes: bool,
+        straight: bool,
+    ) {
         let mut violation = (!counts.adds_up()).then(|| "do not add up".to_owned());
         {
             let inner = locked(&self.inner);
@@ -174,6 +182,7 @@ impl Oracle {
                 violation = Some("leave events in flight at the end".to_owned());
             }
             if ended
+                && straight
                 && counts.rewound == 0
                 && counts.in_flight == 0
                 && let Some(began) = judged.began
