@@ -49,6 +49,8 @@ pub(super) struct Judged {
     /// Appends that were not acknowledged: they may be there or not.
     pub(super) maybe_letters: BTreeMap<usize, LetterState>,
     pub(super) ever_letter: HashSet<usize>,
+    /// Appends that a full disk refused: the power may take it back that they were cut off again.
+    pub(super) begun_letters: HashSet<usize>,
     /// Had no room to be letters, and came again behind what was sent after them.
     pub(super) came_again: HashSet<usize>,
     pub(super) refused: HashSet<usize>,
@@ -97,6 +99,7 @@ impl Judged {
             letters: BTreeMap::new(),
             maybe_letters: BTreeMap::new(),
             ever_letter: HashSet::new(),
+            begun_letters: HashSet::new(),
             came_again: HashSet::new(),
             refused: HashSet::new(),
             spoiled: HashSet::new(),

@@ -326,11 +326,15 @@ impl Oracle {
         })
     }
 
-    /// The queue is full: it has refused letters whole, and nothing of them may ever be found.
-    pub fn not_appended(&self, emitter: &str, new: &[usize]) {
+    /// The queue is full: it has refused letters whole, and nothing of them may ever be found; or its disk is, and
+    /// `some` of them, the first, may be found after a loss of power.
+    pub fn not_appended(&self, emitter: &str, new: &[usize], some: bool) {
         if let Some(judged) = locked(&self.inner).emitters.get_mut(emitter) {
             for index in new {
                 judged.maybe_letters.remove(index);
+            }
+            if some {
+                judged.begun_letters.extend(new);
             }
             judged.came_again.extend(new);
         }
@@ -421,6 +425,7 @@ impl Oracle {
                 if !judged.letters.contains_key(&index)
                     && !judged.maybe_letters.contains_key(&index)
                     && !judged.ever_letter.contains(&index)
+                    && !judged.begun_letters.contains(&index)
                 {
                     violations.push(format!(
                         "{emitter}: a letter for {position}, which nobody stored"

@@ -75,7 +75,8 @@ impl<Q: DeadLetterQueue> DeadLetterQueue for WatchedDlq<Q> {
             Err(DlqError::Full { .. } | DlqError::NoSpace { .. })
         );
         if refused && let Some(letter) = letters.first() {
-            self.oracle.not_appended(&letter.emitter, &new);
+            let some = matches!(appended, Err(DlqError::NoSpace { .. }));
+            self.oracle.not_appended(&letter.emitter, &new, some);
         }
         for letter in letters {
             self.timeline.stir(letter.event.position.commit.0);
