@@ -367,10 +367,10 @@ impl Running {
         Ok(())
     }
 
-    /// Finds the keys that wait, in the queue, before anything behind this position is read. Letters of
+    /// Finds the keys that wait, in the queue, before anything behind this position, if one is given, is read. Letters of
     /// another history are no use to the lane, nor it to them: a letter of its own at the position of one
     /// would be taken for stored.
-    pub(super) fn rebuild_parked(&mut self, behind: Position) -> Result<(), LaneError> {
+    pub(super) fn rebuild_parked(&mut self, behind: Option<Position>) -> Result<(), LaneError> {
         let parks = self.config.on_dead_key != OnDeadKey::Pass;
         let mut after = None;
         loop {
@@ -380,12 +380,12 @@ impl Running {
             };
             let page = page.map_err(|cause| self.dlq_error(cause))?;
             let Some(last) = page.last() else {
-                self.parked.begin();
+                self.parked.found();
                 return Ok(());
             };
             after = Some(last.event.position);
             for letter in &page {
-                if !letter.is_of(&self.config.lineage, behind) {
+                if behind.is_some_and(|behind| !letter.is_of(&self.config.lineage, behind)) {
                     return Err(LaneError::OtherHistory {
                         emitter: self.config.name.clone(),
                         event: letter.event_id().to_string(),

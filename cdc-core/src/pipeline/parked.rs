@@ -155,13 +155,17 @@ impl Letters {
         more
     }
 
-    fn remove(&mut self, key: KeyHash) {
-        if let Some(waiting) = self.0.get_mut(&key) {
-            waiting.letters = waiting.letters.saturating_sub(1);
-            if waiting.letters == 0 {
-                self.0.remove(&key);
-            }
+    /// True if another one is the first now, which nobody knows.
+    fn remove(&mut self, key: KeyHash, position: Position) -> bool {
+        let Some(waiting) = self.0.get_mut(&key) else {
+            return false;
+        };
+        waiting.letters = waiting.letters.saturating_sub(1);
+        if waiting.letters == 0 {
+            self.0.remove(&key);
+            return false;
         }
+        position <= waiting.first
     }
 
     fn holds(&self, key: KeyHash, position: Position) -> bool {
@@ -187,6 +191,8 @@ pub(super) struct ParkedKeys {
     letters: HashMap<Position, u32>,
     /// Sessions that were before: what was added in an earlier one and is read again is not new.
     session: u32,
+    /// A first letter is closed, and others of its key, or table, are not.
+    vague: bool,
     additions: u64,
     /// Added since [`begin`](Self::begin).
     since: Vec<(Scope, Position)>,
@@ -296,8 +302,29 @@ impl ParkedKeys {
             return;
         }
         for (which, key) in counts(scope) {
-            self.count(which).remove(key);
+            self.vague |= self.count(which).remove(key, position);
         }
+    }
+
+    /// True if what is read again may seem to wait behind a letter that is closed: then they are to be found anew
+    /// before anything is.
+    pub(super) const fn is_vague(&self) -> bool {
+        self.vague
+    }
+
+    /// As it was made, to be filled again.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            session: self.session,
+            additions: self.additions + 1,
+            ..Self::default()
+        };
+    }
+
+    /// What was added is stored, and no session's own.
+    pub(super) fn found(&mut self) {
+        self.session += 1;
+        self.begin();
     }
 
     /// Behind what an event must wait, if it must, and what it concerns.

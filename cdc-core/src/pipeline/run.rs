@@ -253,7 +253,7 @@ impl Running {
         let behind = checkpoint
             .as_ref()
             .map_or(self.config.start, |checkpoint| checkpoint.position);
-        self.rebuild_parked(behind)?;
+        self.rebuild_parked(Some(behind))?;
         if checkpoint.is_none() {
             // Before anything is read: a start at the end of the log must not move by a crash.
             self.store_checkpoint()?;
@@ -293,6 +293,10 @@ impl Running {
                 SessionEnd::Rewind => {
                     checkpoint = self.load()?;
                     self.parked.forget(self.parking.letters());
+                    if self.parked.is_vague() {
+                        self.parked.clear();
+                        self.rebuild_parked(None)?;
+                    }
                 }
             }
         }

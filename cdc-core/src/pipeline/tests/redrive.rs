@@ -259,6 +259,65 @@ async fn a_dead_row_waits_also_after_a_second_loss() {
     assert_eq!(rig.emitter.taken()[2..], end);
 }
 
+/// Letters that a start finds are as old as any.
+#[tokio::test(start_paused = true)]
+async fn a_dead_row_waits_also_after_the_first_loss_of_a_new_process() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.push(at(1, 1));
+    rig.emitter.state().accept_until = Some(Position::ZERO);
+    let rows = [(0, 8), (1, 7)];
+    let events = rows.map(|(n, row)| insert(1, n, row)).to_vec();
+    rig.log
+        .push(EventBatch::new(source(), events, Position::end_of(Lsn(1))));
+    with_lane(&rig, async |_| {
+        wait(5).await;
+        assert_eq!(rig.letters(LetterState::Pending), [at(1, 1)]);
+    })
+    .await;
+    rig.emitter.state().poison.clear();
+    let before = rig.emitter.taken().len();
+    with_lane(&rig, async |control| {
+        wait(5).await;
+        rig.emitter.state().lose = Some(EmitErrorKind::EndpointRetry { retry_after: None });
+        wait(60).await;
+        assert_eq!(rig.emitter.taken()[before..], [at(1, 0); 2]);
+        rig.emitter.state().accept_until = Some(Position::MAX);
+        wait(60).await;
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.stopped), (1, None));
+    })
+    .await;
+    assert_eq!(rig.emitter.taken()[before + 2..], [at(1, 1)]);
+}
+
+/// Its first letter is closed and a later one is not: what stands between is read again, and waits for nobody.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_again_does_not_wait_behind_a_letter_that_is_closed() {
+    let rig = Rig::new();
+    rig.emitter.state().poison.extend([at(1, 0), at(3, 0)]);
+    rig.log.push(transaction(1, 7, 1));
+    with_lane(&rig, async |control| {
+        wait(5).await;
+        rig.emitter.state().poison.retain(|dead| *dead != at(1, 0));
+        rig.log.push(transaction(2, 7, 1));
+        rig.log.push(transaction(3, 7, 1));
+        wait(5).await;
+        assert_eq!(rig.letters(LetterState::Parked), [at(2, 0), at(3, 0)]);
+        let report = control.redrive(RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.delivered, report.failed), (2, 1));
+        let before = rig.emitter.taken().len();
+        control
+            .seek(Position::end_of(Lsn(1)))
+            .await
+            .unwrap()
+            .unwrap();
+        wait(5).await;
+        assert_eq!(rig.emitter.taken()[before..], [at(2, 0)]);
+        assert!(rig.letters(LetterState::Parked).is_empty());
+    })
+    .await;
+}
+
 /// Everything that was taken waits behind what was refused, and nothing is left to become durable.
 #[tokio::test(start_paused = true)]
 async fn a_request_of_which_all_is_parked_does_not_count_as_taken() {
