@@ -46,7 +46,14 @@ impl World {
             let what = format!("{name}: its files had {lost}, are only appended to, and have not");
             self.outside.oracle.violated(what);
         }
-        self.read_lines.insert(name, now);
+        // A write that a full disk refused may have left whole lines, and the disk have failed to cut them off.
+        let failed = self
+            .process
+            .as_ref()
+            .is_some_and(|process| self.outside.disk.failures() > process.disk_failures);
+        if !failed {
+            self.read_lines.insert(name, now);
+        }
     }
 
     /// Numbers of the file emitters, and if their files are only appended to.
