@@ -61,6 +61,11 @@ pub(crate) struct Listed {
     doubtful: BTreeMap<String, u64>,
 }
 
+/// True if a file is among these in this form.
+pub(crate) fn is_among(found: &[Found], name: &str, form: Form) -> bool {
+    found.iter().any(|f| f.form == form && f.text == name)
+}
+
 impl Writer {
     pub(crate) fn restart(&mut self, from: Option<&Checkpoint>) -> Result<(), EmitError> {
         self.compressor.stop();
@@ -341,10 +346,7 @@ impl Writer {
     ) -> Result<(), EmitError> {
         let storage = &*self.config.storage;
         let found = self.found()?;
-        let is_there = |name: &str, form| {
-            let mut same = found.iter().filter(|found| found.text == name);
-            same.any(|found| found.form == form)
-        };
+        let is_there = |name: &str, form| is_among(&found, name, form);
         for part in found.iter().filter(|found| found.form == Form::Part) {
             let name = &part.text;
             let Some(length) = listed.names.get(name) else {

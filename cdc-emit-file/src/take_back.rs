@@ -16,7 +16,7 @@ use cdc_core::storage::OpenMode;
 use tracing::{info, warn};
 
 use crate::error::io_error;
-use crate::restart::{Form, Found};
+use crate::restart::{Form, Found, is_among};
 use crate::state::FileState;
 use crate::writer::Writer;
 
@@ -40,10 +40,7 @@ impl Writer {
                 && (later.contains_key(&found.text) || damaged && found.name.first > state.last)
         };
         let found = self.in_one_form(|found| is_open(found) || is_behind(found))?;
-        let is_there = |name: &str, form| {
-            let mut same = found.iter().filter(|found| found.text == name);
-            same.any(|found| found.form == form)
-        };
+        let is_there = |name: &str, form| is_among(&found, name, form);
         let mut behind = Vec::new();
         for found in &found {
             if is_open(found) || listed.contains_key(&found.text) {

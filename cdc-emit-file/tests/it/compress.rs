@@ -43,6 +43,16 @@ fn written() -> SimStorage {
     disk
 }
 
+/// An emitter whose one closed file found no room to be compressed; there is room again.
+fn without_room(disk: &SimStorage) -> FileEmitter {
+    let mut emitter = open(packing(disk), None);
+    emit(&mut emitter, &transaction(1, 50)).unwrap();
+    disk.set_capacity(Some(1));
+    assert!(!emitter.finish_compression());
+    disk.set_capacity(None);
+    emitter
+}
+
 #[test]
 fn closed_files_are_compressed_and_proven_as_before() {
     let plain = SimStorage::new();
@@ -203,12 +213,8 @@ fn a_checkpoint_inside_a_damaged_compressed_file_is_refused() {
 #[test]
 fn a_full_disk_leaves_files_as_they_are_and_tries_again() {
     let disk = SimStorage::new();
-    let mut emitter = open(packing(&disk), None);
-    emit(&mut emitter, &transaction(1, 50)).unwrap();
+    let mut emitter = without_room(&disk);
     let storage = shared(&disk);
-    disk.set_capacity(Some(1));
-    assert!(!emitter.finish_compression());
-    disk.set_capacity(None);
     assert_eq!(names(&*storage), [MANIFEST.to_owned(), name(1)]);
     assert!(verified(&*storage).is_whole());
     emit(&mut emitter, &transaction(2, 2)).unwrap();
@@ -223,12 +229,8 @@ fn a_full_disk_leaves_files_as_they_are_and_tries_again() {
 #[test]
 fn a_closed_file_that_somebody_removed_is_forgotten() {
     let disk = SimStorage::new();
-    let mut emitter = open(packing(&disk), None);
-    emit(&mut emitter, &transaction(1, 50)).unwrap();
+    let mut emitter = without_room(&disk);
     let storage = shared(&disk);
-    disk.set_capacity(Some(1));
-    assert!(!emitter.finish_compression());
-    disk.set_capacity(None);
     storage.remove(&dir().join(name(1))).unwrap();
     emit(&mut emitter, &transaction(2, 2)).unwrap();
     assert!(emitter.finish_compression());

@@ -31,6 +31,16 @@ fn closed_behind(config: &FileConfig) -> Checkpoint {
     stored
 }
 
+/// Where an operator has moved the emitter: to the end of a transaction, without a state.
+fn moved_to(commit: u64) -> Checkpoint {
+    Checkpoint {
+        lineage: cdc_core::testing::source().lineage,
+        position: transaction(commit, 3).end(),
+        state: bytes::Bytes::new(),
+        stored_micros: 0,
+    }
+}
+
 /// Nothing is wrong but for a line that the power took while it was written.
 fn whole(disk: &SimStorage) {
     let mut problems = verified(&*shared(disk)).problems;
@@ -129,12 +139,7 @@ fn the_same_checkpoint_repeats_nothing() {
 /// The checkpoint is moved back meanwhile, and the state with it: what is there stays, and is explained.
 #[test]
 fn a_checkpoint_that_is_moved_finds_every_listed_file() {
-    let moved = |stored: &Checkpoint| Checkpoint {
-        position: transaction(1, 3).end(),
-        state: bytes::Bytes::new(),
-        ..stored.clone()
-    };
-    interrupted(moved, &[5, 3, 6, 7, 8], true);
+    interrupted(|_| moved_to(1), &[5, 3, 6, 7, 8], true);
 }
 
 /// Nothing is known of it: it is nobody's to remove.
@@ -152,12 +157,7 @@ fn a_compressed_file_that_no_line_explains_is_left_alone() {
         .remove(&dir().join(cdc_emit_file::MANIFEST))
         .unwrap();
     let before = positions(&*storage);
-    let moved = Checkpoint {
-        lineage: cdc_core::testing::source().lineage,
-        position: transaction(8, 3).end(),
-        state: bytes::Bytes::new(),
-        stored_micros: 0,
-    };
+    let moved = moved_to(8);
     let mut emitter = open(config.clone(), Some(&moved));
     let stored = checkpoint(&flush(&mut emitter));
     drop(emitter);
@@ -175,18 +175,14 @@ fn a_name_that_a_line_has_is_never_used_again() {
             compress,
             ..config(&disk)
         };
-        let stored = closed_behind(&config);
+        drop(closed_behind(&config));
         let storage = shared(&disk);
         let carried = names(&*storage)
             .into_iter()
             .find(|name| name.contains("-00000000000000000005-"))
             .unwrap();
         storage.remove(&dir().join(&carried)).unwrap();
-        let moved = Checkpoint {
-            position: transaction(1, 3).end(),
-            state: bytes::Bytes::new(),
-            ..stored
-        };
+        let moved = moved_to(1);
         let again = FileConfig {
             rotate_bytes: 1 << 20,
             ..config.clone()
