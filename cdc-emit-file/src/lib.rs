@@ -50,6 +50,7 @@
 //! # });
 //! ```
 
+mod begun;
 mod beside;
 mod boundary;
 mod compress;

@@ -11,6 +11,7 @@ use cdc_core::storage::{OpenMode, create_dir, open_if_there, write_again};
 use cdc_core::{Checkpoint, EmitError, EmitErrorKind, Position};
 use tracing::{error, info, warn};
 
+use crate::begun::Begun;
 use crate::compress::{GZ, GZ_TMP, inflate, is_damage, with_end};
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, Scan, scan};
@@ -210,7 +211,7 @@ impl Writer {
         self.out.manifest_len = state.manifest_len;
         self.out.chain = state.chain;
         self.out.last = state.last;
-        self.out.begun_to = self.begun_to(&listed.names);
+        self.out.begun = Begun::of(&self.config.stream, listed.names.keys());
         self.out.open = open;
         Ok(())
     }
@@ -386,15 +387,6 @@ impl Writer {
             .rename(&part, &self.config.path.join(name))
             .map_err(|cause| io_error("rename", &part, cause))?;
         self.sync_dir()
-    }
-
-    /// Behind which no listed file begins.
-    pub(crate) fn begun_to(&self, names: &BTreeMap<String, u64>) -> Position {
-        let stream = &self.config.stream;
-        let firsts = names
-            .keys()
-            .filter_map(|name| Some(FileName::parse(stream, name)?.first));
-        firsts.max().unwrap_or_default()
     }
 
     /// True if a file that is there has no bytes.

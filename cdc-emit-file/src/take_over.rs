@@ -11,6 +11,7 @@ use cdc_core::storage::{OpenMode, write_again};
 use tracing::{error, warn};
 
 use crate::Fsync;
+use crate::begun::Begun;
 use crate::error::{contradiction, io_error};
 use crate::framing::{Framing, scan};
 use crate::manifest;
@@ -26,7 +27,7 @@ impl Writer {
         self.cut_manifest(listed.length)?;
         self.secure_manifest(&listed)?;
         self.finish_renames(&listed, None)?;
-        self.out.begun_to = self.begun_to(&listed.names);
+        self.out.begun = Begun::of(&self.config.stream, listed.names.keys());
         self.out.sequence = listed.state.sequence;
         self.out.manifest_len = listed.length;
         self.out.chain = listed.state.chain;
@@ -141,7 +142,7 @@ impl Writer {
             self.rename_closed(&found.text)?;
         }
         self.out.sequence += 1;
-        self.out.begun_to = self.out.begun_to.max(found.name.first);
+        self.out.begun.add(&self.config.stream, &found.text);
         self.out.manifest_len += line.len() as u64;
         self.out.chain = chain;
         Ok(())

@@ -3,7 +3,6 @@
 //! It does what it is told in the order it is told ([`Command`]), whether the emitter's own thread or
 //! the one beside it ([`crate::beside`]) calls.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,6 +15,7 @@ use cdc_core::storage::{OpenMode, Storage, StorageFile, StorageLock, open_if_the
 use cdc_core::{Checkpoint, DurableMark, EmitError, EmitErrorKind, Lineage, Position};
 use tracing::{info, warn};
 
+use crate::begun::Begun;
 use crate::compress::{Compressor, GZ, with_end};
 use crate::error::{io_error, is_full};
 use crate::manifest::{self, Entry, Range};
@@ -97,8 +97,8 @@ pub(crate) struct Output {
     pub(crate) manifest_len: u64,
     pub(crate) chain: Hash,
     pub(crate) last: Position,
-    /// No listed file begins behind this.
-    pub(crate) begun_to: Position,
+    /// Where the listed files begin.
+    pub(crate) begun: Begun,
     pub(crate) lineage: Option<Lineage>,
     pub(crate) open: Option<OpenFile>,
 }
@@ -295,11 +295,11 @@ impl Writer {
     fn create(&self, first: Position) -> Result<OpenFile, EmitError> {
         let storage = &self.config.storage;
         // A name that a line has is never used again, also if its file was carried off.
-        let listed = match first <= self.out.begun_to {
-            true => self.listed(u64::MAX)?.names,
-            false => BTreeMap::new(),
+        let free = match self.out.begun.free_at(first) {
+            Some(free) => free,
+            None => self.free_in_manifest(first)?,
         };
-        for repeat in 0..=REPEAT_MAX {
+        for repeat in free..=REPEAT_MAX {
             let name = FileName {
                 first,
                 repeat,
@@ -309,9 +309,6 @@ impl Writer {
             let part = self.part_path(&name);
             let closed = self.config.path.join(&name);
             let packed = with_end(&closed, GZ);
-            if listed.contains_key(&name) {
-                continue;
-            }
             if self.is_there(&part)? || self.is_there(&closed)? || self.is_there(&packed)? {
                 continue;
             }
@@ -341,6 +338,17 @@ impl Writer {
                 self.config.path.display()
             ),
         ))
+    }
+
+    /// The lowest repeat for a file that begins there, by the manifest.
+    fn free_in_manifest(&self, first: Position) -> Result<u16, EmitError> {
+        let listed = self.listed(u64::MAX)?;
+        let names = listed.names.keys();
+        let taken = names
+            .filter_map(|name| FileName::parse(&self.config.stream, name))
+            .filter(|name| name.first == first)
+            .map(|name| name.repeat.saturating_add(1));
+        Ok(taken.max().unwrap_or(0))
     }
 
     /// Takes the result of the sync that runs beside the writer, if it has ended, or waits for it.
@@ -485,7 +493,7 @@ impl Writer {
             self.compressor.add(closable.entry.name.clone());
         }
         self.out.sequence += 1;
-        self.out.begun_to = self.out.begun_to.max(closable.first);
+        self.out.begun.add(&self.config.stream, &closable.entry.name);
         self.out.manifest_len += closable.line.len() as u64;
         self.out.chain = closable.chain;
     }
@@ -555,7 +563,6 @@ struct Closable {
     dir: PathBuf,
     file: Arc<dyn StorageFile>,
     name_dirty: bool,
-    first: Position,
     entry: Entry,
     /// Its line in the manifest, where that line begins, and the chain hash behind it.
     line: String,
@@ -578,7 +585,6 @@ impl Closable {
         Self {
             storage: config.storage.clone(),
             dir: config.path.clone(),
-            first: open.first,
             file: open.file.clone(),
             name_dirty: open.name_dirty,
             entry,
