@@ -6,7 +6,8 @@ use super::catalog::partitions;
 use super::config::PostgresConfig;
 use super::connection::{Connection, Purpose};
 use super::keyless::{KEYLESS, keyless};
-use super::setup::{SlotState, TWO_PHASE, TWO_PHASE_REMEDY, identify, setting, single, slot_state};
+use super::setup::{identify, setting, single};
+use super::slot::{SlotState, TWO_PHASE, TWO_PHASE_REMEDY, slot_state};
 use super::sql;
 
 /// How bad a finding is.

@@ -25,8 +25,8 @@
 //!
 //! Layers, from bytes upwards: `buffer` cuts messages, `decode` reads them, `relation`, `types`,
 //! `value`, `array` and `time` turn text into encoded rows, `assemble` makes events and positions;
-//! none of these do I/O. `connection`, `tls`, `setup`, `catalog`, `pump` and `feedback` speak with the
-//! server, `source` ties all together.
+//! none of these do I/O. `connection`, `tls`, `setup`, `slot`, `publication`, `catalog`, `pump` and
+//! `feedback` speak with the server, `source` ties all together.
 
 mod ahead;
 mod array;
@@ -48,10 +48,13 @@ pub(crate) mod fuzzing;
 mod key;
 mod keyless;
 mod pace;
+mod publication;
 mod pump;
 mod relation;
+mod remove;
 mod session;
 mod setup;
+mod slot;
 mod source;
 mod sql;
 mod time;
@@ -62,6 +65,7 @@ mod value;
 
 pub use check::{Finding, ServerState, Severity, check, look};
 pub use config::{PostgresConfig, SslMode};
+pub use remove::{Dropped, drop_slot_and_publication};
 pub use session::SqlSession;
-pub use setup::{Dropped, SlotState, drop_slot_and_publication};
+pub use slot::SlotState;
 pub use source::PostgresSource;

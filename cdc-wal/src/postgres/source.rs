@@ -21,9 +21,11 @@ use super::decode::{self, Envelope, Message};
 use super::error::{ServerError, protocol};
 use super::feedback::Progress;
 use super::key::{Attribute, key_of};
+use super::publication::drop_publication;
 use super::pump::{Begun, Pump};
 use super::relation::{OwnedDef, Table};
-use super::setup::{self, SlotState};
+use super::setup;
+use super::slot::{SlotState, slot_state};
 use super::types::Types;
 
 /// Longest wait for the server's goodbye.
@@ -197,7 +199,7 @@ impl PostgresSource {
     /// As for connecting; [`SourceErrorKind::Configuration`] if there is no such slot.
     pub async fn slot_state(&self) -> Result<SlotState, SourceError> {
         let mut connection = Connection::open(&self.config, Purpose::Sql).await?;
-        let state = setup::slot_state(&mut connection, &self.config.slot).await?;
+        let state = slot_state(&mut connection, &self.config.slot).await?;
         connection.close().await;
         state.ok_or_else(|| {
             SourceError::new(
@@ -226,7 +228,7 @@ impl PostgresSource {
         self.catalog.close().await;
         if self.config.temporary && self.created_publication {
             let mut connection = Connection::open(&self.config, Purpose::Sql).await?;
-            setup::drop_publication(&mut connection, &self.config.publication).await?;
+            drop_publication(&mut connection, &self.config.publication).await?;
             connection.close().await;
         }
         Ok(())
