@@ -493,7 +493,9 @@ impl Writer {
             self.compressor.add(closable.entry.name.clone());
         }
         self.out.sequence += 1;
-        self.out.begun.add(&self.config.stream, &closable.entry.name);
+        self.out
+            .begun
+            .add(&self.config.stream, &closable.entry.name);
         self.out.manifest_len += closable.line.len() as u64;
         self.out.chain = closable.chain;
     }
