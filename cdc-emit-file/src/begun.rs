@@ -6,7 +6,7 @@ use cdc_core::Position;
 
 use crate::name::FileName;
 
-/// Most positions that are kept, some 2 MiB of them. Of more, the lowest are asked of the manifest.
+/// Most positions that are kept. Of more, the lowest are asked of the manifest.
 const KEPT_MAX: usize = 1 << 16;
 
 /// Where the files of the manifest begin.
